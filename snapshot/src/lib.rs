@@ -1,1 +1,9 @@
-//! Placeholder.
+//! From custom resources to what a proxy runs: the compiled [`Snapshot`](model::Snapshot), the catalogue of providers,
+//! prices, money, and `compile`, the only place that decides. Pure: no I/O, no clock, no randomness; whoever calls
+//! brings them.
+
+pub mod finding;
+pub mod model;
+
+pub use finding::{Finding, ObjectRef, Reason, Severity};
+pub use model::{Credential, KeyHash, Snapshot};

@@ -1,0 +1,277 @@
+//! All that can go wrong with a call, in one type that answers four questions: which status, which code, whose fault,
+//! may the client try again. Rendered once, in the client's dialect, by [`crate::reply`]. Texts are for the caller:
+//! safe, without secrets, with what to do.
+
+use std::time::Duration;
+
+use crate::limits::LimitType;
+
+pub type Result<T> = std::result::Result<T, Box<GatewayError>>;
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Client,
+    Gateway,
+    Upstream,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GatewayError {
+    RouteNotFound,
+    MethodNotAllowed,
+    KeyMissing,
+    KeyUnknown,
+    KeyDisabled,
+    /// When it expired, as text.
+    KeyExpired { at: String },
+    TeamBlocked { team: String },
+    AdminOnly,
+    /// The body is not what the operation takes. `param`: the field, or `request_body`.
+    BadRequest { param: String, message: String },
+    BodyTooLarge { limit_bytes: usize },
+    BodyTimeout,
+    BodyBroken,
+    EncodingUnsupported { encoding: String },
+    /// A parameter that clients may not set.
+    ParameterRefused { param: String },
+    ModelMissing,
+    ModelUnknown { model: String },
+    ModelNotAllowed { model: String, scope: Scope, name: String },
+    /// No target of the route takes this call.
+    NoTarget { model: String },
+    OperationUnsupported { model: String, operation: &'static str },
+    RateLimited { scope: &'static str, value: String, limit_type: LimitType, limit: u64, remaining: u64, resets_in: u64 },
+    /// Every deployment is at its own limits.
+    DeploymentsFull { model: String, resets_in: u64 },
+    BudgetExhausted { budget: String, spent: String, limit: String, resets_at: Option<i64>, status: u16 },
+    BudgetReserved { budget: String, held: String, limit: String },
+    BudgetUnavailable { budget: String },
+    PriceUnknown { model: String },
+    /// The worst case of the call cannot be bounded, so a Hard budget cannot promise its cap.
+    CostUnbounded { reason: String },
+    Overloaded { reason: &'static str },
+    Draining,
+    AllCoolingDown { model: String, deployments: Vec<String>, retry_after: u64 },
+    /// An error answer of the provider.
+    Upstream(Box<UpstreamFailure>),
+    UpstreamConnect { deployment: String, attempts: u32 },
+    UpstreamTimeout { deployment: String, attempts: u32, after: Duration },
+    UpstreamBroken { deployment: String, attempts: u32, reason: &'static str },
+    Internal { reason: &'static str },
+}
+
+/// Who does not allow a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Key,
+    Team,
+}
+
+/// What a provider answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamFailure {
+    pub status: u16,
+    pub kind: tollgate_dialects::error::ErrorKind,
+    pub message: String,
+    pub param: Option<String>,
+    pub deployment: String,
+    pub attempts: u32,
+}
+
+/// What a client is told besides the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub status: u16,
+    /// `error.type` of OpenAI's shape, as LiteLLM names it.
+    pub error_type: &'static str,
+    /// Stable word for programs, in `x-tollgate-error`.
+    pub code: &'static str,
+    pub fault: Fault,
+    /// `x-should-retry`; `None`: the client's own rule.
+    pub retry: Option<bool>,
+}
+
+impl GatewayError {
+    /// The four answers.
+    pub fn facts(&self) -> Facts {
+        use Fault::*;
+        use GatewayError::*;
+        let (status, error_type, code, fault, retry) = match self {
+            RouteNotFound => (404, "not_found_error", "route_not_found", Client, None),
+            MethodNotAllowed => (405, "invalid_request_error", "method_not_allowed", Client, None),
+            KeyMissing => (401, "auth_error", "key_missing", Client, None),
+            KeyUnknown => (401, "token_not_found_in_db", "key_unknown", Client, None),
+            KeyDisabled => (401, "auth_error", "key_disabled", Client, None),
+            KeyExpired { .. } => (401, "expired_key", "key_expired", Client, None),
+            TeamBlocked { .. } => (401, "auth_error", "team_blocked", Client, None),
+            AdminOnly => (403, "permission_error", "admin_only", Client, None),
+            BadRequest { .. } => (400, "invalid_request_error", "bad_request", Client, None),
+            BodyTooLarge { .. } => (413, "invalid_request_error", "body_too_large", Client, Some(false)),
+            BodyTimeout => (408, "timeout_error", "body_timeout", Client, Some(false)),
+            BodyBroken => (400, "invalid_request_error", "body_broken", Client, None),
+            EncodingUnsupported { .. } => (415, "invalid_request_error", "encoding_unsupported", Client, None),
+            ParameterRefused { .. } => (400, "invalid_request_error", "parameter_refused", Client, None),
+            ModelMissing => (400, "invalid_request_error", "model_missing", Client, None),
+            ModelUnknown { .. } => (400, "invalid_request_error", "model_not_found", Client, None),
+            ModelNotAllowed { scope: Scope::Key, .. } => (403, "key_model_access_denied", "model_not_allowed", Client, None),
+            ModelNotAllowed { scope: Scope::Team, .. } => (403, "team_model_access_denied", "model_not_allowed", Client, None),
+            NoTarget { .. } => (400, "invalid_request_error", "no_target", Client, None),
+            OperationUnsupported { .. } => (400, "invalid_request_error", "operation_unsupported", Client, None),
+            RateLimited { .. } => (429, "throttling_error", "rate_limited", Client, None),
+            DeploymentsFull { .. } => (429, "throttling_error", "deployments_full", Gateway, None),
+            BudgetExhausted { status, .. } => (*status, "budget_exceeded", "budget_exhausted", Client, Some(false)),
+            BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Client, None),
+            BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Gateway, None),
+            PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Client, None),
+            CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Client, None),
+            Overloaded { .. } => (503, "overloaded_error", "overloaded", Gateway, None),
+            Draining => (503, "overloaded_error", "draining", Gateway, None),
+            AllCoolingDown { .. } => (429, "all_deployments_in_cooldown", "all_cooling_down", Upstream, None),
+            GatewayError::Upstream(failure) => (client_status(failure.status), failure.error_type(), "upstream_error", Upstream, None),
+            UpstreamConnect { .. } => (502, "internal_server_error", "upstream_connect", Upstream, None),
+            UpstreamTimeout { .. } => (408, "timeout_error", "upstream_timeout", Upstream, None),
+            UpstreamBroken { .. } => (502, "internal_server_error", "upstream_broken", Upstream, None),
+            Internal { .. } => (500, "internal_server_error", "internal", Gateway, None),
+        };
+        Facts { status, error_type, code, fault, retry }
+    }
+
+    /// `error.code` of OpenAI's shape: the status as text, but for the words that clients branch on.
+    pub fn body_code(&self) -> String {
+        let facts = self.facts();
+        match self {
+            GatewayError::ModelUnknown { .. }
+            | GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetUnavailable { .. }
+            | GatewayError::PriceUnknown { .. } => facts.code.to_owned(),
+            _ => facts.status.to_string(),
+        }
+    }
+
+    /// `error.param` of OpenAI's shape.
+    pub fn param(&self) -> Option<&str> {
+        match self {
+            GatewayError::BadRequest { param, .. } | GatewayError::ParameterRefused { param } => Some(param),
+            GatewayError::ModelMissing | GatewayError::ModelUnknown { .. } | GatewayError::ModelNotAllowed { .. } => Some("model"),
+            GatewayError::Upstream(failure) => failure.param.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Seconds for `retry-after`.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            GatewayError::RateLimited { resets_in, .. } | GatewayError::DeploymentsFull { resets_in, .. } => Some(*resets_in),
+            GatewayError::AllCoolingDown { retry_after, .. } => Some(*retry_after),
+            GatewayError::BudgetReserved { .. } | GatewayError::BudgetUnavailable { .. } => Some(2),
+            GatewayError::Overloaded { .. } | GatewayError::Draining => Some(1),
+            _ => None,
+        }
+    }
+
+    /// What the client reads.
+    pub fn message(&self) -> String {
+        use GatewayError::*;
+        match self {
+            RouteNotFound => "Not Found".into(),
+            MethodNotAllowed => "Method Not Allowed".into(),
+            KeyMissing => "Authentication Error, No api key passed in. Send it as `Authorization: Bearer sk-...`, `x-api-key` or `api-key`.".into(),
+            KeyUnknown => "Authentication Error, Invalid proxy server token passed. The key is not known to this gateway.".into(),
+            KeyDisabled => "Authentication Error, this key is disabled.".into(),
+            KeyExpired { at } => format!("Authentication Error, Expired Key. The key expired at {at}."),
+            TeamBlocked { team } => format!("Authentication Error, team `{team}` of this key is blocked."),
+            AdminOnly => "This path needs the master key.".into(),
+            BadRequest { message, .. } => message.clone(),
+            BodyTooLarge { limit_bytes } => format!("The request body is larger than {limit_bytes} bytes."),
+            BodyTimeout => "The request body came too slowly.".into(),
+            BodyBroken => "The request body ended before it was complete.".into(),
+            EncodingUnsupported { encoding } => format!("content-encoding `{encoding}` is not supported: send the body as it is."),
+            ParameterRefused { param } => format!("`{param}` may not be set by clients of this gateway."),
+            ModelMissing => "No model was named: set `model` in the body or in the path.".into(),
+            ModelUnknown { model } => {
+                format!("You passed in model={model}. There are no healthy deployments for this model. GET /v1/models lists what this key may call.")
+            }
+            ModelNotAllowed { model, scope: Scope::Key, name } => {
+                format!("key not allowed to access model. This key (`{name}`) can only access the models its policy lists; tried to access `{model}`.")
+            }
+            ModelNotAllowed { model, scope: Scope::Team, name } => {
+                format!("team not allowed to access model. Team `{name}` can only access the models its policy lists; tried to access `{model}`.")
+            }
+            NoTarget { model } => format!("No deployment of model `{model}` accepts this request (its routing conditions exclude all)."),
+            OperationUnsupported { model, operation } => format!("No deployment of model `{model}` supports {operation}."),
+            RateLimited { scope, value, limit_type, limit, remaining, resets_in } => format!(
+                "Rate limit exceeded for {scope}: {value}. Limit type: {}. Current limit: {limit}, Remaining: {remaining}. Limit resets at: {}",
+                limit_type.as_str(),
+                utc_in(*resets_in)
+            ),
+            DeploymentsFull { model, resets_in } => {
+                format!("All deployments of model `{model}` are at their own rate limits. The first is free in {resets_in} s.")
+            }
+            BudgetExhausted { budget, spent, limit, resets_at, .. } => {
+                let reset = match resets_at {
+                    Some(at) => format!(" It resets at {}.", utc(*at)),
+                    None => " It does not reset.".to_owned(),
+                };
+                format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{reset}")
+            }
+            BudgetReserved { budget, held, limit } => {
+                format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
+            }
+            BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and it is a hard one."),
+            PriceUnknown { model } => format!(
+                "No price is known for model `{model}`, and a budget or this gateway requires one. Set `spec.pricing` on its ModelDeployment."
+            ),
+            CostUnbounded { reason } => format!("The most this call can cost is not known ({reason}), and a hard budget requires it."),
+            Overloaded { reason } => format!("The gateway is at its limit of {reason}."),
+            Draining => "The gateway is shutting down.".into(),
+            AllCoolingDown { model, deployments, retry_after } => format!(
+                "No deployments available for selected model, Try again in {retry_after} seconds. Passed model={model}. cooldown_list=[{}]",
+                deployments.join(", ")
+            ),
+            Upstream(failure) => {
+                let tries = if failure.attempts == 1 { "try" } else { "tries" };
+                format!("{} (deployment `{}`, {} {tries})", failure.message, failure.deployment, failure.attempts)
+            }
+            UpstreamConnect { deployment, attempts } => format!("No connection to deployment `{deployment}` ({attempts} attempts)."),
+            UpstreamTimeout { deployment, attempts, after } => {
+                format!("Deployment `{deployment}` did not answer within {:.1} s ({attempts} attempts).", after.as_secs_f64())
+            }
+            UpstreamBroken { deployment, attempts, reason } => format!("Deployment `{deployment}` {reason} ({attempts} attempts)."),
+            Internal { reason } => format!("Internal error: {reason}."),
+        }
+    }
+}
+
+impl UpstreamFailure {
+    fn error_type(&self) -> &'static str {
+        use tollgate_dialects::error::ErrorKind;
+        match (self.kind, self.status) {
+            (ErrorKind::ContextWindow | ErrorKind::ContentPolicy, _) => "invalid_request_error",
+            (_, 401) => "authentication_error",
+            (_, 403) => "permission_error",
+            (_, 408 | 504) => "timeout_error",
+            (_, 429) => "throttling_error",
+            (_, 400..=499) => "invalid_request_error",
+            _ => "internal_server_error",
+        }
+    }
+}
+
+/// A provider's status as clients get it: the same, but that a redirect or an unknown class is a bad gateway.
+fn client_status(status: u16) -> u16 {
+    if (400..=599).contains(&status) { status } else { 502 }
+}
+
+fn utc(at: i64) -> String {
+    match jiff::Timestamp::from_second(at) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => "an unknown time".to_owned(),
+    }
+}
+
+fn utc_in(seconds: u64) -> String {
+    utc(jiff::Timestamp::now().as_second().saturating_add(seconds as i64))
+}

@@ -1,0 +1,521 @@
+//! The compiled snapshot: everything a proxy knows, resolved to indices, ready to be written to ConfigMaps or used in
+//! memory. Pure data without secrets: credentials travel beside it ([`Credential`]), keys are hashes. Made only by
+//! [`crate::compile`]; the data plane builds its lookup tables from it and never changes it.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tollgate_dialects::Dialect;
+
+use crate::price::PriceSheet;
+
+/// A name that is stored once and shared.
+pub type Name = Arc<str>;
+
+/// The whole compiled state of one gateway. All `u32` fields are indices into the vectors of this struct.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub gateway: Gateway,
+    pub deployments: Vec<Deployment>,
+    pub routes: Vec<Route>,
+    pub namespaces: Vec<Namespace>,
+    pub teams: Vec<Team>,
+    pub budgets: Vec<Budget>,
+    pub policies: Vec<Policy>,
+    /// Sorted by hash.
+    pub keys: Vec<Key>,
+}
+
+/// What the `LLMGateway` says, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gateway {
+    pub namespace: Name,
+    pub name: Name,
+    /// SHA-256 of the master key; `None`: no master key, nobody is admin.
+    pub master_key: Option<KeyHash>,
+    /// Requests to models without a price: refused when true (always refused under a Hard budget).
+    pub deny_unpriced: bool,
+    pub drop_unsupported_parameters: bool,
+    /// Cap injected where the request names none and neither model nor key has a lower one. Tokens.
+    pub max_output_tokens: u64,
+    /// Below this a call is refused rather than cut shorter. Tokens.
+    pub min_output_tokens: u64,
+    /// All attempts of one call, over retries and fallbacks.
+    pub max_attempts: u32,
+    /// 429 or 422.
+    pub budget_exceeded_status: u16,
+    /// How long a call waits for money that calls in flight hold. Milliseconds.
+    pub reserved_wait_ms: u64,
+    pub timeouts: Timeouts,
+    pub retries: Retries,
+    pub cooldown: Cooldown,
+    /// Hosts any deployment may call; `*` all, `*.example.com` a suffix.
+    pub allowed_hosts: Vec<Name>,
+    pub metrics_require_auth: bool,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Gateway {
+            namespace: "default".into(),
+            name: "default".into(),
+            master_key: None,
+            deny_unpriced: false,
+            drop_unsupported_parameters: true,
+            max_output_tokens: 4096,
+            min_output_tokens: 16,
+            max_attempts: 6,
+            budget_exceeded_status: 429,
+            reserved_wait_ms: 2_000,
+            timeouts: Timeouts::default(),
+            retries: Retries::default(),
+            cooldown: Cooldown::default(),
+            allowed_hosts: vec!["*".into()],
+            metrics_require_auth: false,
+        }
+    }
+}
+
+/// SHA-256 of a virtual key's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// One upstream model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub namespace: Name,
+    pub name: Name,
+    /// Catalogue id.
+    pub provider: Name,
+    pub dialect: Dialect,
+    pub surface: Surface,
+    pub endpoint: Endpoint,
+    /// Azure's `api-version`.
+    pub api_version: Option<Name>,
+    /// The provider's id of the model; a `*` stands for what the wildcard of the public name matched.
+    pub model: Name,
+    pub auth: AuthStyle,
+    /// Empty: called without credential.
+    pub credentials: Vec<CredentialUse>,
+    /// Further fixed request headers.
+    pub headers: Vec<(Name, Name)>,
+    /// `None`: no price is known.
+    pub price: Option<Arc<PriceSheet>>,
+    pub limits: Limits,
+    /// Of the account behind it, shared by all deployments that name the same `account`.
+    pub account: Option<Account>,
+    pub timeouts: Timeouts,
+    pub parameters: Parameters,
+    /// The most this model can put out, if known. Tokens.
+    pub max_output_tokens: Option<u64>,
+    pub max_input_tokens: Option<u64>,
+    pub region: Option<Name>,
+    pub tags: Vec<Name>,
+    /// Operations the upstream understands itself; the rest is bridged or refused.
+    pub native: Operations,
+    pub quirks: Arc<tollgate_dialects::chat::Quirks>,
+    /// Upper bound of the tokens of one image, for holds; `None`: refused under a Hard budget.
+    pub image_token_bound: Option<u64>,
+    /// The provider stops billing when the connection is closed.
+    pub cancel_stops_billing: bool,
+}
+
+/// The account a deployment is called through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// `namespace/name`
+    pub id: Name,
+    pub limits: Limits,
+}
+
+/// How URLs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Surface {
+    /// `{base}/chat/completions`
+    OpenAi,
+    /// `{base}/openai/deployments/{model}/chat/completions?api-version=`
+    Azure,
+    /// `{base}/v1/messages`
+    Anthropic,
+}
+
+/// Where a deployment listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub tls: bool,
+    /// Host name or address, without port; IPv6 without brackets.
+    pub host: Name,
+    pub port: u16,
+    /// Path before the operation's, without a trailing slash; empty or begins with a slash.
+    pub path: Name,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthStyle {
+    /// `Authorization: Bearer ...`
+    Bearer,
+    /// `api-key: ...`
+    ApiKey,
+    /// `x-api-key: ...`
+    XApiKey,
+    None,
+}
+
+/// A credential that a deployment may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CredentialUse {
+    /// [`Credential::id`]
+    pub id: Name,
+    pub weight: u32,
+}
+
+/// A provider's credential. Travels beside the snapshot, never in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `namespace/secret/key`
+    pub id: Name,
+    pub value: Arc<str>,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("id", &self.id).field("value", &"<secret>").finish()
+    }
+}
+
+/// Rates per minute and calls at once; `None`: unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub requests_per_minute: Option<u64>,
+    pub tokens_per_minute: Option<u64>,
+    pub parallel_requests: Option<u64>,
+}
+
+impl Limits {
+    pub fn is_unlimited(&self) -> bool {
+        *self == Limits::default()
+    }
+}
+
+/// Milliseconds; `None`: the next wider setting applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    pub connect_ms: Option<u64>,
+    /// Of a stream: until its first byte.
+    pub first_byte_ms: Option<u64>,
+    /// Of a stream: between two reads.
+    pub idle_ms: Option<u64>,
+    pub total_ms: Option<u64>,
+}
+
+impl Timeouts {
+    /// `self` where it says something, else `wider`.
+    pub fn or(self, wider: Timeouts) -> Timeouts {
+        Timeouts {
+            connect_ms: self.connect_ms.or(wider.connect_ms),
+            first_byte_ms: self.first_byte_ms.or(wider.first_byte_ms),
+            idle_ms: self.idle_ms.or(wider.idle_ms),
+            total_ms: self.total_ms.or(wider.total_ms),
+        }
+    }
+}
+
+/// Changes to the body on its way out. Values are JSON texts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Set where the client does not say.
+    pub defaults: Vec<(Name, Name)>,
+    /// Set whatever the client says.
+    pub forced: Vec<(Name, Name)>,
+    pub drop: Vec<Name>,
+}
+
+impl Parameters {
+    pub fn is_empty(&self) -> bool {
+        self.defaults.is_empty() && self.forced.is_empty() && self.drop.is_empty()
+    }
+}
+
+/// Which operations an upstream has natively.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    pub chat: bool,
+    pub completions: bool,
+    pub embeddings: bool,
+    pub messages: bool,
+    pub count_tokens: bool,
+}
+
+/// A public model name of one namespace, and what serves it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The public name, or a pattern that ends in `*`.
+    pub name: Name,
+    /// The object behind it: `namespace/name` of a RouteGroup, or of the implicit group of deployments.
+    pub owner: Name,
+    pub explicit: bool,
+    pub strategy: Strategy,
+    /// In order of priority, lower first.
+    pub targets: Vec<Target>,
+    pub fallbacks: Vec<Fallback>,
+    pub retries: Retries,
+    pub timeouts: Timeouts,
+    pub cooldown: Cooldown,
+    /// Callable, but not listed.
+    pub hidden: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strategy {
+    WeightedShuffle,
+    LeastBusy,
+    Ordered,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub deployment: u32,
+    pub weight: u32,
+    pub priority: i32,
+    /// CEL over `request` and `key`; `None`: always.
+    pub when: Option<Name>,
+}
+
+/// Other routes for some kinds of failure, tried in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fallback {
+    pub errors: Vec<ErrorClass>,
+    pub routes: Vec<u32>,
+}
+
+/// Why an attempt failed, as retries and fallbacks name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ErrorClass {
+    /// Every failure that has no class of its own in the same list of fallbacks.
+    Any,
+    RateLimit,
+    Timeout,
+    ServerError,
+    Connect,
+    Authentication,
+    ContextWindow,
+    ContentPolicy,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retries {
+    /// Extra tries inside one route.
+    pub attempts: u32,
+    pub errors: Vec<ErrorClass>,
+    pub initial_backoff_ms: u64,
+    pub max_backoff_ms: u64,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        use ErrorClass::*;
+        Retries { attempts: 2, errors: vec![RateLimit, Timeout, ServerError, Connect], initial_backoff_ms: 500, max_backoff_ms: 8_000 }
+    }
+}
+
+/// A deployment with `failures` in `window` is passed over for `duration`. Milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cooldown {
+    pub failures: u32,
+    pub window_ms: u64,
+    /// 0: never.
+    pub duration_ms: u64,
+}
+
+impl Default for Cooldown {
+    fn default() -> Self {
+        Cooldown { failures: 3, window_ms: 60_000, duration_ms: 5_000 }
+    }
+}
+
+/// The names that keys of one namespace may ask for, imports of other namespaces included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Namespace {
+    pub name: Name,
+    /// Sorted by name.
+    pub exact: Vec<(Name, u32)>,
+    /// What stands before the `*`, longest first.
+    pub prefixes: Vec<(Name, u32)>,
+}
+
+/// A set of public model names: exact names and patterns that end in `*`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelSet {
+    /// Sorted.
+    pub exact: Vec<Name>,
+    pub prefixes: Vec<Name>,
+}
+
+impl ModelSet {
+    /// Sorts names and patterns apart.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> ModelSet {
+        let mut set = ModelSet::default();
+        for name in names {
+            match name.strip_suffix('*') {
+                Some(prefix) => set.prefixes.push(prefix.into()),
+                None => set.exact.push(name.into()),
+            }
+        }
+        set.exact.sort();
+        set.exact.dedup();
+        set
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.exact.binary_search_by(|probe| (**probe).cmp(name)).is_ok() || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+    }
+}
+
+/// Who keys belong to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Team {
+    pub namespace: Name,
+    pub name: Name,
+    /// `None`: the team sets no bound, its keys must.
+    pub models: Option<ModelSet>,
+    pub limits: Limits,
+    pub blocked: bool,
+}
+
+/// What several keys have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Index into [`Snapshot::namespaces`].
+    pub namespace: u32,
+    pub team: Option<u32>,
+    /// `None`: all that the team allows.
+    pub models: Option<ModelSet>,
+    /// Asked name → name that is looked up.
+    pub aliases: Vec<(Name, Name)>,
+    pub limits: Limits,
+    pub per_model: Vec<(Name, Limits)>,
+    pub tags: Vec<Name>,
+    pub labels: Vec<(Name, Name)>,
+    pub max_output_tokens: Option<u64>,
+}
+
+/// One virtual key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    pub hash: KeyHash,
+    /// Of the VirtualKey object, in the namespace of its policy.
+    pub name: Name,
+    pub policy: u32,
+    pub user: Option<Name>,
+    /// All budgets that may bind a call of this key: its own, its team's, those that select it, and their parents.
+    pub budgets: Vec<u32>,
+    pub disabled: bool,
+    /// Unix seconds.
+    pub expires_at: Option<i64>,
+}
+
+/// A limit on what may be used in a period. One for each member where the resource says `per`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// `namespace/Kind/name`, and `/member` for `per`; names the ledger's account.
+    pub id: Name,
+    /// Nano-USD, tokens or requests.
+    pub limit: i64,
+    pub unit: BudgetUnit,
+    pub hard: bool,
+    pub period: Period,
+    /// Only calls to these public names; `None`: all.
+    pub models: Option<ModelSet>,
+    /// Only calls to these providers; empty: all.
+    pub providers: Vec<Name>,
+    /// A change starts the period anew.
+    pub reset_token: Option<Name>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BudgetUnit {
+    Usd,
+    Tokens,
+    Requests,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Period {
+    Calendar { unit: CalendarUnit, time_zone: Name },
+    Rolling { seconds: i64 },
+    Lifetime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CalendarUnit {
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+impl Serialize for KeyHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        KeyHash::parse(&text).ok_or_else(|| serde::de::Error::custom("a key hash is 64 hexadecimal digits"))
+    }
+}
+
+impl std::fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl KeyHash {
+    /// The hash of a key's text.
+    pub fn of(key: &[u8]) -> KeyHash {
+        use sha2::Digest;
+        KeyHash(sha2::Sha256::digest(key).into())
+    }
+
+    /// From 64 hexadecimal digits, in either case, with or without `sha256:` before them.
+    pub fn parse(text: &str) -> Option<KeyHash> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text).as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        let mut bytes = [0u8; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = (pair[0] as char).to_digit(16)?;
+            let low = (pair[1] as char).to_digit(16)?;
+            *byte = (high * 16 + low) as u8;
+        }
+        Some(KeyHash(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_survives_text() {
+        let hash = KeyHash::of(b"sk-test");
+        assert_eq!(KeyHash::parse(&hash.to_string()), Some(hash));
+        assert_eq!(KeyHash::parse(&format!("sha256:{hash}")), Some(hash));
+        assert_eq!(KeyHash::parse("zz"), None);
+        assert_eq!(KeyHash::parse(&"g".repeat(64)), None);
+    }
+
+    #[test]
+    fn a_model_set_knows_names_and_patterns() {
+        let set = ModelSet::new(["gpt-4*", "chat"]);
+        for (name, allowed) in [("gpt-4o", true), ("gpt-4", true), ("chat", true), ("chat2", false), ("gpt-3", false)] {
+            assert_eq!(set.contains(name), allowed, "{name}");
+        }
+        assert!(!ModelSet::default().contains("x"));
+        assert!(ModelSet::new(["*"]).contains("anything"));
+    }
+}
