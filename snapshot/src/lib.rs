@@ -2,8 +2,11 @@
 //! prices, money, and `compile`, the only place that decides. Pure: no I/O, no clock, no randomness; whoever calls
 //! brings them.
 
+pub mod catalogue;
 pub mod finding;
 pub mod model;
+pub mod money;
+pub mod price;
 
 pub use finding::{Finding, ObjectRef, Reason, Severity};
 pub use model::{Credential, KeyHash, Snapshot};
