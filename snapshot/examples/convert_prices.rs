@@ -173,10 +173,10 @@ fn condition(row: &Row) -> (Unit, Option<ServiceTier>, u64, bool, &Scope) {
 
 /// Our rows say only where a range begins: it ends where the next begins, the last never. True only without gaps.
 fn check_ranges(rates: &[SourceRate]) -> Result<(), Failure> {
-    let mut units: BTreeMap<(&str, Option<&str>), Vec<(u64, u64)>> = BTreeMap::new();
+    let mut units: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
     for rate in rates {
         if let (Some(from), Some(to)) = (rate.input_tokens_from, rate.input_tokens_to) {
-            units.entry((&rate.unit, rate.service_tier.as_deref())).or_default().push((from, to));
+            units.entry((rate.unit.as_str(), rate.service_tier.as_deref())).or_default().push((from, to));
         }
     }
     for ((unit, _), mut ranges) in units {

@@ -8,9 +8,10 @@ use crate::model::{AuthStyle, Operations, Surface};
 static FILE: &str = include_str!("../data/providers.csv");
 
 /// Another name → the id it stands for. Sorted.
-const ALIASES: [(&str, &str); 6] = [
+const ALIASES: [(&str, &str); 7] = [
     ("ai21_chat", "ai21"),
     ("azure_openai", "azure"),
+    ("azure_text", "azure"),
     ("hosted_vllm", "vllm"),
     ("openai_compatible", "openai-compatible"),
     ("text-completion-codestral", "codestral"),
@@ -38,8 +39,8 @@ pub struct Provider {
     pub native: Operations,
     /// A closed connection ends what is billed. `false` unless known.
     pub cancel_stops_billing: bool,
-    /// What stands before its models in the price table, separated by `|`; empty: the id and a slash.
-    pub price_prefixes: &'static str,
+    /// What stands before its models in the price table, tried in this order; empty: the id and a slash.
+    pub price_prefixes: Vec<&'static str>,
     quirks: &'static str,
     /// Upper bound of the tokens of one image; `None`: not known.
     pub image_token_bound: Option<u64>,
@@ -148,7 +149,7 @@ fn parse(line: &'static str) -> Option<Provider> {
         credential_is_optional,
         native: operations,
         cancel_stops_billing,
-        price_prefixes,
+        price_prefixes: list(price_prefixes).collect(),
         quirks,
         image_token_bound: if image_tokens.is_empty() { None } else { Some(image_tokens.parse().ok()?) },
         note,
@@ -191,7 +192,7 @@ mod tests {
                 };
                 assert!(known, "{id}: {quirk}={value}");
             }
-            assert!(list(provider.price_prefixes).all(|prefix| prefix.ends_with('/')), "{id}");
+            assert!(provider.price_prefixes.iter().all(|prefix| prefix.ends_with('/')), "{id}");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use tollgate_dialects::usage::Usage;
 
-use super::sheet::PriceSheet;
+use super::sheet::{FACTOR_ONE, PriceSheet};
 use super::unit::{ServiceTier, Unit};
 use crate::money::{ATTO_PER_NANO, NanoUsd, div_ceil};
 
@@ -207,7 +207,6 @@ impl PriceSheet {
 
 /// To nano-USD, with the factor of [`PriceSheet::multiplier`], rounded up once.
 pub(super) fn nano_rounded_up(atto: i128, factor: Option<i128>) -> Option<NanoUsd> {
-    const FACTOR_ONE: i128 = 1_000_000_000_000;
     match factor {
         None => NanoUsd::from_atto_rounding_up(atto),
         Some(factor) => {

@@ -3,9 +3,9 @@
 
 use super::cost::nano_rounded_up;
 use super::row::Row;
-use super::sheet::PriceSheet;
+use super::sheet::{FACTOR_ONE, PriceSheet};
 use super::unit::{ServiceTier, Unit};
-use crate::money::{NanoUsd, Rate};
+use crate::money::{NanoUsd, Rate, div_ceil};
 
 /// What an attempt can use at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +102,7 @@ impl PriceSheet {
         let rate = self.dearest(bounds).output?;
         match self.multiplier(bounds.region, bounds.speed) {
             None => Some(rate),
-            Some(factor) => {
-                rate.0.checked_mul(factor).map(|atto| Rate(crate::money::div_ceil(atto, 1_000_000_000_000)))
-            }
+            Some(factor) => rate.0.checked_mul(factor).map(|atto| Rate(div_ceil(atto, FACTOR_ONE))),
         }
     }
 

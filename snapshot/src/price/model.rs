@@ -173,7 +173,7 @@ impl ModelPrice {
 
     /// The rates, with where they are from.
     pub fn sheet(&self) -> PriceSheet {
-        let version = format!("{} {}", VERSION.trim_end(), self.key);
+        let version = format!("{} {}", VERSION, self.key);
         PriceSheet::new(version.into(), self.rows.clone(), self.off_peak.clone(), self.multipliers.clone())
     }
 }

@@ -12,6 +12,9 @@ use crate::money::{MoneyError, Rate, div_ceil};
 /// What a search counts as when neither the request nor the answer says how much context it used.
 const USUAL_SEARCH_SIZE: &str = "medium";
 
+/// The multiplier that changes nothing.
+pub(super) const FACTOR_ONE: i128 = 1_000_000_000_000;
+
 /// The rates of one deployment. Rows are sorted by unit and no two have the same conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriceSheet {
@@ -178,11 +181,10 @@ impl PriceSheet {
 
     /// The factor on the whole cost, in 10^-12: all multipliers that apply, multiplied. `None` when none applies.
     pub(crate) fn multiplier(&self, region: Option<&str>, speed: Option<&str>) -> Option<i128> {
-        const ONE: i128 = 1_000_000_000_000;
         let mut factor = None;
         for multiplier in &self.multipliers {
             if multiplier.applies(region, speed) {
-                let so_far = factor.unwrap_or(ONE);
+                let so_far = factor.unwrap_or(FACTOR_ONE);
                 factor = Some(div_ceil(so_far * i128::from(multiplier.parts_per_million), 1_000_000));
             }
         }

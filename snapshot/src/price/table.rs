@@ -5,7 +5,7 @@ use super::model::{ModelPrice, key_of};
 use crate::catalogue;
 
 /// Source and date of the embedded table; stored with every sheet made from it.
-pub const VERSION: &str = include_str!("../../data/prices.version");
+pub const VERSION: &str = include_str!("../../data/prices.version").trim_ascii_end();
 
 static EMBEDDED: PriceTable<'static> = PriceTable { lines: include_str!("../../data/prices.jsonl") };
 
@@ -33,11 +33,10 @@ impl<'a> PriceTable<'a> {
     /// alone if the table says it is of this provider, and, for a base model, the name alone whoever's it is.
     pub fn find(&self, provider: &str, upstream_model: &str, base_model: Option<&str>) -> Option<ModelPrice> {
         let name = base_model.unwrap_or(upstream_model);
-        let row = catalogue::find(provider);
         let own_prefix = format!("{provider}/");
-        let prefixes = row.map(|row| row.price_prefixes).filter(|prefixes| !prefixes.is_empty());
-        let prefixes: Vec<&str> = prefixes.map_or(vec![&*own_prefix], |prefixes| prefixes.split('|').collect());
-        for prefix in &prefixes {
+        let listed = catalogue::find(provider).map_or(&[][..], |row| &row.price_prefixes);
+        let prefixes = if listed.is_empty() { &[&*own_prefix][..] } else { listed };
+        for prefix in prefixes {
             if let Some(price) = self.get_joined(prefix, name) {
                 return Some(price);
             }
@@ -153,7 +152,7 @@ mod tests {
             models += 1;
         }
         assert!(models > 4_000, "{models} models");
-        assert!(!VERSION.trim().is_empty());
+        assert!(!VERSION.is_empty());
     }
 
     #[test]
