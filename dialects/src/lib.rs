@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The wire formats Tollgate speaks: what a request asks for, what an answer cost, and how one
+//! dialect is told in another.
+//!
+//! Pure: no I/O, no clock, no randomness. The pass-through parts (`json`, `head`, `splice`,
+//! `sniff`, `usage`) work on byte spans and never build a document; only translation between
+//! dialects does, beside the fast path.
+#![forbid(unsafe_code)]
+
+pub mod dialect;
+pub mod usage;
+
+pub use dialect::Dialect;
+pub use usage::Usage;
