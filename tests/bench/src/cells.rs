@@ -92,6 +92,8 @@ pub enum Role {
     Control,
     /// A gateway that we configured: the upstream checks what it sends.
     Gateway,
+    /// The base's program with another setting.
+    Variant,
     /// Somebody else's proxy, as it stands.
     Peer,
 }
@@ -369,7 +371,12 @@ impl Bench {
             };
             let swaps = seen.len();
             let rows = [
-                row(format!("C1 failures of {} requests, {swaps} swaps", slice.requests), "0".into(), 0.0, 0.0),
+                row(
+                    format!("C1 failures of {} requests, {swaps} swaps", slice.requests + slice.failures),
+                    slice.failures.to_string(),
+                    slice.failures as f64,
+                    0.0,
+                ),
                 row(
                     format!("C1 p99 with swaps / without, {swap_load}/s"),
                     format!("{:.2} ({:.0} / {:.0} us)", with / without, with / 1e3, without / 1e3),

@@ -27,6 +27,7 @@ use clap::Parser;
 
 use cells::{Amount, Bench, Cell, Installation, Leg, Role};
 use gateway::Enforcement;
+use nginx::Malloc;
 use process::{Cores, CpuClock};
 use script::Shape;
 use world::World;
@@ -82,6 +83,12 @@ struct Arguments {
     /// Only nginx, its control and the direct leg
     #[arg(long)]
     baseline_only: bool,
+    /// The allocator of the nginx that ratios refer to; one of the other kind is measured beside it (see README.md)
+    #[arg(long, value_enum, default_value = "kept")]
+    nginx_malloc: Malloc,
+    /// Priority of the bench and all that it starts, where it may be raised; keeps other work on the machine out
+    #[arg(long, default_value_t = -15, allow_negative_numbers = true)]
+    nice: i32,
     /// Measure a running proxy too: NAME=HOST:PORT,PID; it must forward to --upstream-port
     #[arg(long, value_parser = parse_peer)]
     peer: Vec<Peer>,
@@ -155,6 +162,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         None => {}
     }
     process::raise_file_limit();
+    let raised = rustix::process::setpriority_process(None, arguments.nice).is_ok();
     let temporary = tempfile::Builder::new().prefix("tollgate-bench-").tempdir()?;
     let scratch = arguments.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&scratch)?;
@@ -179,9 +187,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 
     let mut legs = vec![leg("direct", Role::Direct, world.upstream(), world.upstream(), None)];
     let mut instances = Vec::new();
-    for (name, role) in [("nginx", Role::Base), ("nginx again (control)", Role::Control)] {
-        let folder = scratch.join(if role == Role::Base { "nginx" } else { "control" });
-        let nginx = nginx::start(&folder, world.upstream(), cores)?;
+    let malloc = arguments.nginx_malloc;
+    let other = format!("nginx, {} malloc", malloc.other().name());
+    for (name, role, malloc) in [
+        ("nginx", Role::Base, malloc),
+        ("nginx again (control)", Role::Control, malloc),
+        (&other, Role::Variant, malloc.other()),
+    ] {
+        let folder = scratch.join(format!("nginx-{}", instances.len()));
+        let nginx = nginx::start(&folder, world.upstream(), cores, malloc)?;
         legs.push(leg(name, role, nginx.unary, nginx.stream, Some(process::family(nginx.server.pid())?)));
         instances.push(nginx);
     }
@@ -222,7 +236,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         legs.push(leg);
     }
 
-    let report = report::Report { notes: notes(&arguments, cores), rows: Vec::new() };
+    let report = report::Report { notes: notes(&arguments, cores, raised), rows: Vec::new() };
     let amount = amount(&arguments);
     let mut bench = Bench { world, legs, installations, cores, shape, amount, scratch, report };
     for &cell in &arguments.cells {
@@ -255,7 +269,7 @@ fn amount(arguments: &Arguments) -> Amount {
     }
 }
 
-fn notes(arguments: &Arguments, cores: Cores) -> Vec<String> {
+fn notes(arguments: &Arguments, cores: Cores, raised: bool) -> Vec<String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let cpu = cpu.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
@@ -270,6 +284,9 @@ fn notes(arguments: &Arguments, cores: Cores) -> Vec<String> {
             read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")
         ),
     ];
+    if !raised {
+        notes.push("priority could not be raised: other work on this machine shows in the tails".to_owned());
+    }
     if cores.load == cores.proxy {
         notes.push("**only one core**: latencies mean nothing here".to_owned());
     }
@@ -282,6 +299,10 @@ fn notes(arguments: &Arguments, cores: Cores) -> Vec<String> {
             gateway::MODELS
         ));
     }
+    notes.push(format!(
+        "nginx: one worker, keep-alive, no access log, prompts in memory, {} malloc",
+        arguments.nginx_malloc.name()
+    ));
     if arguments.quick {
         notes.push("**quick run**: for a first look, not for publishing".to_owned());
     }
