@@ -208,7 +208,7 @@ impl Bench {
     fn streams(&mut self) -> Result<()> {
         let Amount { streams, events, events_per_second, stream_rounds, .. } = self.amount;
         let clients = self.stream_clients(streams, events, events_per_second);
-        let plan = Plan::Once { spread: Duration::from_secs(1) };
+        let plan = Plan::Once { spread: even_spread(streams, events_per_second) };
         let windows = self.interleave(&clients, &|_| true, plan, stream_rounds, |slice| slice.events)?;
         let metric = format!("S1 CPU/event (us), {streams} streams, {events} events at {events_per_second}/s");
         self.cpu_rows(&metric, &windows, Limits { floor: Some(1.25), goal: Some(1.10) });
@@ -555,6 +555,17 @@ impl Bench {
     }
 }
 
+/// About a second in which so many streams start, such that their events fall evenly between one another. With a whole
+/// number of streams per gap they would come in bunches, and what an event costs would hang on how they bunch.
+fn even_spread(streams: usize, events_per_second: f64) -> Duration {
+    fn divisor(a: usize, b: usize) -> usize {
+        if b == 0 { a } else { divisor(b, a % b) }
+    }
+    let at_least = (events_per_second.ceil() as usize).max(1);
+    let gaps = (at_least..).find(|gaps| divisor(*gaps, streams.max(1)) == 1).unwrap_or(at_least);
+    Duration::from_secs_f64(gaps as f64 / events_per_second)
+}
+
 fn with_cpu(leg: &Leg) -> bool {
     leg.clock.is_some()
 }
@@ -623,4 +634,21 @@ fn swap_for(
         std::thread::sleep(every.saturating_sub(begin.elapsed()));
     }
     Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_streams_have_their_events_at_the_same_time() {
+        for (streams, rate) in [(400, 20.0), (200, 25.0), (1000, 10.0)] {
+            let gap = 1.0 / rate;
+            let step = even_spread(streams, rate).as_secs_f64() / streams as f64;
+            let mut phases: Vec<f64> = (0..streams).map(|stream| stream as f64 * step % gap).collect();
+            phases.sort_by(f64::total_cmp);
+            let closest = phases.windows(2).map(|pair| pair[1] - pair[0]).fold(gap, f64::min);
+            assert!(closest > 0.9 * gap / streams as f64, "{streams} at {rate}: {closest}");
+        }
+    }
 }
