@@ -127,7 +127,7 @@ mod tests {
         ] {
             assert_eq!(found(path), Some((Surface::ChatCompletions, Some(deployment.to_string()))), "{path}");
         }
-        for path in ["/", "/v2/chat/completions", "/openai/deployments/chat/completions", "/openai/v1/messages"] {
+        for path in ["/", "/v2/chat/completions", "/openai/deployments/chat", "/openai/v1/messages"] {
             assert_eq!(found(path), None, "{path}");
         }
     }

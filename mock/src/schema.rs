@@ -111,7 +111,7 @@ fn string(schema: &Value, name: &str) -> String {
     };
     let least = schema["minLength"].as_u64().unwrap_or(0).min(10_000) as usize;
     let most = schema["maxLength"].as_u64().map_or(usize::MAX, |most| most as usize);
-    text.chars().chain(std::iter::repeat('x').take(least.saturating_sub(text.chars().count()))).take(most).collect()
+    text.chars().chain(std::iter::repeat_n('x', least.saturating_sub(text.chars().count()))).take(most).collect()
 }
 
 #[cfg(test)]

@@ -12,37 +12,77 @@ use crate::tokens::Tokens;
 
 /// What happens to one request, or to `repeat` requests in a row.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "StepJson")]
 pub struct Step {
-    #[serde(flatten)]
     pub action: Action,
     /// How many requests take this step. Default 1.
-    #[serde(default = "one")]
     pub repeat: u32,
     /// The request waits, before any header, until the test opens the gate of this name.
-    #[serde(default)]
     pub gate: Option<String>,
     /// Wait before headers. Milliseconds.
-    #[serde(default)]
     pub delay_ms: u64,
 }
 
 /// The kinds of step.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// A computed answer, with whatever is said about it.
     Reply(Box<Reply>),
     /// An HTTP error.
     Error(Failure),
     /// Nothing is sent until the client leaves.
-    Hang {},
+    Hang,
     /// The connection closes (FIN) before any header.
-    Close {},
+    Close,
     /// The connection is reset (RST) before any header.
-    Reset {},
+    Reset,
     Redirect(Redirect),
     /// These bytes go to the socket as they are, then the connection closes.
     Raw(RawResponse),
+}
+
+/// A step in JSON: one action beside the fields of every step. Flat, so that a misspelt field is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepJson {
+    reply: Option<Box<Reply>>,
+    error: Option<Failure>,
+    hang: Option<Nothing>,
+    close: Option<Nothing>,
+    reset: Option<Nothing>,
+    redirect: Option<Redirect>,
+    raw: Option<RawResponse>,
+    repeat: Option<u32>,
+    gate: Option<String>,
+    #[serde(default)]
+    delay_ms: u64,
+}
+
+/// `{}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl TryFrom<StepJson> for Step {
+    type Error = &'static str;
+
+    fn try_from(json: StepJson) -> Result<Step, &'static str> {
+        let StepJson { reply, error, hang, close, reset, redirect, raw, repeat, gate, delay_ms } = json;
+        let actions = [
+            reply.map(Action::Reply),
+            error.map(Action::Error),
+            hang.map(|Nothing {}| Action::Hang),
+            close.map(|Nothing {}| Action::Close),
+            reset.map(|Nothing {}| Action::Reset),
+            redirect.map(Action::Redirect),
+            raw.map(Action::Raw),
+        ];
+        let mut actions = actions.into_iter().flatten();
+        match (actions.next(), actions.next()) {
+            (Some(action), None) => Ok(Step { action, repeat: repeat.unwrap_or(1), gate, delay_ms }),
+            _ => Err("a step has exactly one of reply, error, hang, close, reset, redirect, raw"),
+        }
+    }
 }
 
 /// A computed answer. Every field that is left out means what a real provider does.
@@ -260,10 +300,6 @@ impl<'de> Deserialize<'de> for RawBody {
     }
 }
 
-fn one() -> u32 {
-    1
-}
-
 impl From<Action> for Step {
     fn from(action: Action) -> Step {
         Step { action, repeat: 1, gate: None, delay_ms: 0 }
@@ -300,17 +336,17 @@ impl Step {
 
     /// Sends nothing until the client leaves.
     pub fn hang() -> Step {
-        Action::Hang {}.into()
+        Action::Hang.into()
     }
 
     /// Closes before headers.
     pub fn close() -> Step {
-        Action::Close {}.into()
+        Action::Close.into()
     }
 
     /// Resets before headers.
     pub fn reset() -> Step {
-        Action::Reset {}.into()
+        Action::Reset.into()
     }
 
     /// What happens by default, without a script; useful with [`Step::gate`].
@@ -355,8 +391,8 @@ mod tests {
         assert_eq!(reply.text.as_deref(), Some("hi"));
         assert_eq!(reply.usage, UsageScript::Tokens(Tokens::new(3, 0)));
 
-        assert!(matches!(step(r#"{"hang":{}}"#).unwrap().action, Action::Hang {}));
-        assert!(matches!(step(r#"{"reset":{}}"#).unwrap().action, Action::Reset {}));
+        assert!(matches!(step(r#"{"hang":{}}"#).unwrap().action, Action::Hang));
+        assert!(matches!(step(r#"{"reset":{}}"#).unwrap().action, Action::Reset));
         let cut = r#"{"reply":{"cut":{"after_events":2,"how":{"gate":"g"}},"usage":"missing","separator":"cr_lf"}}"#;
         let Action::Reply(reply) = step(cut).unwrap().action else { panic!("a reply") };
         assert_eq!(reply.cut.unwrap().how, CutHow::Gate("g".into()));
@@ -373,5 +409,12 @@ mod tests {
     fn a_misspelt_field_is_refused() {
         assert!(step(r#"{"reply":{"txt":"hi"}}"#).is_err());
         assert!(step(r#"{"replay":{}}"#).is_err());
+        assert!(step(r#"{"hang":{},"repeate":2}"#).is_err());
+    }
+
+    #[test]
+    fn a_step_has_one_action() {
+        assert!(step(r#"{"hang":{},"close":{}}"#).is_err());
+        assert!(step(r#"{"repeat":2}"#).is_err());
     }
 }

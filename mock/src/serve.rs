@@ -37,10 +37,10 @@ pub(crate) async fn serve(
     let body = Limited::new(body, LONGEST_REQUEST).collect().await.map_err(|_| Broken)?.to_bytes();
     link.set_pace(0, 0);
     let path = head.uri.path();
-    if let Some(path) = path.strip_prefix("/_mock/") {
-        return Ok(control::serve(&state, link, &head.method, path, &body));
-    }
     let query = head.uri.query().unwrap_or_default();
+    if let Some(path) = path.strip_prefix("/_mock/") {
+        return Ok(control::serve(&state, link, &head.method, path, query, &body).await);
+    }
     let seen = SeenRequest {
         method: head.method.to_string(),
         path: path.to_string(),
@@ -81,12 +81,12 @@ pub(crate) async fn serve(
         }
         Action::Error(failure) => answer::fail(surface, seq, &failure),
         Action::Redirect(redirect) => answer::redirect(surface, seq, &redirect),
-        Action::Hang {} => {
+        Action::Hang => {
             state.stopped().await;
             return Err(broken(call));
         }
-        Action::Close {} => return Err(broken(call)),
-        Action::Reset {} => {
+        Action::Close => return Err(broken(call)),
+        Action::Reset => {
             link.reset_on_close();
             return Err(broken(call));
         }
@@ -219,7 +219,7 @@ fn reply_to(
 }
 
 /// `/models` and `/models/{id}`, in the shape the client reads.
-fn models(state: &State, headers: &HeaderMap, path: &str, now: u64) -> Result<Value, Failure> {
+fn models(state: &State, headers: &HeaderMap, path: &str, now: u64) -> Result<Value, Box<Failure>> {
     let anthropic = headers.contains_key("anthropic-version");
     match path.split_once("/models/") {
         None if anthropic => Ok(anthropic::models(&state.models)),
@@ -227,11 +227,11 @@ fn models(state: &State, headers: &HeaderMap, path: &str, now: u64) -> Result<Va
         Some((_, id)) => match state.models.iter().find(|known| **known == route::percent_decode(id)) {
             Some(id) if anthropic => Ok(anthropic::model(id)),
             Some(id) => Ok(openai::model(id, now)),
-            None => Err(Failure {
+            None => Err(Box::new(Failure {
                 status: Some(404),
                 message: Some(format!("The model '{id}' does not exist")),
                 ..Failure::default()
-            }),
+            })),
         },
     }
 }
@@ -239,9 +239,15 @@ fn models(state: &State, headers: &HeaderMap, path: &str, now: u64) -> Result<Va
 fn respond(answer: Answer, link: Arc<Link>, mut call: OpenCall) -> Response<ScriptedBody> {
     let Answer { status, headers, mut acts, end, stream, bill: _, claimed_length } = answer;
     call.row.status = Some(status.as_u16());
+    let bodyless = status.is_informational() || status == 204 || status == 304;
+    if bodyless || acts.iter().all(|act| matches!(act, Act::Write(write) if write.bytes.is_empty())) {
+        // The HTTP server never asks for such a body, so the call is settled with the headers.
+        acts.clear();
+    }
     let mut end = end;
     let mut length = match (stream, &acts[..]) {
         (false, [Act::Write(write)]) => Some(write.bytes.len() as u64),
+        (false, []) if !bodyless => Some(0),
         _ => None,
     };
     if let (Some(claimed), Some(real)) = (claimed_length, length)

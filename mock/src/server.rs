@@ -21,6 +21,9 @@ use crate::state::{SeenRequest, State};
 /// How long [`Mock::stop`] lets answers in flight finish before it breaks them.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Pause after a failed accept, so that a full table of descriptors does not spin a core.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
+
 /// How to start a mock.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -212,7 +215,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
                 Err(error) => {
                     // Out of descriptors, mostly: others must end before the next accept can work.
                     tracing::warn!(%error, "the mock provider cannot accept: {error}");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             },
             Some(_) = connections.join_next() => {}
