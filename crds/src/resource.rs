@@ -2,6 +2,7 @@
 
 use crate::{Budget, LLMGateway, ModelDeployment, ProviderAccount, RouteGroup, Team, VirtualKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
 /// An object of one of our kinds.
@@ -20,6 +21,38 @@ impl Resource {
     /// All kinds, in the order in which everything here lists them.
     pub const KINDS: [&'static str; 7] =
         ["LLMGateway", "ProviderAccount", "ModelDeployment", "RouteGroup", "Team", "VirtualKey", "Budget"];
+
+    /// Reads an object of `kind`; `None` when the kind is none of ours. `apiVersion` is for the caller to look at. Wrap
+    /// the deserializer in `serde_ignored` to learn of unknown fields; it reports `apiVersion` and `kind` too.
+    ///
+    /// # Errors
+    /// Inside: those of the deserializer, for a missing field or a value of another type.
+    pub fn deserialize<'de, D: Deserializer<'de>>(kind: &str, deserializer: D) -> Option<Result<Resource, D::Error>> {
+        Some(match kind {
+            "LLMGateway" => LLMGateway::deserialize(deserializer).map(Resource::LLMGateway),
+            "ProviderAccount" => ProviderAccount::deserialize(deserializer).map(Resource::ProviderAccount),
+            "ModelDeployment" => ModelDeployment::deserialize(deserializer).map(Resource::ModelDeployment),
+            "RouteGroup" => RouteGroup::deserialize(deserializer).map(Resource::RouteGroup),
+            "Team" => Team::deserialize(deserializer).map(Resource::Team),
+            "VirtualKey" => VirtualKey::deserialize(deserializer).map(Resource::VirtualKey),
+            "Budget" => Budget::deserialize(deserializer).map(Resource::Budget),
+            _ => return None,
+        })
+    }
+
+    /// As JSON, with every default that the schema fills in.
+    pub fn to_value(&self) -> serde_json::Value {
+        let value = match self {
+            Resource::LLMGateway(object) => serde_json::to_value(object),
+            Resource::ProviderAccount(object) => serde_json::to_value(object),
+            Resource::ModelDeployment(object) => serde_json::to_value(object),
+            Resource::RouteGroup(object) => serde_json::to_value(object),
+            Resource::Team(object) => serde_json::to_value(object),
+            Resource::VirtualKey(object) => serde_json::to_value(object),
+            Resource::Budget(object) => serde_json::to_value(object),
+        };
+        value.expect("our kinds have text keys only, so they are always JSON")
+    }
 
     /// The kind, as in [`Resource::KINDS`].
     pub fn kind(&self) -> &'static str {
