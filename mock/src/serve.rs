@@ -76,7 +76,11 @@ pub(crate) async fn serve(
             pace = (reply.write_bytes.unwrap_or(0), reply.write_delay_ms);
             match refusal(&state, found.as_ref(), &head.headers, query, &reply) {
                 Some(failure) => answer::fail(surface, seq, &failure),
-                None => reply_to(&state, &head.headers, path, found.as_ref(), &model, json, body.len(), seq, &reply),
+                None => {
+                    let (headers, route) = (&head.headers, found.as_ref());
+                    let arrived = Arrived { headers, path, route, model: &model, json, body_bytes: body.len(), seq };
+                    reply_to(&state, arrived, &reply)
+                }
             }
         }
         Action::Error(failure) => answer::fail(surface, seq, &failure),
@@ -183,18 +187,19 @@ fn key(headers: &HeaderMap) -> Option<&str> {
     named.or_else(|| headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")).filter(|key| !key.is_empty())
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything a request is, taken apart above")]
-fn reply_to(
-    state: &State,
-    headers: &HeaderMap,
-    path: &str,
-    route: Option<&Route>,
-    model: &str,
+/// A request, read and noted.
+struct Arrived<'a> {
+    headers: &'a HeaderMap,
+    path: &'a str,
+    route: Option<&'a Route>,
+    model: &'a str,
     json: serde_json::Result<Value>,
     body_bytes: usize,
     seq: u64,
-    reply: &Reply,
-) -> Answer {
+}
+
+fn reply_to(state: &State, arrived: Arrived<'_>, reply: &Reply) -> Answer {
+    let Arrived { headers, path, route, model, json, body_bytes, seq } = arrived;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let surface = route.map_or(Surface::Unknown, |route| route.surface);
     let azure = route.is_some_and(|route| route.azure);
