@@ -6,6 +6,8 @@
 //! finding with a path and never the loss of the whole object; their `get` says what they stand for.
 
 #![forbid(unsafe_code)]
+// The lint takes the columns of `#[kube(printcolumn(..), printcolumn(..))]` for one list of attributes.
+#![allow(clippy::duplicated_attributes)]
 
 mod allowed_namespaces;
 mod bounded;
