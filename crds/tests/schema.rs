@@ -252,9 +252,9 @@ fn names_columns_and_subresources_are_those_that_users_know() {
             .expect("columns")
             .iter()
             .partition(|column| column.priority.unwrap_or(0) == 0);
-        let names = |columns: Vec<
-            &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition,
-        >| { columns.into_iter().map(|column| column.name.clone()).collect::<Vec<_>>() };
+        let names = |columns: Vec<&CustomResourceColumnDefinition>| {
+            columns.into_iter().map(|column| column.name.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(names(normal), wide(columns), "{kind}");
         assert_eq!(names(wide_only).join(" "), more, "{kind}");
     }
