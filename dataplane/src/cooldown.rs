@@ -68,7 +68,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    const RULE: Cooldown = Cooldown { failures: 3, window_ms: 60_000, duration_ms: 5_000 };
+    const RULE: Cooldown = Cooldown { failures: 3, window_ms: 60_000, duration_ms: 5_000, even_alone: false };
 
     #[test]
     fn the_third_failure_in_a_window_benches() {

@@ -39,6 +39,8 @@ pub enum GatewayError {
     ModelMissing,
     ModelUnknown { model: String },
     ModelNotAllowed { model: String, scope: Scope, name: String },
+    /// `GET /v1/models/{id}` of a name that the key may not see.
+    ModelNotListed { model: String },
     /// No target of the route takes this call.
     NoTarget { model: String },
     OperationUnsupported { model: String, operation: &'static str },
@@ -78,6 +80,8 @@ pub struct UpstreamFailure {
     pub param: Option<String>,
     pub deployment: String,
     pub attempts: u32,
+    /// As clients get them: `llm_provider-*`.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
 /// What a client is told besides the text.
@@ -117,6 +121,7 @@ impl GatewayError {
             ModelUnknown { .. } => (400, "invalid_request_error", "model_not_found", Client, None),
             ModelNotAllowed { scope: Scope::Key, .. } => (403, "key_model_access_denied", "model_not_allowed", Client, None),
             ModelNotAllowed { scope: Scope::Team, .. } => (403, "team_model_access_denied", "model_not_allowed", Client, None),
+            ModelNotListed { .. } => (404, "not_found_error", "model_not_found", Client, None),
             NoTarget { .. } => (400, "invalid_request_error", "no_target", Client, None),
             OperationUnsupported { .. } => (400, "invalid_request_error", "operation_unsupported", Client, None),
             RateLimited { .. } => (429, "throttling_error", "rate_limited", Client, None),
@@ -143,6 +148,7 @@ impl GatewayError {
         let facts = self.facts();
         match self {
             GatewayError::ModelUnknown { .. }
+            | GatewayError::ModelNotListed { .. }
             | GatewayError::BudgetExhausted { .. }
             | GatewayError::BudgetReserved { .. }
             | GatewayError::BudgetUnavailable { .. }
@@ -200,6 +206,7 @@ impl GatewayError {
             ModelNotAllowed { model, scope: Scope::Team, name } => {
                 format!("team not allowed to access model. Team `{name}` can only access the models its policy lists; tried to access `{model}`.")
             }
+            ModelNotListed { model } => format!("The model `{model}` does not exist or is not offered to this key."),
             NoTarget { model } => format!("No deployment of model `{model}` accepts this request (its routing conditions exclude all)."),
             OperationUnsupported { model, operation } => format!("No deployment of model `{model}` supports {operation}."),
             RateLimited { scope, value, limit_type, limit, remaining, resets_in } => format!(

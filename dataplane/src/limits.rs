@@ -131,13 +131,15 @@ pub struct Permit {
     parallel: bool,
     /// Start of the tokens' window and what was reserved there.
     tokens: Option<(u64, u64)>,
+    /// Start of the requests' window.
+    request: Option<u64>,
     pub remaining: Remaining,
 }
 
 impl Usage {
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
     pub fn take(self: &std::sync::Arc<Usage>, limits: &Limits, tokens: u64, now: u64) -> Result<Permit, Reached> {
-        let mut permit = Permit { usage: self.clone(), parallel: false, tokens: None, remaining: Remaining::default() };
+        let mut permit = Permit { usage: self.clone(), parallel: false, tokens: None, request: None, remaining: Remaining::default() };
         if let Some(limit) = limits.parallel_requests {
             let entered = self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1));
             if entered.is_err() {
@@ -145,10 +147,9 @@ impl Usage {
             }
             permit.parallel = true;
         }
-        let mut request_start = None;
         if let Some(limit) = limits.requests_per_minute {
             let taken = self.requests.take(1, limit, now).map_err(|full| full.reached(LimitType::Requests, limit))?;
-            request_start = Some(taken.start);
+            permit.request = Some(taken.start);
             permit.remaining.requests = Some((limit, taken.remaining));
             permit.remaining.requests_reset = taken.resets_in;
         }
@@ -161,9 +162,7 @@ impl Usage {
                 }
                 Err(full) => {
                     // A call that is refused counts nowhere.
-                    if let Some(start) = request_start {
-                        self.requests.correct(start, 1, 0);
-                    }
+                    permit.refund();
                     return Err(full.reached(LimitType::Tokens, limit));
                 }
             }
@@ -188,6 +187,14 @@ impl Permit {
     pub fn settle(&mut self, tokens: u64) {
         if let Some((start, reserved)) = self.tokens.take() {
             self.usage.tokens.correct(start, reserved, tokens);
+        }
+    }
+
+    /// As if the call had not been let in.
+    pub fn refund(&mut self) {
+        self.settle(0);
+        if let Some(start) = self.request.take() {
+            self.usage.requests.correct(start, 1, 0);
         }
     }
 }

@@ -138,7 +138,7 @@ pub struct Registry {
     attempts: Mutex<Vec<(AttemptLabels, Arc<Counter>)>>,
     cores: Mutex<Vec<Arc<CoreCounters>>>,
     /// Deployments that were benched, by label.
-    pub cooled_down: Mutex<HashMap<Label, u64>>,
+    cooled_down: Mutex<std::collections::BTreeMap<Label, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -184,6 +184,15 @@ impl Registry {
     pub fn attempts(&self) -> Vec<(AttemptLabels, u64)> {
         let grouped = group(&lock(&self.attempts));
         grouped.into_iter().map(|(labels, series)| (labels, series.iter().map(|counter| counter.get()).sum())).collect()
+    }
+
+    /// Counts that a deployment was benched.
+    pub fn cooled_down(&self, deployment: Label) {
+        *lock(&self.cooled_down).entry(deployment).or_default() += 1;
+    }
+
+    pub fn cooled_down_counts(&self) -> Vec<(Label, u64)> {
+        lock(&self.cooled_down).iter().map(|(label, count)| (*label, *count)).collect()
     }
 
     /// The sum of one counter over all cores.

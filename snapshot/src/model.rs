@@ -324,11 +324,13 @@ pub struct Cooldown {
     pub window_ms: u64,
     /// 0: never.
     pub duration_ms: u64,
+    /// Also when no other deployment could serve. Set where somebody wrote a cooldown.
+    pub even_alone: bool,
 }
 
 impl Default for Cooldown {
     fn default() -> Self {
-        Cooldown { failures: 3, window_ms: 60_000, duration_ms: 5_000 }
+        Cooldown { failures: 3, window_ms: 60_000, duration_ms: 5_000, even_alone: false }
     }
 }
 

@@ -1,1 +1,110 @@
-fn main() {}
+//! `tollgate`: one binary. `serve` runs a gateway from files; the other commands look at the same files, or print what
+//! Tollgate brings along. The only place that joins the halves of the workspace.
+
+mod check;
+mod config;
+mod crds;
+mod explain;
+mod import;
+mod logs;
+mod mock;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+// Steady memory under churn, and it gives memory back when idle.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Tollgate: an LLM gateway with virtual keys and budgets that hold.
+///
+/// One endpoint that speaks OpenAI, Azure OpenAI and Anthropic to clients, and to the providers behind it. Configured by
+/// the same resources in a folder as in a Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as `info,tollgate_dataplane=debug`.
+    #[arg(long, global = true, env = "TOLLGATE_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+
+    /// How logs are written. Default: text on a terminal, JSON elsewhere.
+    #[arg(long, global = true, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<logs::Format>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a gateway from a folder or file of resources, or from a LiteLLM config.yaml.
+    ///
+    /// Without --config it serves the built-in mock provider, offline, and prints a curl line that works. Files are
+    /// watched: a change is live within half a second; an object whose new text is wrong keeps its last good state.
+    /// Ctrl-C or SIGTERM stops taking connections and lets streams finish.
+    Serve(serve::Arguments),
+
+    /// Say everything that is wrong or worth knowing in a configuration.
+    ///
+    /// One line for each finding: file:line:column, severity, object, field, what it is and what to do. Exits with 1
+    /// when there is an error, with 0 for warnings only. Environment variables that Secrets name must be set.
+    Check(check::Arguments),
+
+    /// Turn a LiteLLM config.yaml into Tollgate resources, as YAML on stdout.
+    ///
+    /// Whatever has no equivalent yet is reported on stderr, one line each; nothing is dropped silently. Secrets keep
+    /// naming their environment variables (`${OPENAI_API_KEY}`).
+    Import(import::Arguments),
+
+    /// Say which deployments a request for a model would be sent to, in which order, and why not to the others.
+    Explain(explain::Arguments),
+
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+
+    /// Serve the scripted mock provider alone: OpenAI, Azure OpenAI and Anthropic paths, offline.
+    ///
+    /// It keeps an invoice of what it would have billed: GET /_mock/invoice. Scripts (errors, delays, cut streams) are
+    /// set with POST /_mock/script.
+    Mock(mock::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { command, log, log_format } = Arguments::parse();
+    if let Err(error) = logs::init(&log, log_format) {
+        eprintln!("tollgate: {error:#}");
+        return ExitCode::from(2);
+    }
+    let result = match command {
+        Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Crds => crds::run().map(|()| ExitCode::SUCCESS),
+        Command::Mock(arguments) => mock::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    match result {
+        Ok(code) => code,
+        // A reader that has enough (`| head`) is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// `--config` of the commands that look at a configuration.
+#[derive(Debug, clap::Args)]
+struct ConfigPath {
+    /// Folder or file of resources, or a LiteLLM config.yaml.
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+}

@@ -1,0 +1,165 @@
+//! One attempt's money and counters: held before dispatch, settled once with what was really used. Whoever holds a
+//! [`Booking`] and drops it unsettled (a cancelled task, a panic) has charged the hold: doubt is never free.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tollgate_dialects::usage::Usage;
+use tollgate_ledger::{Amounts, Hold, Outcome, Settlement};
+use tollgate_snapshot::model::Name;
+use tollgate_snapshot::money::NanoUsd;
+use tollgate_snapshot::price::{Cost, CostContext, PriceSheet};
+
+use crate::core::Core;
+use crate::limits::Permit;
+use crate::tables::DeploymentState;
+
+/// Counts an attempt under way at its deployment, for least-busy routing.
+#[derive(Debug)]
+pub struct InFlight(Arc<DeploymentState>);
+
+impl InFlight {
+    pub fn new(state: &Arc<DeploymentState>) -> InFlight {
+        state.in_flight.fetch_add(1, Relaxed);
+        InFlight(state.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An attempt that is paid for. `None` in `hold` after it was settled.
+pub struct Booking {
+    pub core: Rc<Core>,
+    pub hold: Option<Hold>,
+    pub held: Amounts,
+    pub price: Option<Arc<PriceSheet>>,
+    /// Some budget of the call is a Hard one.
+    pub hard: bool,
+    /// Limits of the deployment and its account.
+    pub permits: Vec<Permit>,
+    pub in_flight: InFlight,
+    /// `namespace/name`
+    pub deployment: Name,
+    /// Index into the snapshot's deployments.
+    pub deployment_index: u32,
+    pub cancel_stops_billing: bool,
+    /// The provider says what a call cost, and is believed.
+    pub trusts_reported_cost: bool,
+    pub requested_service_tier: Option<Box<str>>,
+    pub started: Instant,
+    pub started_unix_ms: i64,
+    pub first_byte: Option<Duration>,
+    /// About how many tokens the input has.
+    pub input_estimate: u64,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Booked {
+    pub usage: Usage,
+    pub cost: Cost,
+    /// Counted here, not reported by the provider.
+    pub estimated: bool,
+}
+
+impl Booking {
+    /// The provider said what was used.
+    pub fn settle(&mut self, usage: Usage, status: u16) -> Booked {
+        let context = CostContext {
+            requested_service_tier: self.requested_service_tier.as_deref(),
+            at_unix_seconds: Some(self.started_unix_ms / 1000),
+            trust_reported_cost: self.trusts_reported_cost,
+            ..CostContext::default()
+        };
+        let cost = match &self.price {
+            None => Some(Cost::default()),
+            Some(price) => price.cost(&usage, &context).ok(),
+        };
+        let Some(cost) = cost else {
+            // A unit without a price was used: the true cost is unknown, the hold bounds what was foreseen.
+            tracing::warn!("the provider reported usage that the model's price does not cover; the hold was charged");
+            return self.charge(status);
+        };
+        let outcome = if self.price.is_none() { Outcome::Unpriced } else { Outcome::Exact };
+        self.finish(usage, cost, status, outcome)
+    }
+
+    /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged.
+    pub fn estimate(&mut self, output_bytes: u64, status: u16) -> Booked {
+        let usage = Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
+        let context = CostContext { at_unix_seconds: Some(self.started_unix_ms / 1000), ..CostContext::default() };
+        let cost = match &self.price {
+            None => Cost::default(),
+            Some(price) => price.cost(&usage, &context).unwrap_or_default(),
+        };
+        self.core.bank.own.usage_missing.add(1);
+        let mut booked = self.finish(usage, cost, status, Outcome::Estimated);
+        booked.estimated = true;
+        booked
+    }
+
+    /// What was used is unknown or ambiguous: under a Hard budget the whole hold is charged, else an estimate.
+    pub fn settle_unknown(&mut self, output_bytes: u64, status: u16) -> Booked {
+        if self.hard { self.charge(status) } else { self.estimate(output_bytes, status) }
+    }
+
+    /// Charges the whole hold.
+    pub fn charge(&mut self, status: u16) -> Booked {
+        self.core.bank.own.usage_missing.add(1);
+        let held = self.held;
+        let total = NanoUsd(held.nano_usd);
+        for permit in &mut self.permits {
+            permit.settle(held.tokens.max(0) as u64);
+        }
+        if let Some(hold) = self.hold.take() {
+            hold.charge(status, self.elapsed_ms());
+        }
+        Booked { cost: Cost { total, ..Cost::default() }, estimated: true, ..Booked::default() }
+    }
+
+    /// Nothing was used: never dispatched, or answered by a complete error.
+    pub fn release(&mut self, status: u16) {
+        for permit in &mut self.permits {
+            permit.settle(0);
+        }
+        if let Some(hold) = self.hold.take() {
+            hold.release(status, self.elapsed_ms());
+        }
+    }
+
+    fn finish(&mut self, usage: Usage, cost: Cost, status: u16, outcome: Outcome) -> Booked {
+        let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
+        for permit in &mut self.permits {
+            permit.settle(tokens);
+        }
+        let actual = Amounts { nano_usd: cost.total.0, tokens: tokens as i64, requests: 1 };
+        if actual.nano_usd > self.held.nano_usd && self.hard {
+            self.core.bank.own.bound_violations.add(1);
+        }
+        if let Some(hold) = self.hold.take() {
+            hold.settle(Settlement {
+                actual,
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+                cache_read_tokens: usage.cache_read_tokens,
+                cache_write_tokens: usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+                reasoning_tokens: usage.reasoning_tokens,
+                status,
+                outcome,
+                duration_ms: self.elapsed_ms(),
+                first_byte_ms: self.first_byte.map_or(0, |after| after.as_millis() as u32),
+            });
+        }
+        Booked { usage, cost, estimated: false }
+    }
+
+    fn elapsed_ms(&self) -> u32 {
+        self.started.elapsed().as_millis().min(u128::from(u32::MAX)) as u32
+    }
+}

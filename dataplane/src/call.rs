@@ -1,0 +1,192 @@
+//! Third stage: what is asked. Reads the body into one buffer (bounded in size, time and total memory), scans it once,
+//! and gathers the options that clients set by header. Nothing here knows which deployment will serve.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tollgate_dialects::head::{self, Head, Operation};
+
+use crate::core::{BodyShare, Core};
+use crate::error::{GatewayError, Result};
+
+/// A decoded request.
+pub struct Call {
+    pub operation: Operation,
+    pub body: Bytes,
+    pub head: Head,
+    /// Named by the path (Azure and engines); else the body names it.
+    pub path_model: Option<String>,
+    pub options: Options,
+    /// `anthropic-beta` and `anthropic-version`, forwarded as they are.
+    pub forwarded: Vec<(HeaderName, http::HeaderValue)>,
+    /// Kept for conditions on headers.
+    pub headers: HeaderMap,
+    pub memory: BodyShare,
+}
+
+/// What clients may set by `x-litellm-*` headers (LiteLLM AUTH-2).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    pub timeout: Option<Duration>,
+    pub stream_timeout: Option<Duration>,
+    pub num_retries: Option<u32>,
+    pub tags: Vec<String>,
+    pub end_user: Option<String>,
+    /// The client's own id for the call.
+    pub call_id: Option<http::HeaderValue>,
+    pub keepalive: Option<Duration>,
+}
+
+/// The longest timeout a client may ask for: a day.
+const MAX_TIMEOUT_SECONDS: f64 = 86_400.0;
+
+impl Options {
+    /// Reads the headers; what cannot be read is as if it were not there.
+    pub fn read(headers: &HeaderMap) -> Options {
+        let mut options = Options::default();
+        for (name, value) in headers {
+            let Some(option) = name.as_str().strip_prefix("x-litellm-") else { continue };
+            let text = value.to_str().unwrap_or_default().trim();
+            match option {
+                "timeout" => options.timeout = seconds(text),
+                "stream-timeout" => options.stream_timeout = seconds(text),
+                "num-retries" => options.num_retries = text.parse().ok(),
+                "tags" => options.tags = text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+                "end-user-id" | "customer-id" if !text.is_empty() => options.end_user = Some(text.to_owned()),
+                "call-id" if (1..=128).contains(&text.len()) => options.call_id = Some(value.clone()),
+                "keepalive-seconds" => options.keepalive = seconds(text).filter(|every| *every >= Duration::from_secs(1)),
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    let seconds: f64 = text.parse().ok()?;
+    (seconds > 0.0 && seconds <= MAX_TIMEOUT_SECONDS).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// Reads and scans a request.
+///
+/// # Errors
+/// 400 for what is not the operation's JSON, 408, 413, 415, 503 when bodies fill the memory set aside for them.
+/// Cancelling drops what was read.
+pub async fn decode(
+    core: &Rc<Core>,
+    operation: Operation,
+    path_model: Option<String>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Call> {
+    if let Some(encoding) = headers.get(http::header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
+        return Err(GatewayError::EncodingUnsupported { encoding }.into());
+    }
+    let (body, memory) = read_body(core, body).await?;
+    let head = head::read_head(operation, &body)
+        .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
+    if let Some(param) = head.refused_parameter() {
+        return Err(GatewayError::ParameterRefused { param: param.to_owned() }.into());
+    }
+    let mut forwarded = Vec::new();
+    if matches!(operation, Operation::Messages | Operation::CountTokens) {
+        for name in ["anthropic-version", "anthropic-beta"] {
+            let name = HeaderName::from_static(name);
+            forwarded.extend(headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    let options = Options::read(&headers);
+    Ok(Call { operation, body, head, path_model, options, forwarded, headers, memory })
+}
+
+async fn read_body(core: &Rc<Core>, mut body: Incoming) -> Result<(Bytes, BodyShare)> {
+    let settings = &core.shared.settings;
+    let limit_bytes = settings.max_body_bytes;
+    let expected = body.size_hint().exact().map_or(0, |length| length as usize);
+    if expected > limit_bytes {
+        return Err(GatewayError::BodyTooLarge { limit_bytes }.into());
+    }
+    let full = || Box::new(GatewayError::Overloaded { reason: "memory for request bodies" });
+    let mut memory = BodyShare::take(&core.shared, expected).ok_or_else(full)?;
+    let mut first = Bytes::new();
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = next_frame(&mut body, settings.body_idle_timeout).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        let have = first.len() + buffer.len();
+        if have + data.len() > limit_bytes {
+            return Err(GatewayError::BodyTooLarge { limit_bytes }.into());
+        }
+        if expected == 0 && !memory.grow(data.len()) {
+            return Err(full());
+        }
+        if have == 0 {
+            // Small bodies arrive whole: kept as they were received.
+            first = data;
+            continue;
+        }
+        if buffer.is_empty() {
+            buffer.reserve(expected.max(have + data.len()));
+            buffer.extend_from_slice(&first);
+            first = Bytes::new();
+        }
+        buffer.extend_from_slice(&data);
+    }
+    let body = if buffer.is_empty() { first } else { buffer.freeze() };
+    Ok((body, memory))
+}
+
+async fn next_frame(body: &mut Incoming, idle: Duration) -> Result<Option<http_body::Frame<Bytes>>> {
+    // Nearly always ready: no timer is armed then.
+    let ready = std::future::poll_fn(|cx| match std::pin::Pin::new(&mut *body).poll_frame(cx) {
+        std::task::Poll::Ready(frame) => std::task::Poll::Ready(Some(frame)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await;
+    let frame = match ready {
+        Some(frame) => frame,
+        None => tokio::time::timeout(idle, body.frame()).await.map_err(|_| GatewayError::BodyTimeout)?,
+    };
+    frame.transpose().map_err(|_| GatewayError::BodyBroken.into())
+}
+
+impl Call {
+    /// The name of the model as the client wrote it.
+    pub fn model(&self) -> Option<&str> {
+        self.head.model.as_deref().or(self.path_model.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn options_are_read_from_headers_and_nonsense_is_ignored() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-litellm-timeout", HeaderValue::from_static("2.5"));
+        headers.insert("x-litellm-num-retries", HeaderValue::from_static("0"));
+        headers.insert("x-litellm-tags", HeaderValue::from_static("a, b,,"));
+        headers.insert("x-litellm-stream-timeout", HeaderValue::from_static("-1"));
+        headers.insert("x-litellm-end-user-id", HeaderValue::from_static("u1"));
+        let options = Options::read(&headers);
+        assert_eq!(
+            options,
+            Options {
+                timeout: Some(Duration::from_millis(2500)),
+                num_retries: Some(0),
+                tags: vec!["a".into(), "b".into()],
+                end_user: Some("u1".into()),
+                ..Options::default()
+            }
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! `count_tokens` where no deployment of the model has a counter of its own: an estimate, said to be one (LiteLLM
+//! API-16).
+
+use http::{Response, StatusCode};
+use tollgate_dialects::head::Operation;
+
+use crate::admit::Admitted;
+use crate::core::Core;
+use crate::outgoing::Mode;
+use crate::record::Record;
+use crate::reply::{self, ReplyBody};
+
+/// The estimate; `None` when a deployment can count.
+pub fn locally(core: &Core, admitted: &Admitted, record: &Record) -> Option<Response<ReplyBody>> {
+    let snapshot = &admitted.caller.tables.snapshot;
+    let route = &snapshot.routes[admitted.route as usize];
+    let counts = |deployment: u32| Mode::of(Operation::CountTokens, &snapshot.deployments[deployment as usize]).is_some();
+    if route.targets.iter().any(|target| counts(target.deployment)) {
+        return None;
+    }
+    let input_tokens = tollgate_dialects::estimate::count_tokens_estimate(&admitted.call.body);
+    let body = serde_json::json!({"input_tokens": input_tokens, "litellm_count_source": "local_estimate"}).to_string();
+    let mut response = reply::full(StatusCode::OK, "application/json", body);
+    reply::add_common(response.headers_mut(), &record.call_id);
+    response.headers_mut().insert(reply::names::ANTHROPIC_REQUEST_ID.clone(), record.call_id.clone());
+    record.count(&core.bank, 200, None);
+    Some(response)
+}

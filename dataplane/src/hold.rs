@@ -1,0 +1,312 @@
+//! What an attempt may cost at most, and the money for it: reserved in all budgets of the call or in none, before
+//! anything is sent. A hold is never shrunk without shrinking the request: where the client names no cap on its output
+//! and a Hard budget binds the call, a cap is sent along.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tollgate_dialects::head::Operation;
+use tollgate_ledger::{Amounts, AttemptStart, Budget, Refusal};
+use tollgate_snapshot::model::{self, BudgetUnit};
+use tollgate_snapshot::money::NanoUsd;
+use tollgate_snapshot::price::{Bounds, CacheWrites};
+
+use crate::admit::Admitted;
+use crate::booking::{Booking, InFlight};
+use crate::condition;
+use crate::core::Core;
+use crate::error::{GatewayError, Result};
+use crate::limits::Permit;
+use crate::record::Record;
+use crate::tables::Tables;
+
+/// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
+const FRAMING_TOKENS: u64 = 256;
+
+/// Web searches one call may make when it names a search tool without a number of its own.
+const WEB_SEARCHES: u64 = 10;
+
+/// What an attempt needs.
+pub struct Terms {
+    budgets: Vec<Arc<Budget>>,
+    amounts: Amounts,
+    hard: bool,
+    /// Cap to send along because the client named none.
+    pub inject_output: Option<u64>,
+}
+
+/// The worst case of a call at a deployment.
+///
+/// # Errors
+/// 403 when a Hard budget (or the gateway) wants a price and none is known, or when the call cannot be bounded; 429
+/// when not even the smallest output fits.
+pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Result<Terms> {
+    let tables = &admitted.caller.tables;
+    let snapshot = &tables.snapshot;
+    let deployment = &snapshot.deployments[deployment_index as usize];
+    let call = &admitted.call;
+    let mut budgets = Vec::new();
+    let (mut hard, mut hard_usd, mut hard_tokens) = (false, false, false);
+    for index in admitted.caller.key().map(|key| &*key.budgets).unwrap_or_default() {
+        let budget = &snapshot.budgets[*index as usize];
+        if !binds(budget, &admitted.model, deployment) {
+            continue;
+        }
+        hard |= budget.hard;
+        hard_usd |= budget.hard && budget.unit == BudgetUnit::Usd;
+        hard_tokens |= budget.hard && budget.unit == BudgetUnit::Tokens;
+        budgets.push(tables.budget(*index, &core.shared.builder).clone());
+    }
+    let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
+    if call.operation == Operation::CountTokens {
+        // Counting costs nothing at any provider.
+        return Ok(Terms { budgets: Vec::new(), amounts: requests, hard: false, inject_output: None });
+    }
+    let Some(price) = &deployment.price else {
+        if hard_usd || snapshot.gateway.deny_unpriced {
+            return Err(GatewayError::PriceUnknown { model: admitted.model.to_string() }.into());
+        }
+        core.bank.own.unpriced.add(1);
+        let input = input_bound(call, deployment);
+        let tokens = input.unwrap_or_default().saturating_add(admitted.asked_output.unwrap_or_default());
+        let amounts = Amounts { tokens: tokens as i64, ..requests };
+        return Ok(Terms { budgets, amounts, hard, inject_output: None });
+    };
+    let input_tokens = match input_bound(call, deployment) {
+        Ok(bound) => bound,
+        Err(error) if hard_usd || hard_tokens => return Err(error),
+        Err(_) => call.body.len() as u64,
+    };
+    let modalities = &call.head.modalities;
+    let bounds = Bounds {
+        input_tokens,
+        choices: u64::from(call.head.n.max(1)),
+        web_searches: if call.head.may_search { WEB_SEARCHES } else { 0 },
+        audio: modalities.audio > 0,
+        images: modalities.images > 0,
+        cache_writes: if call.head.asks_for_hour_cache { CacheWrites::OneHour } else { CacheWrites::FiveMinutes },
+        requested_service_tier: call.head.service_tier.as_deref(),
+        ..Bounds::default()
+    };
+    let has_output = call.operation != Operation::Embeddings;
+    let mut inject_output = None;
+    let output_tokens = match admitted.asked_output {
+        _ if !has_output => 0,
+        Some(asked) => asked,
+        None => {
+            let key_cap = admitted.caller.policy().and_then(|policy| policy.max_output_tokens);
+            let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
+            let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
+            if hard_usd || hard_tokens {
+                let cap = affordable(core, &budgets, price, &bounds, cap).max(snapshot.gateway.min_output_tokens.min(cap));
+                inject_output = Some(cap);
+                cap
+            } else {
+                cap
+            }
+        }
+    };
+    let bounds = Bounds { output_tokens, ..bounds };
+    let Some(worst) = price.worst_case(&bounds) else {
+        if hard_usd {
+            return Err(GatewayError::PriceUnknown { model: admitted.model.to_string() }.into());
+        }
+        return Ok(Terms { budgets, amounts: requests, hard, inject_output });
+    };
+    let NanoUsd(nano_usd) = worst;
+    let tokens = input_tokens.saturating_add(output_tokens.saturating_mul(bounds.choices)).min(i64::MAX as u64);
+    Ok(Terms { budgets, amounts: Amounts { nano_usd, tokens: tokens as i64, requests: 1 }, hard, inject_output })
+}
+
+/// Whether a budget counts calls like this one.
+fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
+    budget.models.as_ref().is_none_or(|models| models.contains(model))
+        && (budget.providers.is_empty() || budget.providers.contains(&deployment.provider))
+}
+
+/// An upper bound of the input tokens: no tokenizer makes more tokens of a text than it has UTF-8 bytes, and the body
+/// holds all of the text; images by the provider's formula.
+fn input_bound(call: &crate::call::Call, deployment: &model::Deployment) -> Result<u64> {
+    let modalities = &call.head.modalities;
+    let unbounded = |reason: &str| GatewayError::CostUnbounded { reason: reason.to_owned() };
+    if modalities.files > 0 {
+        return Err(unbounded("files and documents have no bound on their tokens").into());
+    }
+    if modalities.videos > 0 {
+        return Err(unbounded("videos have no bound on their tokens").into());
+    }
+    let text = call.body.len() as u64;
+    if modalities.images == 0 {
+        return Ok(text.saturating_add(FRAMING_TOKENS));
+    }
+    let Some(image) = deployment.image_token_bound else {
+        return Err(unbounded("no bound on the tokens of an image is known for this provider").into());
+    };
+    Ok(text.saturating_add(FRAMING_TOKENS).saturating_add(image.saturating_mul(u64::from(modalities.images))))
+}
+
+/// The output that what is left allows: a quarter of each call's share, so that the first of many agents does not
+/// reserve everything.
+fn affordable(core: &Rc<Core>, budgets: &[Arc<Budget>], price: &tollgate_snapshot::price::PriceSheet, bounds: &Bounds<'_>, cap: u64) -> u64 {
+    let calls = core.in_flight.get().max(1) as i64 * core.shared.settings.cores.max(1) as i64;
+    let rate = price.output_rate_bound(bounds).map_or(0, |rate| rate.0);
+    let mut affordable = cap;
+    for budget in budgets {
+        let Some(left) = budget.hard_left() else { continue };
+        let share = left.max(0) / (4 * calls);
+        let tokens = match budget.unit() {
+            tollgate_ledger::Unit::NanoUsd if rate > 0 => (i128::from(share) * tollgate_snapshot::money::ATTO_PER_NANO / rate) as u64,
+            tollgate_ledger::Unit::Tokens => share as u64,
+            tollgate_ledger::Unit::NanoUsd | tollgate_ledger::Unit::Requests => continue,
+        };
+        affordable = affordable.min(tokens / bounds.choices.max(1));
+    }
+    affordable
+}
+
+/// Reserves. Waits a moment for money that calls in flight hold.
+///
+/// # Errors
+/// 429 for what is spent or reserved, 503 when the ledger cannot promise anything. Nothing is held then.
+pub async fn take(
+    core: &Rc<Core>,
+    admitted: &Admitted,
+    deployment_index: u32,
+    terms: Terms,
+    mut permits: Vec<Permit>,
+    in_flight: InFlight,
+    record: &Record,
+) -> Result<Booking> {
+    let tables = &admitted.caller.tables;
+    let snapshot = &tables.snapshot;
+    let deployment = &snapshot.deployments[deployment_index as usize];
+    let entry = &tables.deployments[deployment_index as usize];
+    let state = admitted.caller.state(&core.shared.builder);
+    let started = Instant::now();
+    let started_unix_ms = core.unix_ms(started);
+    let start = AttemptStart {
+        attempt_id: record.id ^ u128::from(record.attempts),
+        started_at_ms: started_unix_ms,
+        key: state.name_id,
+        team: admitted.caller.team_entry().map(|team| team.name_id).unwrap_or_default(),
+        user: state.user_id,
+        end_user: end_user(admitted),
+        model: tables.routes[admitted.route as usize].name_id,
+        deployment: entry.name_id,
+        provider: entry.provider_id,
+        namespace: state.namespace_id,
+        attempt_no: record.attempts.min(255) as u8,
+        price_version: entry.price_version,
+        hold: terms.amounts,
+    };
+    let patience = started + Duration::from_millis(snapshot.gateway.reserved_wait_ms);
+    loop {
+        let refusal = match core.writer.borrow_mut().try_hold(&start, &terms.budgets) {
+            Ok(hold) => {
+                return Ok(Booking {
+                    core: core.clone(),
+                    hold: Some(hold),
+                    held: terms.amounts,
+                    price: deployment.price.clone(),
+                    hard: terms.hard,
+                    cancel_stops_billing: deployment.cancel_stops_billing,
+                    deployment: entry.id.clone(),
+                    deployment_index,
+                    permits,
+                    in_flight,
+                    requested_service_tier: admitted.call.head.service_tier.as_deref().map(Into::into),
+                    trusts_reported_cost: deployment.quirks.usage_cost,
+                    started,
+                    started_unix_ms,
+                    first_byte: None,
+                    input_estimate: admitted.call.body.len() as u64 / 4,
+                });
+            }
+            Err(refusal) => refusal,
+        };
+        let error = match refusal {
+            Refusal::Pending(grant) => {
+                // The grant is on its way to the disk; a moment.
+                grant.wait().await;
+                continue;
+            }
+            Refusal::Reserved { budget, held, limit } => {
+                let waited = tokio::time::timeout_at(patience.into(), budget.wait_for_release()).await;
+                if waited.is_ok() {
+                    continue;
+                }
+                let (held, limit) = (amount(&budget, held), amount(&budget, limit));
+                GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit }
+            }
+            Refusal::Exhausted { budget, spent, limit, resets_at } => GatewayError::BudgetExhausted {
+                spent: amount(&budget, spent),
+                limit: amount(&budget, limit),
+                budget: budget.id().to_owned(),
+                resets_at,
+                status: snapshot.gateway.budget_exceeded_status,
+            },
+            Refusal::Unavailable { reason } => {
+                tracing::error!(%reason, "the ledger cannot hold money: {reason}");
+                GatewayError::BudgetUnavailable { budget: "ledger".to_owned() }
+            }
+        };
+        permits.iter_mut().for_each(Permit::refund);
+        return Err(error.into());
+    }
+}
+
+/// An amount of a budget, for people.
+fn amount(budget: &Budget, units: i64) -> String {
+    match budget.unit() {
+        tollgate_ledger::Unit::NanoUsd => NanoUsd(units).to_string(),
+        tollgate_ledger::Unit::Tokens => format!("{units} tokens"),
+        tollgate_ledger::Unit::Requests => format!("{units} requests"),
+    }
+}
+
+/// A bounded trace of who the end user is: clients choose the text, so rows hold its hash.
+fn end_user(admitted: &Admitted) -> u64 {
+    let call = &admitted.call;
+    let Some(name) = call.options.end_user.as_deref().or(call.head.user.as_deref()) else { return 0 };
+    let digest = model::KeyHash::of(name.as_bytes()).0;
+    u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+}
+
+/// Whether a target's condition lets this call through.
+pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Admitted) -> bool {
+    let Some(condition) = &tables.routes[route as usize].conditions[target] else {
+        // A condition that does not compile lets nobody through.
+        return tables.snapshot.routes[route as usize].targets[target].when.is_none();
+    };
+    let call = &admitted.call;
+    let policy = admitted.caller.policy();
+    let mut tags: Vec<String> = policy.iter().flat_map(|policy| &policy.tags).map(|tag| tag.to_string()).collect();
+    tags.extend(call.options.tags.iter().cloned());
+    tags.extend(call.head.tags(&call.body));
+    let facts = condition::Facts {
+        model: &admitted.model,
+        tags,
+        headers: call
+            .headers
+            .iter()
+            .filter(|(name, _)| !is_credential(name))
+            .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+            .collect(),
+        end_user: call.options.end_user.as_deref().or(call.head.user.as_deref()),
+        key_name: admitted.caller.key().map_or("", |key| &key.name),
+        key_namespace: policy.map_or("", |policy| &tables.snapshot.namespaces[policy.namespace as usize].name),
+        team: admitted.caller.team().map(|team| &*team.name),
+        user: admitted.caller.key().and_then(|key| key.user.as_deref()),
+        labels: policy
+            .iter()
+            .flat_map(|policy| &policy.labels)
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+    };
+    condition.holds(&facts)
+}
+
+fn is_credential(name: &http::HeaderName) -> bool {
+    matches!(name.as_str(), "authorization" | "x-api-key" | "api-key" | "x-litellm-api-key" | "cookie")
+}

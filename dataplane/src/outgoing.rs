@@ -1,0 +1,237 @@
+//! The request as a deployment gets it. Same dialect: the client's bytes with only what must change cut in (model, usage
+//! of streams, an output cap, the deployment's parameters). Other dialect: decoded and encoded anew.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request};
+use tollgate_dialects::chat::{self, EncodeOptions, Surface as ChatSurface};
+use tollgate_dialects::head::Operation;
+use tollgate_dialects::splice::Splice;
+use tollgate_dialects::{Dialect, json};
+use tollgate_snapshot::model::{Deployment, Parameters, Route};
+
+use crate::admit::Admitted;
+use crate::error::{GatewayError, Result};
+use crate::tables::{DeploymentEntry, request_target};
+use crate::upstream::UpstreamBody;
+
+/// How a deployment serves an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Bytes pass through.
+    Pass,
+    /// Through the canonical form, from this surface.
+    Translate(ChatSurface),
+}
+
+impl Mode {
+    /// `None`: the deployment cannot serve it.
+    pub fn of(operation: Operation, deployment: &Deployment) -> Option<Mode> {
+        let native = &deployment.native;
+        match (operation, deployment.dialect) {
+            (Operation::Chat, Dialect::OpenAi) => native.chat.then_some(Mode::Pass),
+            (Operation::Chat, Dialect::Anthropic) => native.messages.then_some(Mode::Translate(ChatSurface::OpenAiChat)),
+            (Operation::Completions, Dialect::OpenAi) if native.completions => Some(Mode::Pass),
+            (Operation::Completions, _) => (native.chat || native.messages).then_some(Mode::Translate(ChatSurface::OpenAiCompletions)),
+            (Operation::Embeddings, Dialect::OpenAi) => native.embeddings.then_some(Mode::Pass),
+            (Operation::Embeddings, Dialect::Anthropic) => None,
+            (Operation::Messages, Dialect::Anthropic) => native.messages.then_some(Mode::Pass),
+            (Operation::Messages, Dialect::OpenAi) => native.chat.then_some(Mode::Translate(ChatSurface::AnthropicMessages)),
+            // Whoever cannot count is answered here, before a deployment is chosen.
+            (Operation::CountTokens, _) => native.count_tokens.then_some(Mode::Pass),
+        }
+    }
+}
+
+/// A request that can be sent as often as connections turn out to be dead.
+pub struct Outgoing {
+    pub mode: Mode,
+    pub stream: bool,
+    /// We asked for the usage of the stream; the client did not.
+    pub injected_usage: bool,
+    uri: http::Uri,
+    authority: HeaderValue,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    pieces: Vec<Bytes>,
+}
+
+impl Outgoing {
+    pub fn request(&self) -> Request<UpstreamBody> {
+        let mut request = Request::new(UpstreamBody::new(self.pieces.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.reserve(self.headers.len() + 4);
+        headers.insert(http::header::HOST, self.authority.clone());
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.stream {
+            headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        }
+        for (name, value) in &self.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        request
+    }
+}
+
+/// Builds the request for one deployment.
+///
+/// # Errors
+/// 400 when the call holds what the deployment's dialect has no words for.
+pub fn build(
+    admitted: &Admitted,
+    route: &Route,
+    deployment: &Deployment,
+    entry: &DeploymentEntry,
+    inject_output: Option<u64>,
+) -> Result<Outgoing> {
+    let call = &admitted.call;
+    let mode = Mode::of(call.operation, deployment).ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
+    let model = upstream_model(route, deployment, &admitted.model);
+    let stream = call.head.stream;
+    let client_wants_usage = call.head.include_usage.unwrap_or(false);
+    let usage_by_option = deployment.dialect == Dialect::OpenAi && !deployment.quirks.no_stream_options;
+    let inject_usage = stream && usage_by_option && !client_wants_usage && matches!(call.operation, Operation::Chat | Operation::Completions);
+    let pieces = match mode {
+        Mode::Pass => {
+            let mut splice = Splice::new();
+            match &call.head.model_span {
+                Some(span) if call.head.model.as_deref() != Some(&*model) => splice.replace(span.clone(), json::quoted(&model)),
+                // Named by the path: providers want it in the body, Azure in the path again.
+                None if call.operation != Operation::CountTokens || call.head.model.is_none() => {
+                    splice.insert(&call.head, "model", json::quoted(&model));
+                }
+                _ => {}
+            }
+            if inject_usage {
+                splice.include_usage(&call.head, &call.body);
+            }
+            if let Some(cap) = inject_output {
+                splice.insert(&call.head, output_field(call.operation, deployment), Bytes::from(cap.to_string()));
+            }
+            let pieces = splice.apply(&call.body).into_vec();
+            with_parameters(pieces, &deployment.parameters)?
+        }
+        Mode::Translate(surface) => {
+            let mut request = chat::decode_request(surface, &call.body)
+                .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.to_string() })?;
+            if request.max_output_tokens.is_none() {
+                request.max_output_tokens = inject_output;
+            }
+            let options = EncodeOptions {
+                model: &model,
+                default_max_tokens: deployment.max_output_tokens.unwrap_or(admitted.caller.tables.snapshot.gateway.max_output_tokens),
+                drop_unsupported: admitted.caller.tables.snapshot.gateway.drop_unsupported_parameters,
+                quirks: &deployment.quirks,
+            };
+            let body = chat::encode_request(deployment.dialect, &request, &options)
+                .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.to_string() })?;
+            with_parameters(vec![body.into()], &deployment.parameters)?
+        }
+    };
+    let headers = outgoing_headers(admitted, deployment, entry, mode);
+    let uri = target(call.operation, mode, deployment, entry, &model)
+        .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
+    Ok(Outgoing { mode, stream, injected_usage: inject_usage, uri, authority: entry.authority.clone(), headers, pieces })
+}
+
+/// The provider's name of the model; what a wildcard matched takes the place of the `*`.
+fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) -> std::borrow::Cow<'a, str> {
+    if !deployment.model.contains('*') {
+        return std::borrow::Cow::Borrowed(&deployment.model);
+    }
+    let matched = route.name.strip_suffix('*').and_then(|prefix| asked.strip_prefix(prefix)).unwrap_or(asked);
+    std::borrow::Cow::Owned(deployment.model.replacen('*', matched, 1))
+}
+
+/// The field that caps the output.
+fn output_field(operation: Operation, deployment: &Deployment) -> &'static str {
+    match operation {
+        Operation::Chat if deployment.quirks.uses_max_completion_tokens() => "max_completion_tokens",
+        _ => "max_tokens",
+    }
+}
+
+fn target(operation: Operation, mode: Mode, deployment: &Deployment, entry: &DeploymentEntry, model: &str) -> Option<http::Uri> {
+    let (prepared, path) = match (mode, deployment.dialect) {
+        (Mode::Translate(_), Dialect::OpenAi) => (&entry.paths.chat, "/chat/completions"),
+        (Mode::Translate(_), Dialect::Anthropic) => (&entry.paths.messages, "/messages"),
+        (Mode::Pass, _) => match operation {
+            Operation::Chat => (&entry.paths.chat, "/chat/completions"),
+            Operation::Completions => (&entry.paths.completions, "/completions"),
+            Operation::Embeddings => (&entry.paths.embeddings, "/embeddings"),
+            Operation::Messages => (&entry.paths.messages, "/messages"),
+            Operation::CountTokens => (&entry.paths.count_tokens, "/messages/count_tokens"),
+        },
+    };
+    prepared.clone().or_else(|| request_target(deployment, path, model))
+}
+
+/// Version that Anthropic's API is asked in where the client names none.
+const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+fn outgoing_headers(admitted: &Admitted, deployment: &Deployment, entry: &DeploymentEntry, mode: Mode) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = Vec::with_capacity(4 + entry.extra_headers.len());
+    if let Some(credential) = choose_credential(entry) {
+        headers.push((credential.header.clone(), credential.value.clone()));
+    }
+    headers.extend(entry.extra_headers.iter().cloned());
+    if deployment.dialect == Dialect::Anthropic {
+        if mode == Mode::Pass {
+            headers.extend(admitted.call.forwarded.iter().cloned());
+        }
+        let version = HeaderName::from_static("anthropic-version");
+        if !headers.iter().any(|(name, _)| *name == version) {
+            headers.push((version, ANTHROPIC_VERSION));
+        }
+    }
+    headers
+}
+
+/// Several credentials share the calls by weight.
+fn choose_credential(entry: &DeploymentEntry) -> Option<&crate::tables::PreparedCredential> {
+    let credentials = &entry.credentials;
+    if credentials.len() <= 1 {
+        return credentials.first();
+    }
+    let sum: u64 = credentials.iter().map(|one| u64::from(one.weight)).sum();
+    let mut left = fastrand::u64(..sum.max(1));
+    credentials
+        .iter()
+        .find(|one| {
+            let weight = u64::from(one.weight);
+            let chosen = left < weight;
+            left = left.saturating_sub(weight);
+            chosen
+        })
+        .or(credentials.first())
+}
+
+/// The deployment's own parameters, on the body as it leaves.
+fn with_parameters(pieces: Vec<Bytes>, parameters: &Parameters) -> Result<Vec<Bytes>> {
+    if parameters.is_empty() {
+        return Ok(pieces);
+    }
+    let body: Bytes = pieces.concat().into();
+    let broken = || Box::new(GatewayError::Internal { reason: "a body of ours is not an object" });
+    let fields = json::fields(&body).map_err(|_| broken())?;
+    let mut splice = Splice::new();
+    for (name, value) in &parameters.forced {
+        match fields.find(name) {
+            Some(field) => splice.replace(field.value.clone(), Bytes::copy_from_slice(value.as_bytes())),
+            None => splice.insert(&fields, name, Bytes::copy_from_slice(value.as_bytes())),
+        }
+    }
+    for (name, value) in &parameters.defaults {
+        let forced = parameters.forced.iter().any(|(other, _)| other == name);
+        if !forced && fields.find(name).is_none() {
+            splice.insert(&fields, name, Bytes::copy_from_slice(value.as_bytes()));
+        }
+    }
+    for name in &parameters.drop {
+        let set = parameters.forced.iter().any(|(other, _)| other == name);
+        if let Some(field) = fields.find(name).filter(|_| !set) {
+            splice.remove(&fields, field);
+        }
+    }
+    Ok(splice.apply(&body).into_vec())
+}

@@ -1,0 +1,407 @@
+//! The way back of a stream: provider's events to client's bytes, as they come. Same dialect: the slices pass through,
+//! usage is read on the side. Other dialect: decoded and encoded event by event. A client that leaves, a provider that
+//! breaks off and a clock that runs out all end here, and each settles the call once.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use tollgate_dialects::Dialect;
+use tollgate_dialects::chat::Event;
+use tollgate_dialects::sniff::StreamSniffer;
+use tollgate_dialects::stream::{StreamDecoder, StreamEncoder};
+use tollgate_dialects::usage::Usage;
+
+use crate::admit::RequestPermits;
+use crate::booking::{Booked, Booking};
+use crate::core::{Core, Entry};
+use crate::error::GatewayError;
+use crate::record::Record;
+use crate::reply;
+use crate::upstream::pool::Lease;
+
+/// A response body that was given up. Closes the client's connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was cut")]
+pub struct Cut;
+
+/// How events are turned into the client's bytes.
+pub enum Flow {
+    /// Client and provider speak the same dialect.
+    Pass(Box<StreamSniffer>),
+    Translate(Box<Translation>),
+}
+
+/// The state of a stream that crosses dialects.
+pub struct Translation {
+    pub decoder: StreamDecoder,
+    pub encoder: StreamEncoder,
+    pub events: Vec<Event>,
+    pub usage: Option<Usage>,
+    pub finished: bool,
+    pub output_bytes: u64,
+}
+
+/// What a stream came to.
+struct Ending {
+    usage: Option<Usage>,
+    /// The provider said that it is over.
+    complete: bool,
+    failed: bool,
+    output_bytes: u64,
+}
+
+impl Flow {
+    /// Takes a slice of the provider's bytes; what is for the client goes to `out`. Err: the provider's bytes are not
+    /// what its dialect allows.
+    pub fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), ()> {
+        match self {
+            Flow::Pass(sniffer) => {
+                sniffer.push(chunk, &mut |bytes| out.push_back(bytes));
+                Ok(())
+            }
+            Flow::Translate(translation) => translation.push(&chunk, out),
+        }
+    }
+
+    /// The provider has said all: the answer's end and what it used.
+    fn is_complete(&self) -> bool {
+        match self {
+            Flow::Pass(sniffer) => sniffer.is_complete(),
+            Flow::Translate(translation) => translation.finished && translation.usage.is_some(),
+        }
+    }
+
+    fn end(&mut self, out: &mut VecDeque<Bytes>) -> Ending {
+        match self {
+            Flow::Pass(sniffer) => {
+                let end = sniffer.finish(&mut |bytes| out.push_back(bytes));
+                Ending {
+                    usage: end.usage,
+                    complete: end.done_seen,
+                    failed: end.error_seen,
+                    output_bytes: end.output_bytes,
+                }
+            }
+            Flow::Translate(translation) => {
+                let complete = translation.finish(out);
+                Ending {
+                    usage: translation.usage.take(),
+                    complete,
+                    failed: false,
+                    output_bytes: translation.output_bytes,
+                }
+            }
+        }
+    }
+}
+
+impl Translation {
+    fn push(&mut self, chunk: &[u8], out: &mut VecDeque<Bytes>) -> Result<(), ()> {
+        let decoded = self.decoder.feed(chunk, &mut self.events);
+        self.encode(out);
+        decoded.map_err(drop)
+    }
+
+    fn encode(&mut self, out: &mut VecDeque<Bytes>) {
+        let mut bytes = Vec::new();
+        for event in self.events.drain(..) {
+            if let Some(usage) = event.usage() {
+                self.usage = Some(usage.clone());
+            }
+            self.finished |= event.is_finish();
+            self.output_bytes += event.output_bytes();
+            self.encoder.encode(&event, &mut bytes);
+        }
+        if !bytes.is_empty() {
+            out.push_back(bytes.into());
+        }
+    }
+
+    fn finish(&mut self, out: &mut VecDeque<Bytes>) -> bool {
+        let decoded = self.decoder.finish(&mut self.events);
+        self.encode(out);
+        if decoded.is_err() || !self.finished {
+            return false;
+        }
+        let mut bytes = Vec::new();
+        self.encoder.finish(&mut bytes);
+        if !bytes.is_empty() {
+            out.push_back(bytes.into());
+        }
+        true
+    }
+}
+
+/// What remains to be done when a call ends.
+pub struct Closing {
+    pub booking: Booking,
+    pub permits: RequestPermits,
+    pub record: Record,
+    pub entry: Entry,
+}
+
+impl Closing {
+    fn settle(mut self, ending: &Ending, status: u16) {
+        let booked: Booked = match &ending.usage {
+            Some(usage) if ending.complete || !self.booking.hard => self.booking.settle(usage.clone(), status),
+            _ => self.booking.settle_unknown(ending.output_bytes, status),
+        };
+        self.permits.settle(booked.usage.input_tokens.saturating_add(booked.usage.output_tokens));
+        self.record.provider += self.booking.started.elapsed();
+        let core = self.booking.core.clone();
+        self.record.count(&core.bank, status, Some(&booked));
+        drop(self.entry);
+    }
+}
+
+/// Times that bound a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Longest silence of the provider.
+    pub idle: Duration,
+    /// The whole call.
+    pub deadline: Instant,
+    /// Silence after which a comment tells the client that we live.
+    pub keepalive: Duration,
+}
+
+/// A stream on its way to a client.
+pub struct Relay {
+    upstream: Option<Incoming>,
+    lease: Option<Lease>,
+    /// `None` once it ended.
+    flow: Option<Flow>,
+    dialect: Dialect,
+    ready: VecDeque<Bytes>,
+    closing: Option<Closing>,
+    pace: Pace,
+    timer: Pin<Box<Sleep>>,
+    /// Last sign of the provider, and last of us to the client.
+    heard: Instant,
+    spoke: Instant,
+    ended: bool,
+}
+
+/// Status that a row shows for a stream that was cut by its client, as nginx and LiteLLM write it.
+const CLIENT_CLOSED: u16 = 499;
+
+impl Relay {
+    /// A relay that begins with what was already read.
+    pub fn new(
+        upstream: Incoming,
+        lease: Lease,
+        flow: Flow,
+        dialect: Dialect,
+        ready: VecDeque<Bytes>,
+        closing: Closing,
+        pace: Pace,
+    ) -> Relay {
+        let now = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(next_alarm(&pace, now, now).into()));
+        Relay {
+            upstream: Some(upstream),
+            lease: Some(lease),
+            flow: Some(flow),
+            dialect,
+            ready,
+            closing: Some(closing),
+            pace,
+            timer,
+            heard: now,
+            spoke: now,
+            ended: false,
+        }
+    }
+
+    /// The next bytes for the client.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                if bytes.is_empty() {
+                    continue;
+                }
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            let Some(upstream) = self.upstream.as_mut().filter(|_| !self.ended) else { return Poll::Ready(None) };
+            match Pin::new(upstream).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    self.heard = Instant::now();
+                    self.spoke = self.heard;
+                    let pushed = self.flow.as_mut().map_or(Ok(()), |flow| flow.push(chunk, &mut self.ready));
+                    if pushed.is_err() {
+                        self.break_off("sent an answer that is not of its dialect");
+                    }
+                }
+                Poll::Ready(None) => self.end(),
+                Poll::Ready(Some(Err(_))) => self.break_off("broke off its answer"),
+                Poll::Pending => match self.poll_timer(cx) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// Ready when something became ready because of time.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        if now >= self.pace.deadline {
+            self.break_off("did not finish its answer in time");
+            return Poll::Ready(());
+        }
+        if now >= self.heard + self.pace.idle {
+            self.break_off("fell silent in the middle of its answer");
+            return Poll::Ready(());
+        }
+        if now >= self.spoke + self.pace.keepalive {
+            self.spoke = now;
+            self.ready.push_back(keepalive(self.dialect));
+        }
+        let alarm = next_alarm(&self.pace, self.heard, self.spoke);
+        self.timer.as_mut().reset(alarm.into());
+        Poll::Ready(())
+    }
+
+    /// The provider closed its answer in good order.
+    fn end(&mut self) {
+        self.ended = true;
+        self.upstream = None;
+        let Some(mut flow) = self.flow.take() else { return };
+        let ending = flow.end(&mut self.ready);
+        if let Some(lease) = self.lease.take() {
+            lease.finished();
+        }
+        if !ending.complete && !ending.failed {
+            // Without its closing event the answer may be cut: OpenAI's clients wait for `[DONE]` (API-3).
+            if ending.usage.is_some() || matches!(flow, Flow::Pass(_)) && self.dialect == Dialect::OpenAi {
+                self.ready.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+            } else {
+                self.push_error("ended its answer without its closing event");
+            }
+        }
+        if let Some(closing) = self.closing.take() {
+            closing.settle(&Ending { complete: ending.complete || ending.usage.is_some(), ..ending }, 200);
+        }
+    }
+
+    /// The provider failed in the middle: the client gets an error event, the status was sent long ago.
+    fn break_off(&mut self, reason: &'static str) {
+        self.ended = true;
+        self.upstream = None;
+        self.lease = None;
+        let Some(mut flow) = self.flow.take() else { return };
+        let ending = flow.end(&mut self.ready);
+        self.push_error(reason);
+        if let Some(closing) = self.closing.take() {
+            let complete = ending.complete;
+            closing.settle(&Ending { complete, ..ending }, 200);
+        }
+    }
+
+    fn push_error(&mut self, reason: &'static str) {
+        let Some(closing) = &self.closing else { return };
+        let error = GatewayError::UpstreamBroken {
+            deployment: closing.booking.deployment.to_string(),
+            attempts: closing.record.attempts,
+            reason,
+        };
+        tracing::warn!(deployment = %closing.booking.deployment, "deployment `{}` {reason}", closing.booking.deployment);
+        self.ready.push_back(stream_error(&error, self.dialect, &closing.record.call_id));
+    }
+}
+
+impl Drop for Relay {
+    /// The client is gone before the end.
+    fn drop(&mut self) {
+        let (Some(closing), Some(mut flow)) = (self.closing.take(), self.flow.take()) else { return };
+        let core = closing.booking.core.clone();
+        core.bank.own.client_gone.add(1);
+        let read_on = closing.booking.hard && !closing.booking.cancel_stops_billing && !flow.is_complete();
+        let settings = &core.shared.settings;
+        match (self.upstream.take(), self.lease.take()) {
+            (Some(upstream), Some(lease)) if read_on && core.abandoned.get() < settings.max_abandoned => {
+                core.abandoned.set(core.abandoned.get() + 1);
+                let limit = settings.abandoned_timeout;
+                tokio::task::spawn_local(read_to_usage(core.clone(), upstream, lease, flow, closing, limit));
+            }
+            // Dropping the upstream body closes its connection within this poll.
+            _ => {
+                let ending = flow.end(&mut VecDeque::new());
+                let status = if ending.complete { 200 } else { CLIENT_CLOSED };
+                closing.settle(&ending, status);
+            }
+        }
+    }
+}
+
+/// Reads an abandoned stream to the usage that the provider reports, because a Hard budget must know. Bounded in number
+/// by the caller, in time here.
+async fn read_to_usage(core: Rc<Core>, mut upstream: Incoming, lease: Lease, mut flow: Flow, closing: Closing, limit: Duration) {
+    let mut discarded = VecDeque::new();
+    let read = async {
+        while let Some(Ok(frame)) = upstream.frame().await {
+            if let Ok(chunk) = frame.into_data() {
+                let pushed = flow.push(chunk, &mut discarded);
+                discarded.clear();
+                if pushed.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    };
+    let to_the_end = tokio::time::timeout(limit, read).await.unwrap_or(false);
+    let ending = flow.end(&mut discarded);
+    if to_the_end && ending.complete {
+        lease.finished();
+    }
+    core.bank.own.drained.add(1);
+    core.abandoned.set(core.abandoned.get() - 1);
+    let complete = ending.complete && ending.usage.is_some();
+    closing.settle(&Ending { complete, ..ending }, CLIENT_CLOSED);
+}
+
+/// When something must happen although nothing came.
+fn next_alarm(pace: &Pace, heard: Instant, spoke: Instant) -> Instant {
+    pace.deadline.min(heard + pace.idle).min(spoke + pace.keepalive)
+}
+
+/// A sign of life that clients skip.
+fn keepalive(dialect: Dialect) -> Bytes {
+    match dialect {
+        Dialect::OpenAi => Bytes::from_static(b": ping\n\n"),
+        Dialect::Anthropic => Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
+    }
+}
+
+/// An error in the middle of a stream, in the client's dialect (API-3).
+fn stream_error(error: &GatewayError, dialect: Dialect, call_id: &http::HeaderValue) -> Bytes {
+    let body = reply::error_body(error, dialect, call_id);
+    let mut text = Vec::with_capacity(body.len() + 48);
+    match dialect {
+        Dialect::OpenAi => {
+            text.extend_from_slice(b"data: ");
+            text.extend_from_slice(&body);
+            text.extend_from_slice(b"\n\ndata: [DONE]\n\n");
+        }
+        Dialect::Anthropic => {
+            text.extend_from_slice(b"event: error\ndata: ");
+            text.extend_from_slice(&body);
+            text.extend_from_slice(b"\n\n");
+        }
+    }
+    text.into()
+}

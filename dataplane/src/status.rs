@@ -1,0 +1,35 @@
+//! What the process says about its configuration: which generation runs, what is wrong with which object, when the last
+//! reload was and whether it worked. Written by whoever loads, read by `/health`, `/snapshot` and `/metrics`.
+
+use std::sync::{Mutex, PoisonError};
+
+use tollgate_snapshot::Finding;
+
+/// The state of the configuration.
+#[derive(Debug, Default)]
+pub struct Status(Mutex<Loaded>);
+
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Where it comes from, for people.
+    pub source: String,
+    pub generation: u64,
+    /// Unix seconds of the last change that is live.
+    pub applied_at: i64,
+    /// The last attempt to load worked.
+    pub healthy: bool,
+    /// Loads since the process began, and how many of them failed as a whole.
+    pub reloads: u64,
+    pub failures: u64,
+    pub findings: Vec<Finding>,
+}
+
+impl Status {
+    pub fn read(&self) -> Loaded {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut Loaded)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

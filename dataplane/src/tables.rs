@@ -1,0 +1,410 @@
+//! The snapshot as the hot path reads it: hash lookups, prepared header values and URLs, and the live state (limits,
+//! health, budgets) that outlives a snapshot because it belongs to names, not to generations. Built away from the
+//! cores, swapped whole, never changed.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use hashbrown::HashTable;
+use http::HeaderValue;
+use tollgate_ledger::{BudgetTerms, Ledger, NameId};
+use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
+use tollgate_snapshot::Credential;
+
+use crate::cooldown::Health;
+use crate::limits::Usage;
+use crate::metrics::{Label, Registry};
+use crate::upstream::Target;
+
+/// One snapshot, indexed.
+#[derive(Debug)]
+pub struct Tables {
+    pub generation: u64,
+    pub snapshot: Snapshot,
+    keys: HashTable<u32>,
+    namespaces: Vec<NamespaceIndex>,
+    /// Index of the gateway's own namespace, for the master key.
+    pub home: Option<u32>,
+    pub deployments: Vec<DeploymentEntry>,
+    pub routes: Vec<RouteEntry>,
+    pub teams: Vec<TeamEntry>,
+    key_states: Vec<OnceLock<KeyState>>,
+    budgets: Vec<OnceLock<Arc<tollgate_ledger::Budget>>>,
+    pub master: KeyState,
+}
+
+#[derive(Debug, Default)]
+struct NamespaceIndex {
+    exact: HashMap<Name, u32, foldhash::fast::RandomState>,
+}
+
+/// A deployment, ready to be called.
+#[derive(Debug)]
+pub struct DeploymentEntry {
+    pub state: Arc<DeploymentState>,
+    pub account: Option<Arc<Usage>>,
+    pub target: Target,
+    /// `host` or `host:port`.
+    pub authority: HeaderValue,
+    /// Header values that carry a credential, with weights; empty: called without.
+    pub credentials: Vec<PreparedCredential>,
+    pub paths: Paths,
+    /// `namespace/name`
+    pub id: Name,
+    pub label: Label,
+    pub name_id: NameId,
+    pub provider_id: NameId,
+    /// Where the price comes from, for rows.
+    pub price_version: NameId,
+    pub headers: DeploymentHeaders,
+    pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
+}
+
+/// What a deployment tells clients about itself.
+#[derive(Debug)]
+pub struct DeploymentHeaders {
+    pub model_id: HeaderValue,
+    pub model_name: HeaderValue,
+    pub api_base: HeaderValue,
+    pub region: Option<HeaderValue>,
+}
+
+#[derive(Debug)]
+pub struct PreparedCredential {
+    pub weight: u32,
+    pub header: http::HeaderName,
+    pub value: HeaderValue,
+}
+
+/// Request targets of one deployment. `None` where the model is a pattern: built for each call then.
+#[derive(Debug)]
+pub struct Paths {
+    pub chat: Option<http::Uri>,
+    pub completions: Option<http::Uri>,
+    pub embeddings: Option<http::Uri>,
+    pub messages: Option<http::Uri>,
+    pub count_tokens: Option<http::Uri>,
+}
+
+/// What a deployment did and does. Outlives snapshots.
+#[derive(Debug, Default)]
+pub struct DeploymentState {
+    pub usage: Arc<Usage>,
+    pub health: Health,
+    /// Attempts under way, over all cores.
+    pub in_flight: AtomicU64,
+}
+
+#[derive(Debug)]
+pub struct RouteEntry {
+    pub label: Label,
+    pub name_id: NameId,
+    pub group: HeaderValue,
+    /// Compiled conditions of the targets, by index; `None`: always.
+    pub conditions: Vec<Option<crate::condition::Condition>>,
+}
+
+#[derive(Debug)]
+pub struct TeamEntry {
+    pub usage: Arc<Usage>,
+    pub label: Label,
+    pub name_id: NameId,
+}
+
+/// The live side of a key, made at its first use.
+#[derive(Debug, Default)]
+pub struct KeyState {
+    pub usage: Arc<Usage>,
+    /// One for each entry of the policy's `per_model`.
+    pub per_model: Vec<Arc<Usage>>,
+    pub name_id: NameId,
+    pub user_id: NameId,
+    pub namespace_id: NameId,
+}
+
+/// State that belongs to names and lives as long as the process.
+#[derive(Debug, Default)]
+pub struct Persistent {
+    usages: Mutex<HashMap<String, Arc<Usage>>>,
+    deployments: Mutex<HashMap<Name, Arc<DeploymentState>>>,
+    endpoints: Mutex<HashMap<Endpoint, usize>>,
+}
+
+impl Persistent {
+    /// Usage of a key, team or account, by a name that tells kinds apart.
+    fn usage(&self, name: String) -> Arc<Usage> {
+        lock(&self.usages).entry(name).or_default().clone()
+    }
+
+    fn deployment(&self, id: &Name) -> Arc<DeploymentState> {
+        lock(&self.deployments).entry(id.clone()).or_default().clone()
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> usize {
+        let mut endpoints = lock(&self.endpoints);
+        let next = endpoints.len();
+        *endpoints.entry(endpoint.clone()).or_insert(next)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What tables are built with.
+#[derive(Clone)]
+pub struct Builder {
+    pub ledger: Ledger,
+    pub registry: Arc<Registry>,
+    pub persistent: Arc<Persistent>,
+}
+
+impl Builder {
+    /// Indexes a snapshot. Limits of budgets in use change with it at once.
+    pub fn build(&self, generation: u64, snapshot: Snapshot, credentials: &[Credential]) -> Tables {
+        let values: HashMap<&str, &Credential> = credentials.iter().map(|one| (&*one.id, one)).collect();
+        let mut keys = HashTable::with_capacity(snapshot.keys.len());
+        for (index, key) in snapshot.keys.iter().enumerate() {
+            keys.insert_unique(bucket(&key.hash), index as u32, |other| bucket(&snapshot.keys[*other as usize].hash));
+        }
+        let namespaces = snapshot
+            .namespaces
+            .iter()
+            .map(|namespace| NamespaceIndex { exact: namespace.exact.iter().cloned().collect() })
+            .collect();
+        let home = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
+        let deployments = snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
+        let routes = snapshot.routes.iter().map(|route| self.route(route)).collect();
+        let teams = snapshot
+            .teams
+            .iter()
+            .map(|team| {
+                let id: Name = format!("{}/{}", team.namespace, team.name).into();
+                TeamEntry {
+                    usage: self.persistent.usage(format!("team {id}")),
+                    label: self.registry.label(&team.name),
+                    name_id: self.ledger.intern(&id),
+                }
+            })
+            .collect();
+        for budget in &snapshot.budgets {
+            self.ledger.update(&terms(budget));
+        }
+        Tables {
+            generation,
+            keys,
+            namespaces,
+            home: home.map(|index| index as u32),
+            deployments,
+            routes,
+            teams,
+            key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
+            budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
+            master: KeyState {
+                name_id: self.ledger.intern(MASTER_KEY_NAME),
+                namespace_id: self.ledger.intern(&snapshot.gateway.namespace),
+                ..KeyState::default()
+            },
+            snapshot,
+        }
+    }
+
+    fn route(&self, route: &model::Route) -> RouteEntry {
+        RouteEntry {
+            label: self.registry.label(&route.name),
+            name_id: self.ledger.intern(&route.name),
+            group: header_value(&route.name),
+            conditions: route
+                .targets
+                .iter()
+                .map(|target| target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok()))
+                .collect(),
+        }
+    }
+
+    fn deployment(&self, deployment: &model::Deployment, values: &HashMap<&str, &Credential>) -> DeploymentEntry {
+        let id: Name = format!("{}/{}", deployment.namespace, deployment.name).into();
+        let endpoint = &deployment.endpoint;
+        let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.to_string() };
+        let standard = if endpoint.tls { 443 } else { 80 };
+        let authority = if endpoint.port == standard { host } else { format!("{host}:{}", endpoint.port) };
+        let scheme = if endpoint.tls { "https" } else { "http" };
+        let credentials = deployment
+            .credentials
+            .iter()
+            .filter_map(|used| {
+                let value = &values.get(&*used.id)?.value;
+                let (header, text) = match deployment.auth {
+                    AuthStyle::Bearer => (http::header::AUTHORIZATION, format!("Bearer {value}")),
+                    AuthStyle::ApiKey => (http::HeaderName::from_static("api-key"), value.to_string()),
+                    AuthStyle::XApiKey => (http::HeaderName::from_static("x-api-key"), value.to_string()),
+                    AuthStyle::None => return None,
+                };
+                let mut value = HeaderValue::try_from(text).ok()?;
+                value.set_sensitive(true);
+                Some(PreparedCredential { weight: used.weight.max(1), header, value })
+            })
+            .collect();
+        DeploymentEntry {
+            state: self.persistent.deployment(&id),
+            account: deployment.account.as_ref().map(|account| self.persistent.usage(format!("account {}", account.id))),
+            target: Target { id: self.persistent.endpoint(endpoint), endpoint: endpoint.clone() },
+            credentials,
+            paths: Paths::of(deployment),
+            label: self.registry.label(&id),
+            name_id: self.ledger.intern(&id),
+            provider_id: self.ledger.intern(&deployment.provider),
+            price_version: deployment.price.as_ref().map(|price| self.ledger.intern(price.version())).unwrap_or_default(),
+            headers: DeploymentHeaders {
+                model_id: header_value(&id),
+                model_name: header_value(&format!("{}/{}", deployment.provider, deployment.model)),
+                api_base: header_value(&format!("{scheme}://{authority}{}", endpoint.path)),
+                region: deployment.region.as_deref().map(header_value),
+            },
+            extra_headers: deployment
+                .headers
+                .iter()
+                .filter_map(|(name, value)| {
+                    Some((http::HeaderName::try_from(&**name).ok()?, HeaderValue::try_from(&**value).ok()?))
+                })
+                .collect(),
+            authority: header_value(&authority),
+            id,
+        }
+    }
+}
+
+/// What the master key is called in rows and metrics.
+pub const MASTER_KEY_NAME: &str = "litellm_proxy_master_key";
+
+impl Paths {
+    fn of(deployment: &model::Deployment) -> Paths {
+        let path = |operation| {
+            let model = &deployment.model;
+            if model.contains('*') { None } else { request_target(deployment, operation, model) }
+        };
+        Paths {
+            chat: path("/chat/completions"),
+            completions: path("/completions"),
+            embeddings: path("/embeddings"),
+            messages: path("/messages"),
+            count_tokens: path("/messages/count_tokens"),
+        }
+    }
+}
+
+/// Path and query of an operation at a deployment.
+pub fn request_target(deployment: &model::Deployment, operation: &str, model: &str) -> Option<http::Uri> {
+    let base = &deployment.endpoint.path;
+    let text = match deployment.surface {
+        Surface::OpenAi => format!("{base}{operation}"),
+        // Anthropic's base has no version in it, as its SDKs write it; one that has is taken as it is.
+        Surface::Anthropic if base.ends_with("/v1") => format!("{base}{operation}"),
+        Surface::Anthropic => format!("{base}/v1{operation}"),
+        Surface::Azure => {
+            let model: String = model.bytes().map(percent_encode).collect();
+            match deployment.api_version.as_deref() {
+                Some(version) => format!("{base}/openai/deployments/{model}{operation}?api-version={version}"),
+                None => format!("{base}/openai/deployments/{model}{operation}"),
+            }
+        }
+    };
+    http::Uri::try_from(text).ok()
+}
+
+fn percent_encode(byte: u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => (byte as char).to_string(),
+        _ => format!("%{byte:02X}"),
+    }
+}
+
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// The hash is uniform already: its own first bytes choose the bucket.
+fn bucket(hash: &KeyHash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = hash.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn terms(budget: &model::Budget) -> BudgetTerms {
+    use tollgate_ledger::{CalendarUnit, Mode, Period, Unit};
+    BudgetTerms {
+        id: budget.id.to_string(),
+        unit: match budget.unit {
+            model::BudgetUnit::Usd => Unit::NanoUsd,
+            model::BudgetUnit::Tokens => Unit::Tokens,
+            model::BudgetUnit::Requests => Unit::Requests,
+        },
+        limit: budget.limit,
+        mode: if budget.hard { Mode::Hard } else { Mode::Soft },
+        period: match &budget.period {
+            model::Period::Calendar { unit, time_zone } => Period::Calendar {
+                unit: match unit {
+                    model::CalendarUnit::Hour => CalendarUnit::Hour,
+                    model::CalendarUnit::Day => CalendarUnit::Day,
+                    model::CalendarUnit::Week => CalendarUnit::Week,
+                    model::CalendarUnit::Month => CalendarUnit::Month,
+                    model::CalendarUnit::Year => CalendarUnit::Year,
+                },
+                time_zone: time_zone.to_string(),
+            },
+            model::Period::Rolling { seconds } => Period::Rolling { seconds: *seconds },
+            model::Period::Lifetime => Period::Lifetime,
+        },
+        reset_token: budget.reset_token.as_deref().map(str::to_owned),
+    }
+}
+
+impl Tables {
+    /// The key with this hash.
+    pub fn find_key(&self, hash: &KeyHash) -> Option<u32> {
+        // Equal digests of 256 bits: comparing them tells nothing about any key's text.
+        self.keys.find(bucket(hash), |index| self.snapshot.keys[*index as usize].hash == *hash).copied()
+    }
+
+    /// The route a name leads to in a namespace: the exact name, else the longest pattern.
+    pub fn find_route(&self, namespace: u32, name: &str) -> Option<u32> {
+        let index = namespace as usize;
+        if let Some(route) = self.namespaces[index].exact.get(name) {
+            return Some(*route);
+        }
+        let prefixes = &self.snapshot.namespaces[index].prefixes;
+        prefixes.iter().find(|(prefix, _)| name.starts_with(&**prefix)).map(|(_, route)| *route)
+    }
+
+    /// The namespace with this name.
+    pub fn find_namespace(&self, name: &str) -> Option<u32> {
+        self.snapshot.namespaces.iter().position(|namespace| &*namespace.name == name).map(|index| index as u32)
+    }
+
+    /// The live state of a key.
+    pub fn key_state(&self, key: u32, builder: &Builder) -> &KeyState {
+        self.key_states[key as usize].get_or_init(|| {
+            let key = &self.snapshot.keys[key as usize];
+            let policy = &self.snapshot.policies[key.policy as usize];
+            let namespace = &self.snapshot.namespaces[policy.namespace as usize].name;
+            let id = format!("{namespace}/{}", key.name);
+            KeyState {
+                per_model: policy
+                    .per_model
+                    .iter()
+                    .map(|(model, _)| builder.persistent.usage(format!("key {id} model {model}")))
+                    .collect(),
+                name_id: builder.ledger.intern(&id),
+                user_id: key.user.as_deref().map_or_else(NameId::default, |user| builder.ledger.intern(user)),
+                namespace_id: builder.ledger.intern(namespace),
+                usage: builder.persistent.usage(format!("key {id}")),
+            }
+        })
+    }
+
+    /// The live side of a budget.
+    pub fn budget(&self, budget: u32, builder: &Builder) -> &Arc<tollgate_ledger::Budget> {
+        let terms = || terms(&self.snapshot.budgets[budget as usize]);
+        self.budgets[budget as usize].get_or_init(|| builder.ledger.budget(&terms()))
+    }
+}

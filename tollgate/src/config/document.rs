@@ -1,0 +1,388 @@
+//! From text to resources, one document at a time, so that a broken one never takes the others with it. Fields that a
+//! kind does not have are findings, never dropped in silence.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tollgate_crds::{
+    BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
+};
+use tollgate_snapshot::compile::{Document, Meta, Object, Secret};
+use tollgate_snapshot::{Finding, ObjectRef, Reason};
+
+/// A document of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    pub text: &'a str,
+    /// Line of the file that the text begins on, from 1.
+    pub line: usize,
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub enum Parsed {
+    Resource(Document),
+    Secret(Secret),
+    Namespace { name: String, labels: BTreeMap<String, String> },
+    /// Of a kind that is not ours.
+    Foreign,
+}
+
+/// Splits a stream of YAML documents. A `---` at the beginning of a line always ends a document.
+pub fn split(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line) = (0, 1);
+    let mut offset = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let bare = line.trim_end();
+        let marker = bare == "---" || bare.starts_with("--- ") || bare.starts_with("---\t");
+        if marker {
+            parts.push(Part { text: &text[start..offset], line: start_line });
+            // What stands behind the marker belongs to the next document.
+            let rest = if bare == "---" { offset + line.len() } else { offset + 3 };
+            (start, start_line) = (rest, if bare == "---" { index + 2 } else { index + 1 });
+        }
+        offset += line.len();
+    }
+    parts.push(Part { text: &text[start..], line: start_line });
+    parts.retain(|part| part.text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
+    parts
+}
+
+/// Where environment variables come from.
+pub type Variables<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
+
+/// What a document holds, and what is wrong with it.
+pub struct Read {
+    pub object: ObjectRef,
+    pub parsed: Option<Parsed>,
+    pub findings: Vec<Finding>,
+    /// Line and column in the part of an error of syntax or shape.
+    pub at: Option<(usize, usize)>,
+}
+
+/// Reads one document. `default_namespace`: where documents live that name none.
+pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -> Read {
+    let head = match head(part.text) {
+        Ok(head) => head,
+        Err(error) => return malformed(unknown_object(), &error),
+    };
+    let object = |kind| ObjectRef {
+        kind,
+        namespace: head.metadata.namespace.clone().unwrap_or_else(|| default_namespace.to_owned()),
+        name: head.metadata.name.clone(),
+    };
+    if head.kind == "Secret" || head.kind == "Namespace" || head.kind == "ConfigMap" {
+        return core_kind(part.text, &head, default_namespace, variables);
+    }
+    let Some(kind) = tollgate_crds::Resource::KINDS.iter().copied().find(|kind| *kind == head.kind) else {
+        let ours = head.api_version.starts_with("tollgate.dev/");
+        let mut foreign = Read { object: object("Document"), parsed: Some(Parsed::Foreign), findings: Vec::new(), at: None };
+        let message = format!("kind `{}` is not one of ours and is passed over", head.kind);
+        let hint = format!("kinds: {}", tollgate_crds::Resource::KINDS.join(", "));
+        foreign.findings.push(if ours {
+            Finding::error(&foreign.object, Reason::Malformed, "kind", message).hint(hint)
+        } else {
+            Finding::warning(&foreign.object, Reason::Malformed, "kind", message)
+        });
+        return foreign;
+    };
+    if head.api_version != tollgate_crds::API_VERSION {
+        let object = object(kind);
+        let message = format!("apiVersion `{}` is not known", head.api_version);
+        let finding = Finding::error(&object, Reason::Malformed, "apiVersion", message);
+        let findings = vec![finding.hint(format!("write `{}`", tollgate_crds::API_VERSION))];
+        return Read { object, parsed: None, findings, at: None };
+    }
+    if head.metadata.name.is_empty() {
+        let object = object(kind);
+        let findings = vec![Finding::error(&object, Reason::Malformed, "metadata.name", "the object has no name")];
+        return Read { object, parsed: None, findings, at: None };
+    }
+    let object = object(kind);
+    match kind {
+        "LLMGateway" => typed::<LLMGatewaySpec>(part.text, object, Document::LLMGateway),
+        "ProviderAccount" => typed::<ProviderAccountSpec>(part.text, object, Document::ProviderAccount),
+        "ModelDeployment" => typed::<ModelDeploymentSpec>(part.text, object, Document::ModelDeployment),
+        "RouteGroup" => typed::<RouteGroupSpec>(part.text, object, Document::RouteGroup),
+        "Team" => typed::<TeamSpec>(part.text, object, Document::Team),
+        "VirtualKey" => typed::<VirtualKeySpec>(part.text, object, Document::VirtualKey),
+        _ => typed::<BudgetSpec>(part.text, object, Document::Budget),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Head {
+    #[serde(rename = "apiVersion", default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    creation_timestamp: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Whole<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: Metadata,
+    spec: S,
+    #[serde(rename = "status", default)]
+    _status: serde::de::IgnoredAny,
+}
+
+fn head(text: &str) -> Result<Head, yaml_serde::Error> {
+    // Two passes over every document would double the time that 10,000 keys take to load: where the first keys of a
+    // document are written the usual way they are simply read off.
+    if let Some(head) = usual_head(text) {
+        return Ok(head);
+    }
+    yaml_serde::from_str(text)
+}
+
+/// `apiVersion: x`, `kind: y`, `metadata: {name: z, namespace: n}` at the beginning of lines, unquoted and simple.
+fn usual_head(text: &str) -> Option<Head> {
+    let mut head = Head::default();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if let Some(value) = line.strip_prefix("apiVersion: ") {
+            head.api_version = plain(value)?.to_owned();
+        } else if let Some(value) = line.strip_prefix("kind: ") {
+            head.kind = plain(value)?.to_owned();
+        } else if let Some(value) = line.strip_prefix("metadata: ") {
+            let inner = value.trim().strip_prefix('{')?.strip_suffix('}')?;
+            if inner.contains(['{', '"', '\'', '#']) {
+                return None;
+            }
+            for pair in inner.split(',') {
+                let (name, value) = pair.split_once(": ")?;
+                read_metadata(&mut head.metadata, name.trim(), plain(value)?);
+            }
+        } else if line.trim_end() == "metadata:" {
+            while let Some(line) = lines.next_if(|line| line.starts_with(' ') || line.is_empty()) {
+                // Only the first level of the mapping.
+                if let Some((name, value)) = line.trim_start().split_once(": ")
+                    && line.len() - line.trim_start().len() == 2
+                    && matches!(name, "name" | "namespace")
+                {
+                    read_metadata(&mut head.metadata, name, plain(value)?);
+                }
+            }
+        } else if !(line.starts_with(' ') || line.starts_with('#') || line.starts_with('-') || line.is_empty() || line.starts_with("spec:") || line.starts_with("status:")) {
+            return None;
+        }
+    }
+    (!head.api_version.is_empty() && !head.kind.is_empty() && !head.metadata.name.is_empty()).then_some(head)
+}
+
+fn read_metadata(metadata: &mut Metadata, name: &str, value: &str) {
+    match name {
+        "name" => metadata.name = value.to_owned(),
+        "namespace" => metadata.namespace = Some(value.to_owned()),
+        _ => {}
+    }
+}
+
+/// A scalar without quotes, comments or anything else that YAML gives a meaning.
+fn plain(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'/');
+    (!value.is_empty() && value.bytes().all(simple)).then_some(value)
+}
+
+fn typed<S: DeserializeOwned>(text: &str, object: ObjectRef, document: fn(Box<Object<S>>) -> Document) -> Read {
+    let mut findings = Vec::new();
+    let deserializer = yaml_serde::Deserializer::from_str(text);
+    let whole: Result<Whole<S>, _> = serde_ignored::deserialize(deserializer, |path| {
+        let path = path.to_string();
+        // What API servers add to an object that was read from one.
+        if !path.starts_with("metadata.") && !path.starts_with("status") {
+            let message = format!("`{path}` is not a field of {}", object.kind);
+            findings.push(Finding::error(&object, Reason::UnknownField, path, message).hint("see `tollgate crds` for its fields"));
+        }
+    });
+    match whole {
+        Err(error) => malformed(object, &error),
+        Ok(whole) => {
+            let Whole { metadata, spec, .. } = whole;
+            let meta = Meta {
+                namespace: object.namespace.clone(),
+                name: metadata.name,
+                labels: metadata.labels,
+                annotations: metadata.annotations,
+                created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
+            };
+            Read { object, parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))), findings, at: None }
+        }
+    }
+}
+
+fn unix_seconds(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(|at| at.as_second())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CoreKind {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    string_data: BTreeMap<String, String>,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variables<'_>) -> Read {
+    let kind = if head.kind == "Secret" { "Secret" } else { "Namespace" };
+    let namespace = head.metadata.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
+    let object = ObjectRef { kind, namespace: namespace.clone(), name: head.metadata.name.clone() };
+    if head.kind == "ConfigMap" {
+        return Read { object, parsed: Some(Parsed::Foreign), findings: Vec::new(), at: None };
+    }
+    let whole: CoreKind = match yaml_serde::from_str(text) {
+        Ok(whole) => whole,
+        Err(error) => return malformed(object, &error),
+    };
+    let CoreKind { metadata, string_data, data } = whole;
+    if kind == "Namespace" {
+        let parsed = Parsed::Namespace { name: metadata.name, labels: metadata.labels };
+        return Read { object, parsed: Some(parsed), findings: Vec::new(), at: None };
+    }
+    let mut findings = Vec::new();
+    let mut values: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    for (name, text) in data {
+        use base64::Engine;
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        match decoded {
+            Some(value) => {
+                values.insert(name, value.into());
+            }
+            None => findings.push(
+                Finding::error(&object, Reason::InvalidValue, format!("data.{name}"), "the value is not base64 of a text")
+                    .hint("plain text belongs under stringData"),
+            ),
+        }
+    }
+    for (name, text) in string_data {
+        match fill(&text, variables) {
+            Ok(value) => {
+                values.insert(name, value.into());
+            }
+            Err(variable) => findings.push(
+                Finding::error(
+                    &object,
+                    Reason::VariableMissing,
+                    format!("stringData.{name}"),
+                    format!("environment variable `{variable}` is not set"),
+                )
+                .hint(format!("export {variable}=...")),
+            ),
+        }
+    }
+    let secret = Secret { namespace, name: metadata.name, annotations: metadata.annotations, data: values };
+    Read { object, parsed: Some(Parsed::Secret(secret)), findings, at: None }
+}
+
+/// Fills `${VAR}` from the environment. Err: the variable that is not set.
+fn fill(text: &str, variables: Variables<'_>) -> Result<String, String> {
+    let mut filled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(length) = rest[start..].find('}') else { break };
+        let name = &rest[start + 2..start + length];
+        filled.push_str(&rest[..start]);
+        filled.push_str(&variables(name).ok_or_else(|| name.to_owned())?);
+        rest = &rest[start + length + 1..];
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+fn unknown_object() -> ObjectRef {
+    ObjectRef { kind: "Document", namespace: String::new(), name: String::new() }
+}
+
+fn malformed(object: ObjectRef, error: &yaml_serde::Error) -> Read {
+    let at = error.location().map(|location| (location.line(), location.column()));
+    let text = error.to_string();
+    // The place is shown apart, as a line of the file.
+    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let findings = vec![Finding::error(&object, Reason::Malformed, "", message)];
+    Read { object, parsed: None, findings, at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn documents_are_split_at_markers_only() {
+        let text = "a: 1\n---\n# only a comment\n---\nb: |\n  ---\n  x\n--- {c: 3}\n";
+        let parts = split(text);
+        let texts: Vec<(&str, usize)> = parts.iter().map(|part| (part.text, part.line)).collect();
+        assert_eq!(texts, [("a: 1\n", 1), ("b: |\n  ---\n  x\n", 5), (" {c: 3}\n", 8)]);
+    }
+
+    #[test]
+    fn the_usual_head_says_what_the_whole_document_says() {
+        for text in [
+            "apiVersion: tollgate.dev/v1alpha1\nkind: VirtualKey\nmetadata: {name: ci, namespace: team-a}\nspec: {}\n",
+            "apiVersion: tollgate.dev/v1alpha1\nkind: VirtualKey\nmetadata:\n  labels:\n    name: other\n  name: ci\n  namespace: team-a\nspec:\n  kind: x\n",
+        ] {
+            let fast = usual_head(text).expect("simple enough");
+            let slow: Head = yaml_serde::from_str(text).unwrap();
+            assert_eq!((fast.kind, fast.metadata.name, fast.metadata.namespace), (slow.kind, slow.metadata.name, slow.metadata.namespace));
+        }
+        assert!(usual_head("{kind: VirtualKey}").is_none());
+        assert!(usual_head("apiVersion: a\nkind: \"b\"\nmetadata: {name: c}\n").is_none());
+    }
+
+    #[test]
+    fn variables_are_filled_and_missing_ones_named() {
+        let variables = |name: &str| (name == "A").then(|| "1".to_owned());
+        assert_eq!(fill("x${A}y", &variables), Ok("x1y".into()));
+        assert_eq!(fill("${B}", &variables), Err("B".into()));
+        assert_eq!(fill("$A ${", &variables), Ok("$A ${".into()));
+    }
+
+    #[test]
+    fn an_unknown_field_is_a_finding_and_the_object_lives() {
+        let text = "apiVersion: tollgate.dev/v1alpha1\nkind: Team\nmetadata: {name: t}\nspec: {models: [a], colour: red}\n";
+        let read = read(Part { text, line: 1 }, "default", &none);
+        assert!(matches!(read.parsed, Some(Parsed::Resource(Document::Team(_)))));
+        assert_eq!(read.findings[0].reason, Reason::UnknownField);
+        assert_eq!(read.findings[0].field, "spec.colour");
+    }
+
+    #[test]
+    fn a_broken_document_is_a_finding_with_its_place() {
+        let text = "apiVersion: tollgate.dev/v1alpha1\nkind: Team\nmetadata: {name: t}\nspec: {models: 3}\n";
+        let read = read(Part { text, line: 1 }, "default", &none);
+        assert!(read.parsed.is_none());
+        assert_eq!(read.findings[0].reason, Reason::Malformed);
+        assert!(read.at.is_some());
+    }
+}

@@ -1,0 +1,9 @@
+//! The configuration of a standalone gateway: a folder or a file of resources, or a LiteLLM configuration, read,
+//! compiled by the same code as in a cluster, and watched. I/O lives in `files`, `keys` and `watch`; the rest is pure.
+
+pub mod document;
+pub mod files;
+pub mod keys;
+pub mod load;
+pub mod locate;
+pub mod watch;

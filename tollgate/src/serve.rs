@@ -1,0 +1,388 @@
+//! `tollgate serve`: a gateway from files. Joins the loader, the data plane, the ledger and, where a deployment wants
+//! it, the mock provider; watches the files and swaps what changed; stops in good order.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tollgate_dataplane::core::Shared;
+use tollgate_dataplane::metrics::Registry;
+use tollgate_dataplane::serve::{self as listeners, Phase};
+use tollgate_dataplane::settings::Settings as DataplaneSettings;
+use tollgate_dataplane::status::Status;
+use tollgate_dataplane::tables::{Builder, Persistent};
+use tollgate_ledger::{Ledger, Options};
+use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
+use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
+
+use crate::config::keys::Keys;
+use crate::config::load::{Loaded, NewKey, Placed, Settings, Source, line, load};
+use crate::config::watch::Watch;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Folder or file of resources, or a LiteLLM config.yaml. Default: the built-in demo with the mock provider.
+    #[arg(long, short, env = "TOLLGATE_CONFIG", value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    /// Address to listen on. Default: all addresses with --config, 127.0.0.1 for the demo.
+    #[arg(long, env = "TOLLGATE_HOST", value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, short, env = "TOLLGATE_PORT", default_value_t = 4000, value_name = "PORT")]
+    port: u16,
+
+    /// Folder for the ledger and generated keys; made if it is not there. Default: tollgate in the user's data folder.
+    #[arg(long, env = "TOLLGATE_DATA", value_name = "FOLDER")]
+    data: Option<PathBuf>,
+
+    /// Namespace of objects that name none.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    namespace: String,
+
+    /// Threads that serve. Default: one for each core of the machine.
+    #[arg(long, env = "TOLLGATE_CORES", value_name = "NUMBER")]
+    cores: Option<usize>,
+
+    /// Largest request body, bytes.
+    #[arg(long, env = "TOLLGATE_MAX_BODY", default_value_t = 32 << 20, value_name = "BYTES")]
+    max_body: usize,
+
+    /// Memory for all request bodies at once, bytes; what does not fit is refused with 503.
+    #[arg(long, env = "TOLLGATE_MAX_BODIES", default_value_t = 512 << 20, value_name = "BYTES")]
+    max_bodies: usize,
+
+    /// Calls under way at once, for each thread; what comes above is refused with 503.
+    #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", default_value_t = 4096, value_name = "NUMBER")]
+    max_in_flight: usize,
+
+    /// Seconds that streams may go on after the gateway was asked to stop.
+    #[arg(long, env = "TOLLGATE_DRAIN", default_value_t = 600, value_name = "SECONDS")]
+    drain: u64,
+
+    /// Key of the administrator. Default: the LLMGateway's, else one that is made and kept in the data folder.
+    #[arg(skip)]
+    master_key: Option<String>,
+}
+
+/// Serves until a signal asks to stop.
+///
+/// # Errors
+/// The configuration cannot be read, the port or the data folder is not to be had.
+pub fn run(mut arguments: Arguments) -> anyhow::Result<()> {
+    // Not a flag: other users of a machine can read a process's arguments.
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    arguments.master_key = variable("TOLLGATE_MASTER_KEY").or_else(|| variable("LITELLM_MASTER_KEY"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(arguments))
+}
+
+async fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let data = arguments.data.clone().unwrap_or_else(default_data_folder);
+    std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data folder `{}`", data.display()))?;
+    let source = arguments.config.clone().map_or(Source::Demo, Source::Path);
+    let mock = tollgate_mock::Mock::start(tollgate_mock::Options::default()).await.context("cannot start the mock provider")?;
+    let mut loader = Loader {
+        source,
+        namespace: arguments.namespace.clone(),
+        keys: Keys::new(&data),
+        mock: crate::mock::endpoint(mock.addr()),
+        master_key: arguments.master_key.clone(),
+        data: data.clone(),
+    };
+    let host = arguments.host.unwrap_or(match loader.source {
+        Source::Demo => IpAddr::from([127, 0, 0, 1]),
+        Source::Path(_) => IpAddr::from([0, 0, 0, 0]),
+    });
+    let settings = DataplaneSettings {
+        listen: SocketAddr::new(host, arguments.port),
+        max_body_bytes: arguments.max_body,
+        max_bodies_bytes: arguments.max_bodies,
+        max_in_flight: arguments.max_in_flight.max(1),
+        drain: Duration::from_secs(arguments.drain),
+        ..DataplaneSettings::default()
+    };
+    let settings = DataplaneSettings { cores: arguments.cores.unwrap_or(settings.cores).max(1), ..settings };
+    // Before the configuration is read: two gateways on one port is the mistake that should show at once.
+    let sockets = listeners::bind(settings.listen, settings.cores)
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let address = sockets[0].local_addr()?;
+    let (ledger, writers, recovery) = Ledger::open(Options::new(data.join("ledger"), settings.cores))
+        .with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
+    if recovery.is_unclean() {
+        tracing::warn!("the last run did not end in good order: {recovery}");
+    }
+    let first = loader.load_first()?;
+    let registry = Arc::new(Registry::default());
+    let builder = Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
+    let Loaded { snapshot, credentials, findings, keys, is_litellm } = first;
+    let tables = builder.build(1, snapshot, &credentials);
+    let shared = Arc::new(Shared {
+        tables: Arc::new(ArcSwap::from_pointee(tables)),
+        builder,
+        settings,
+        registry,
+        status: Status::default(),
+        draining: false.into(),
+        body_bytes: 0.into(),
+        started: begun,
+    });
+    note(&shared, &loader, 1, &findings);
+    report(&findings, &[], &loader);
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let serving = {
+        let shared = shared.clone();
+        std::thread::Builder::new().name("serve".into()).spawn(move || listeners::run(&shared, sockets, writers, &phases))?
+    };
+    banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
+    loader.remember(&shared);
+    let outcome = tokio::select! {
+        reason = stop_signal() => reason,
+        () = follow(&mut loader, &shared, findings) => Ok("the watch ended"),
+    };
+    tracing::info!("stopping: {}; streams may go on for {} s", outcome?, shared.settings.drain.as_secs());
+    shared.draining.store(true, Relaxed);
+    phase.send_replace(Phase::Draining);
+    let joined = tokio::task::spawn_blocking(move || serving.join());
+    // A second signal means now.
+    tokio::select! {
+        joined = joined => match joined? {
+            Ok(ended) => ended?,
+            Err(_) => anyhow::bail!("a serving thread panicked"),
+        },
+        _ = stop_signal() => tracing::warn!("asked again: streams are cut"),
+    }
+    mock.stop().await;
+    ledger.close().context("cannot close the ledger")?;
+    Ok(())
+}
+
+/// Everything that a load needs, again and again.
+struct Loader {
+    source: Source,
+    namespace: String,
+    keys: Keys,
+    mock: Endpoint,
+    master_key: Option<String>,
+    data: PathBuf,
+}
+
+impl Loader {
+    fn load(&self, previous: Option<&Snapshot>) -> anyhow::Result<Loaded> {
+        let settings = Settings {
+            default_namespace: &self.namespace,
+            variables: &|name| std::env::var(name).ok(),
+            keys: Some(&self.keys),
+            mock: Some(self.mock.clone()),
+            now: jiff::Timestamp::now().as_second(),
+        };
+        let mut loaded = load(&self.source, &settings, previous)?;
+        self.add_master_key(&mut loaded)?;
+        Ok(loaded)
+    }
+
+    /// At the start: objects that are wrong now fall back to what the last process served.
+    fn load_first(&self) -> anyhow::Result<Loaded> {
+        let loaded = self.load(None)?;
+        let wrong = loaded.findings.iter().any(|placed| placed.finding.severity == Severity::Error);
+        match self.remembered().filter(|_| wrong) {
+            Some(previous) => self.load(Some(&previous)),
+            None => Ok(loaded),
+        }
+    }
+
+    /// The environment's master key, else the configuration's, else one of ours.
+    fn add_master_key(&self, loaded: &mut Loaded) -> anyhow::Result<()> {
+        let gateway = &mut loaded.snapshot.gateway;
+        let object = ObjectRef { kind: "LLMGateway", namespace: gateway.namespace.to_string(), name: gateway.name.to_string() };
+        if gateway.master_key.is_none() {
+            let text = match &self.master_key {
+                Some(text) => text.clone(),
+                None => self.keys.get_or_create("gateway", "master")?.text,
+            };
+            if text.len() < WEAK_KEY_LENGTH {
+                let message = "the master key is short enough to be guessed";
+                let finding = Finding::warning(&object, Reason::WeakKey, "", message).hint("use 32 random characters or more");
+                loaded.findings.push(Placed { finding, file: None, at: None });
+            }
+            gateway.master_key = Some(KeyHash::of(text.as_bytes()));
+        }
+        Ok(())
+    }
+
+    fn snapshot_file(&self) -> PathBuf {
+        self.data.join("snapshot.json")
+    }
+
+    /// What the last process served.
+    fn remembered(&self) -> Option<Snapshot> {
+        let bytes = std::fs::read(self.snapshot_file()).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Writes down what is served, so that a bad edit survives a restart as what it was before. Hashes only.
+    fn remember(&self, shared: &Arc<Shared>) {
+        let (path, shared) = (self.snapshot_file(), shared.clone());
+        tokio::task::spawn_blocking(move || {
+            let tables = shared.tables.load_full();
+            let partial = path.with_extension("partial");
+            let write = || -> anyhow::Result<()> {
+                let mut file = std::io::BufWriter::new(private_file(&partial)?);
+                serde_json::to_writer(&mut file, &tables.snapshot)?;
+                file.flush()?;
+                std::fs::rename(&partial, &path)?;
+                Ok(())
+            };
+            if let Err(error) = write() {
+                tracing::warn!("cannot write down the snapshot: {error:#}");
+            }
+        });
+    }
+}
+
+/// Shorter keys can be guessed: `sk-` and 16 random characters have about 96 bits.
+const WEAK_KEY_LENGTH: usize = 19;
+
+fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Takes up every change of the configuration.
+async fn follow(loader: &mut Loader, shared: &Arc<Shared>, mut findings: Vec<Placed>) {
+    let Source::Path(path) = loader.source.clone() else { return std::future::pending().await };
+    let mut watch = Watch::new(&path);
+    loop {
+        watch.changed().await;
+        let begun = Instant::now();
+        let current = shared.tables.load_full();
+        let generation = current.generation + 1;
+        match loader.load(Some(&current.snapshot)) {
+            Err(error) => {
+                shared.status.update(|loaded| {
+                    loaded.reloads += 1;
+                    loaded.failures += 1;
+                    loaded.healthy = false;
+                });
+                tracing::error!("the configuration cannot be read, the last good one stays in use: {error:#}");
+            }
+            Ok(loaded) => {
+                let tables = shared.builder.build(generation, loaded.snapshot, &loaded.credentials);
+                let old = shared.tables.swap(Arc::new(tables));
+                // The last user of the old tables frees them; here nobody waits for that.
+                drop((old, current));
+                note(shared, loader, generation, &loaded.findings);
+                report(&loaded.findings, &findings, loader);
+                findings = loaded.findings;
+                loader.remember(shared);
+                tracing::info!(generation, "configuration generation {generation} is live after {} ms", begun.elapsed().as_millis());
+            }
+        }
+    }
+}
+
+/// Tells `/health` and `/metrics`.
+fn note(shared: &Shared, loader: &Loader, generation: u64, findings: &[Placed]) {
+    shared.status.update(|loaded| {
+        loaded.source = loader.source.to_string();
+        loaded.generation = generation;
+        loaded.applied_at = jiff::Timestamp::now().as_second();
+        loaded.reloads += 1;
+        loaded.findings = findings.iter().map(|placed| placed.finding.clone()).collect();
+        loaded.healthy = findings.iter().all(|placed| placed.finding.severity == Severity::Warning);
+    });
+}
+
+/// Logs findings that were not there before.
+fn report(findings: &[Placed], before: &[Placed], loader: &Loader) {
+    let base = match &loader.source {
+        Source::Path(path) if path.is_dir() => Some(path.as_path()),
+        Source::Path(_) | Source::Demo => None,
+    };
+    /// More lines than anyone reads; `tollgate check` has them all.
+    const MOST: usize = 100;
+    let is_new = |placed: &&Placed| !before.iter().any(|other| other.finding == placed.finding);
+    let new: Vec<&Placed> = findings.iter().filter(is_new).collect();
+    for placed in new.iter().take(MOST) {
+        match placed.finding.severity {
+            Severity::Error => tracing::error!("{}", line(placed, base)),
+            Severity::Warning => tracing::warn!("{}", line(placed, base)),
+        }
+    }
+    if new.len() > MOST {
+        tracing::warn!("{} more findings: run `tollgate check`", new.len() - MOST);
+    }
+}
+
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "ctrl-c",
+    })
+}
+
+/// What is served and how to call it, in at most ten lines.
+fn banner(shared: &Shared, loader: &Loader, address: SocketAddr, keys: &[NewKey], is_litellm: bool, took: Duration) -> anyhow::Result<()> {
+    let tables = shared.tables.load();
+    let snapshot = &tables.snapshot;
+    // Something a browser or curl on this machine can reach.
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let url = format!("http://{host}:{}", address.port());
+    let mut names: Vec<&str> = snapshot.routes.iter().filter(|route| !route.hidden).map(|route| &*route.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(8);
+    let model = names.iter().copied().find(|name| !name.contains('*')).unwrap_or("MODEL");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "tollgate {} at {url} (ready after {} ms)", env!("CARGO_PKG_VERSION"), took.as_millis())?;
+    let format = if is_litellm { " (LiteLLM)" } else { "" };
+    writeln!(out, "config:  {}{format}, generation {}", loader.source, tables.generation)?;
+    let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    writeln!(out, "models:  {shown}{and_more} ({} deployments)", snapshot.deployments.len())?;
+    writeln!(out, "keys:    {}, budgets: {}, data: {}", snapshot.keys.len(), snapshot.budgets.len(), loader.data.display())?;
+    let key = match (&loader.source, keys.first()) {
+        (Source::Demo, Some(key)) => {
+            writeln!(out, "key:     {}", key.text)?;
+            key.text.clone()
+        }
+        (_, Some(key)) => {
+            writeln!(out, "key:     in {} (VirtualKey {})", key.path.display(), key.object.name)?;
+            format!("$(cat '{}')", key.path.display())
+        }
+        (_, None) if loader.master_key.is_some() => "$LITELLM_MASTER_KEY".to_owned(),
+        (_, None) => {
+            let path = loader.data.join("keys/gateway/master");
+            if path.exists() {
+                writeln!(out, "key:     in {} (master key)", path.display())?;
+                format!("$(cat '{}')", path.display())
+            } else {
+                "$KEY".to_owned()
+            }
+        }
+    };
+    writeln!(out, "try:     curl {url}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\")?;
+    writeln!(out, "           -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'")?;
+    out.flush()?;
+    Ok(())
+}
+
+fn default_data_folder() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_DATA_HOME")
+        .map(|folder| folder.join("tollgate"))
+        .or_else(|| set("HOME").map(|home| home.join(".local/share/tollgate")))
+        .unwrap_or_else(|| PathBuf::from("tollgate-data"))
+}
