@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dialect;
+pub mod json;
 pub mod usage;
 
 pub use dialect::Dialect;

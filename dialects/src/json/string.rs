@@ -1,0 +1,256 @@
+//! JSON strings: finding their end, decoding their escapes, and writing them.
+
+use std::borrow::Cow;
+
+use super::JsonError;
+use super::lanes::{any_stop, first_mark, stops};
+
+/// A string whose end was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text {
+    /// Offset of the closing quote.
+    pub end: usize,
+    /// Known to have no escapes. `false` says nothing.
+    pub plain: bool,
+}
+
+/// Finds the end of the string whose content begins at `start`; `None` if it has none or is not
+/// valid (see [`fault`]).
+#[inline(always)]
+pub(super) fn end(bytes: &[u8], start: usize) -> Option<Text> {
+    // Most keys and many values are short: one look finds their end.
+    if let Some(chunk) = bytes.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
+        let first = first_mark(chunk);
+        if chunk.get(first) == Some(&b'"') {
+            return Some(Text { end: start + first, plain: true });
+        }
+    }
+    end_of_any(bytes, start).map(|end| Text { end, plain: false })
+}
+
+#[inline(never)]
+fn end_of_any(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    let mut wide = false;
+    loop {
+        let rest = bytes.get(at..)?;
+        let mut marks = match rest.first_chunk::<64>() {
+            Some(chunk) => {
+                let (any, not_ascii) = any_stop(chunk);
+                wide |= not_ascii;
+                if !any {
+                    at += 64;
+                    continue;
+                }
+                stops(chunk)
+            }
+            None => {
+                // Zeros fill up, and stop like the control characters they are.
+                let mut chunk = [0; 64];
+                chunk[..rest.len()].copy_from_slice(rest);
+                wide |= any_stop(&chunk).1;
+                stops(&chunk)
+            }
+        };
+        let chunk_end = at + 64;
+        at = loop {
+            if marks == 0 {
+                break chunk_end;
+            }
+            let mark = at + marks.trailing_zeros() as usize;
+            match bytes.get(mark)? {
+                b'"' => {
+                    return (!wide || simdutf8::basic::from_utf8(&bytes[start..mark]).is_ok()).then_some(mark);
+                }
+                b'\\' => {
+                    let next = after_escape(bytes, mark)?;
+                    if next >= chunk_end {
+                        break next;
+                    }
+                    marks &= u64::MAX << (next - at);
+                }
+                _ => return None,
+            }
+        };
+    }
+}
+
+/// The offset after the escape whose backslash is at `at`.
+#[inline(always)]
+fn after_escape(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at + 1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 2),
+        b'u' => bytes.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some(at + 6),
+        _ => None,
+    }
+}
+
+/// What is wrong with the string whose content begins at `start`, of which [`end`] found no end.
+#[cold]
+pub(super) fn fault(bytes: &[u8], start: usize) -> JsonError {
+    let mut at = start;
+    let error = |offset: usize, reason| JsonError { offset: offset as u32, reason };
+    loop {
+        match bytes.get(at) {
+            None => return error(at, "unterminated string"),
+            Some(b'"') => break,
+            Some(b'\\') => match after_escape(bytes, at) {
+                Some(next) => at = next,
+                None if at + 1 >= bytes.len() => return error(at, "unterminated string"),
+                None => return error(at, "invalid escape in a string"),
+            },
+            Some(0..0x20) => return error(at, "control character in a string"),
+            Some(_) => at += 1,
+        }
+    }
+    let valid = std::str::from_utf8(&bytes[start..at]).map_or_else(|error| error.valid_up_to(), str::len);
+    error(start + valid, "invalid UTF-8")
+}
+
+/// The text of a string's content (between the quotes), borrowed if it has no escapes. `None` if
+/// an escape names half a surrogate pair, or the content is not valid.
+pub fn decode(content: &[u8]) -> Option<Cow<'_, str>> {
+    match memchr::memchr(b'\\', content) {
+        None => std::str::from_utf8(content).ok().map(Cow::Borrowed),
+        Some(_) => decode_escapes(content).map(Cow::Owned),
+    }
+}
+
+/// [`decode`], for a string with its quotes; `None` also if it has none.
+pub fn decode_quoted(string: &[u8]) -> Option<Cow<'_, str>> {
+    decode(string.strip_prefix(b"\"")?.strip_suffix(b"\"")?)
+}
+
+#[cold]
+fn decode_escapes(content: &[u8]) -> Option<String> {
+    let mut text = String::with_capacity(content.len());
+    let mut rest = content;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        text.push_str(std::str::from_utf8(&rest[..at]).ok()?);
+        let (character, used) = match rest.get(at + 1)? {
+            b'b' => ('\u{8}', 2),
+            b'f' => ('\u{c}', 2),
+            b'n' => ('\n', 2),
+            b'r' => ('\r', 2),
+            b't' => ('\t', 2),
+            b'u' => decode_code_point(&rest[at..])?,
+            b @ (b'"' | b'\\' | b'/') => (char::from(*b), 2),
+            _ => return None,
+        };
+        text.push(character);
+        rest = &rest[at + used..];
+    }
+    text.push_str(std::str::from_utf8(rest).ok()?);
+    Some(text)
+}
+
+/// The character of a `\uXXXX`, or of a pair of them, and how many bytes it takes.
+fn decode_code_point(escape: &[u8]) -> Option<(char, usize)> {
+    let unit = |at: usize| {
+        let digits = escape.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        digits.iter().try_fold(0, |sum, &digit| Some(sum << 4 | char::from(digit).to_digit(16)?))
+    };
+    match unit(0)? {
+        high @ 0xd800..0xdc00 => match unit(6)? {
+            low @ 0xdc00..0xe000 => Some((char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))?, 12)),
+            _ => None,
+        },
+        single => Some((char::from_u32(single)?, 6)),
+    }
+}
+
+/// `text` as a JSON string, with quotes.
+pub fn quoted(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    push_quoted(&mut out, text);
+    out
+}
+
+/// Appends `text` as a JSON string, with quotes.
+pub fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    for &byte in text.as_bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn end_of(text: &[u8]) -> Option<usize> {
+        end(text, 1).map(|text| text.end)
+    }
+
+    #[test]
+    fn a_string_ends_at_its_quote_wherever_that_stands() {
+        for length in 0..200 {
+            for escape in [&b""[..], b"\\\"", b"\\\\", b"\\u00e9", "é".as_bytes()] {
+                for after in 0..70 {
+                    let mut text = vec![b'"'];
+                    text.resize(1 + length, b'a');
+                    text.extend_from_slice(escape);
+                    let quote = text.len();
+                    text.push(b'"');
+                    text.resize(quote + 1 + after, b'"');
+                    assert_eq!(end_of(&text), Some(quote), "{length} {escape:?} {after}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_broken_string_says_where_and_why() {
+        let cases: [(&[u8], u32, &str); 9] = [
+            (b"\"", 1, "unterminated string"),
+            (b"\"abc", 4, "unterminated string"),
+            (b"\"abc\\", 4, "unterminated string"),
+            (b"\"a\\\"", 4, "unterminated string"),
+            (b"\"a\nb\"", 2, "control character in a string"),
+            (b"\"a\\x\"", 2, "invalid escape in a string"),
+            (b"\"a\\u12g4\"", 2, "invalid escape in a string"),
+            (b"\"a\xff\"", 2, "invalid UTF-8"),
+            (b"\"a\xed\xa0\x80\"", 2, "invalid UTF-8"),
+        ];
+        for (text, offset, reason) in cases {
+            assert_eq!(end_of(text), None, "{text:?}");
+            assert_eq!(fault(text, 1), JsonError { offset, reason }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_no_text() {
+        for content in [&b"\\ud800"[..], b"\\ud800x", b"\\ud800\\u0041", b"\\udc00", b"\\ud800\\ud800"] {
+            assert_eq!(decode(content), None, "{content:?}");
+        }
+        assert_eq!(decode(b"\\ud83d\\ude00").as_deref(), Some("\u{1f600}"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_quoted_is_read_back(text in ".*", control in 0u8..0x20) {
+            let text = format!("{text}{}", char::from(control));
+            let quoted = quoted(&text);
+            prop_assert_eq!(serde_json::from_slice::<String>(&quoted).expect("valid"), text.as_str());
+            let decoded = decode_quoted(&quoted);
+            prop_assert_eq!(decoded.as_deref(), Some(text.as_str()));
+            prop_assert_eq!(end_of(&quoted), Some(quoted.len() - 1));
+        }
+    }
+}
