@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod dialect;
+pub mod head;
 pub mod json;
+pub mod splice;
 pub mod usage;
 
 pub use dialect::Dialect;

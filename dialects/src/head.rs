@@ -1,0 +1,648 @@
+//! What the gateway must know of a request body before it may be forwarded: found in one pass,
+//! as spans, so that the body itself is sent on untouched.
+//!
+//! A field the gateway acts on must be there once and be of its type, since two readers may
+//! otherwise take two meanings from one body. Every other field is the provider's business.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::ControlFlow;
+
+use crate::json::{self, Field, JsonError, Kind, Layout, Span, Visitor};
+
+/// Counts above this are refused: no model takes or gives as many tokens.
+pub const MAX_COUNT: u64 = 1 << 31;
+
+/// What a body asks for; taken from the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// OpenAI `chat/completions`.
+    Chat,
+    /// OpenAI `completions`.
+    Completions,
+    /// OpenAI `embeddings`.
+    Embeddings,
+    /// Anthropic `messages`.
+    Messages,
+    /// Anthropic `messages/count_tokens`.
+    CountTokens,
+}
+
+impl Operation {
+    /// The field that holds what the model is to read.
+    pub const fn content_field(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Messages | Self::CountTokens => "messages",
+            Self::Completions => "prompt",
+            Self::Embeddings => "input",
+        }
+    }
+}
+
+/// Parts of a request that are not text, counted in what the model is to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modalities {
+    pub images: u32,
+    pub audio: u32,
+    /// Documents of any kind.
+    pub files: u32,
+    pub videos: u32,
+}
+
+/// The outline of a request body. Spans are of the body it was read from; a field that is there
+/// as `null` has a place but no meaning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Always a string. Absent where the path names the model.
+    pub model: Option<Field>,
+    pub stream: Option<Field>,
+    pub stream_options: Option<Field>,
+    /// `stream_options.include_usage`, where it is a boolean.
+    pub include_usage: Option<bool>,
+    pub max_tokens: Option<Field>,
+    pub max_completion_tokens: Option<Field>,
+    /// The value of `max_tokens`.
+    pub max_tokens_value: Option<u64>,
+    /// The value of `max_completion_tokens`.
+    pub max_completion_tokens_value: Option<u64>,
+    /// How many answers to each prompt; 1 unless asked otherwise.
+    pub n: u32,
+    /// How many answers are generated to choose from; 1 unless asked otherwise.
+    pub best_of: u32,
+    /// How many prompts `prompt` holds; 1 for everything but a batch of completions.
+    pub prompts: u32,
+    pub user: Option<Field>,
+    pub metadata: Option<Field>,
+    /// LiteLLM's request tags outside `metadata`.
+    pub tags: Option<Field>,
+    pub service_tier: Option<Field>,
+    pub fallbacks: Option<Field>,
+    pub timeout: Option<Field>,
+    pub num_retries: Option<Field>,
+    /// The value of `num_retries`.
+    pub num_retries_value: Option<u64>,
+    /// `messages`, `input` or `prompt`, by the operation.
+    pub content: Option<Field>,
+    /// Anthropic's `system`.
+    pub system: Option<Field>,
+    pub tools: Option<Field>,
+    /// `tools` or the older `functions` holds any.
+    pub has_tools: bool,
+    /// A provider address of the client's own.
+    pub api_base: Option<Field>,
+    /// The same under its other name.
+    pub base_url: Option<Field>,
+    /// A provider key of the client's own.
+    pub api_key: Option<Field>,
+    pub mock_response: Option<Field>,
+    /// The first field that would stage a fault: `mock_testing_*` or `mock_timeout`.
+    pub mock_testing: Option<Field>,
+    pub modalities: Modalities,
+    /// Where the object opens and closes.
+    pub layout: Layout,
+}
+
+impl Head {
+    /// The model asked for.
+    pub fn model<'b>(&self, body: &'b [u8]) -> Option<Cow<'b, str>> {
+        self.model?.text(body)
+    }
+
+    /// Whether the answer is to be streamed.
+    pub fn streams(&self) -> bool {
+        self.stream.is_some_and(|stream| stream.kind == Kind::True)
+    }
+
+    /// The most output tokens the client allows for each answer, the newer field first.
+    pub fn output_cap(&self) -> Option<u64> {
+        self.max_completion_tokens_value.or(self.max_tokens_value)
+    }
+
+    /// How many answers the provider will generate and bill.
+    pub fn answers(&self) -> u64 {
+        u64::from(self.n.max(self.best_of)) * u64::from(self.prompts)
+    }
+
+    /// The end user as the client names them: `user`, or Anthropic's `metadata.user_id`.
+    pub fn end_user<'b>(&self, body: &'b [u8]) -> Option<Cow<'b, str>> {
+        if let Some(user) = self.user.and_then(|user| user.text(body)) {
+            return Some(user);
+        }
+        let metadata = self.metadata.filter(|metadata| metadata.kind == Kind::Object)?.of(body);
+        let [user_id] = json::find(metadata, ["user_id"]).ok()?;
+        user_id?.text(metadata)
+    }
+
+    /// The request's tags: `metadata.tags`, then `tags`.
+    pub fn tags<'b>(&self, body: &'b [u8]) -> Vec<Cow<'b, str>> {
+        let mut tags = Vec::new();
+        if let Some(metadata) = self.metadata.filter(|metadata| metadata.kind == Kind::Object) {
+            let metadata = metadata.of(body);
+            if let Ok([Some(list)]) = json::find(metadata, ["tags"]) {
+                tags = json::strings(list.of(metadata));
+            }
+        }
+        if let Some(list) = self.tags {
+            tags.extend(json::strings(list.of(body)));
+        }
+        tags
+    }
+
+    /// The service tier asked for.
+    pub fn service_tier<'b>(&self, body: &'b [u8]) -> Option<Cow<'b, str>> {
+        self.service_tier?.text(body)
+    }
+
+    /// The value of `stream_options.include_usage` in the body, for rewriting it.
+    pub fn include_usage_place(&self, body: &[u8]) -> Option<Span> {
+        let options = self.stream_options.filter(|options| options.kind == Kind::Object)?;
+        let [field] = json::find(options.of(body), ["include_usage"]).ok()?;
+        Some(field?.value.within(options.value.start))
+    }
+
+    /// The key of `field` as the client wrote it, without quotes.
+    pub fn key_of(field: Field, body: &[u8]) -> &[u8] {
+        let key = &body[field.start as usize + 1..field.value.start as usize];
+        let end = memchr::memrchr(b'"', key).unwrap_or(key.len());
+        &key[..end]
+    }
+}
+
+/// Why a body cannot be acted on. All are the client's to mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not JSON, or not an object.
+    #[error("request body is not a valid JSON object: {0}")]
+    Json(JsonError),
+    /// A field the gateway acts on is there twice.
+    #[error("field `{0}` is given more than once")]
+    Duplicate(&'static str),
+    /// A field the gateway acts on is of another type than its API says.
+    #[error("field `{field}` must be {expected}")]
+    WrongType { field: &'static str, expected: &'static str },
+    /// There is nothing for the model to read.
+    #[error("field `{0}` is required")]
+    Missing(&'static str),
+}
+
+impl HeadError {
+    /// The text for the client.
+    pub fn message(&self) -> String {
+        self.to_string()
+    }
+
+    /// The part of the request at fault, as error bodies name it.
+    pub const fn param(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "request_body",
+            Self::Duplicate(field) | Self::Missing(field) | Self::WrongType { field, .. } => field,
+        }
+    }
+}
+
+/// Reads the outline of a request body.
+///
+/// # Errors
+/// The body is no JSON object, repeats or mistypes a field the gateway acts on, or has nothing
+/// for the model to read.
+pub fn read_head(operation: Operation, body: &[u8]) -> Result<Head, HeadError> {
+    let mut reader = Reader {
+        body,
+        operation,
+        head: Head { n: 1, best_of: 1, prompts: 1, ..Head::default() },
+        n: None,
+        best_of: None,
+        counting: Counting::default(),
+        error: None,
+    };
+    let layout = json::scan_object(body, &mut reader).map_err(HeadError::Json)?;
+    let Reader { mut head, error, .. } = reader;
+    let Some(layout) = layout else { return Err(error.expect("only an error breaks the scan off")) };
+    head.layout = layout;
+    let Some(content) = head.content else { return Err(HeadError::Missing(operation.content_field())) };
+    if operation == Operation::Completions && content.kind == Kind::Array {
+        head.prompts = count_prompts(content.of(body));
+    }
+    Ok(head)
+}
+
+/// An array of numbers is one prompt in tokens; of anything else each element is a prompt.
+fn count_prompts(array: &[u8]) -> u32 {
+    let mut prompts = 0u32;
+    // The scan has checked the array.
+    let _ = json::elements(array, |_, kind| {
+        if kind == Kind::Number {
+            return ControlFlow::Break(());
+        }
+        prompts = prompts.saturating_add(1);
+        ControlFlow::Continue(())
+    });
+    prompts.max(1)
+}
+
+/// Counts the parts of what the model reads by the words that follow the key `type`.
+#[derive(Default)]
+struct Counting {
+    /// Where a `type` was just passed.
+    type_at: Option<u32>,
+    /// Of the outermost field that is being passed.
+    seen: Modalities,
+}
+
+struct Reader<'b> {
+    body: &'b [u8],
+    operation: Operation,
+    head: Head,
+    n: Option<Field>,
+    best_of: Option<Field>,
+    counting: Counting,
+    error: Option<HeadError>,
+}
+
+impl Visitor for Reader<'_> {
+    #[inline(always)]
+    fn field(&mut self, key: &[u8], field: Field) -> ControlFlow<()> {
+        match self.take(key, field) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn short(&mut self, text: &[u8], depth: u32, is_key: bool) {
+        if is_key {
+            self.counting.type_at = if text == b"type" { Some(depth) } else { None };
+        } else if self.counting.type_at == Some(depth) {
+            self.counting.count(text);
+        }
+    }
+}
+
+impl Counting {
+    fn count(&mut self, word: &[u8]) {
+        self.type_at = None;
+        let seen = &mut self.seen;
+        let counter = match word {
+            b"image_url" | b"image" | b"input_image" => &mut seen.images,
+            b"input_audio" | b"audio" | b"audio_url" => &mut seen.audio,
+            b"document" | b"file" | b"input_file" => &mut seen.files,
+            b"video_url" | b"video" | b"input_video" => &mut seen.videos,
+            _ => return,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}
+
+impl Reader<'_> {
+    fn take(&mut self, key: &[u8], field: Field) -> Result<(), HeadError> {
+        let seen = std::mem::take(&mut self.counting.seen);
+        let content_field = self.operation.content_field();
+        let head = &mut self.head;
+        match key {
+            b"model" => once("model", &mut head.model, field)
+                .and_then(|()| if field.text(self.body).is_some() { Ok(()) } else { wrong("model", "a string") }),
+            b"messages" | b"prompt" | b"input" if key == content_field.as_bytes() => {
+                once(content_field, &mut head.content, field)?;
+                add(&mut head.modalities, seen);
+                match (field.kind, self.operation) {
+                    (Kind::Array, _) | (Kind::String, Operation::Completions | Operation::Embeddings) => Ok(()),
+                    (_, Operation::Completions | Operation::Embeddings) => wrong(content_field, "a string or an array"),
+                    (_, Operation::Chat | Operation::Messages | Operation::CountTokens) => {
+                        wrong(content_field, "an array")
+                    }
+                }
+            }
+            b"system" => {
+                add(&mut head.modalities, seen);
+                once("system", &mut head.system, field)
+            }
+            b"stream" => {
+                once("stream", &mut head.stream, field)?;
+                match field.kind {
+                    Kind::True | Kind::False | Kind::Null => Ok(()),
+                    Kind::Number | Kind::String | Kind::Array | Kind::Object => wrong("stream", "a boolean"),
+                }
+            }
+            b"stream_options" => {
+                once("stream_options", &mut head.stream_options, field)?;
+                object_or_null("stream_options", field)?;
+                head.include_usage = include_usage(field, self.body)?;
+                Ok(())
+            }
+            b"max_tokens" => {
+                once("max_tokens", &mut head.max_tokens, field)?;
+                head.max_tokens_value = count("max_tokens", field, self.body)?;
+                Ok(())
+            }
+            b"max_completion_tokens" => {
+                once("max_completion_tokens", &mut head.max_completion_tokens, field)?;
+                head.max_completion_tokens_value = count("max_completion_tokens", field, self.body)?;
+                Ok(())
+            }
+            b"n" => {
+                once("n", &mut self.n, field)?;
+                head.n = positive("n", field, self.body)?;
+                Ok(())
+            }
+            b"best_of" => {
+                once("best_of", &mut self.best_of, field)?;
+                head.best_of = positive("best_of", field, self.body)?;
+                Ok(())
+            }
+            b"num_retries" => {
+                once("num_retries", &mut head.num_retries, field)?;
+                head.num_retries_value = count("num_retries", field, self.body)?;
+                Ok(())
+            }
+            b"user" => {
+                once("user", &mut head.user, field)?;
+                string_or_null("user", field)
+            }
+            b"metadata" => {
+                once("metadata", &mut head.metadata, field)?;
+                object_or_null("metadata", field)
+            }
+            b"service_tier" => {
+                once("service_tier", &mut head.service_tier, field)?;
+                string_or_null("service_tier", field)
+            }
+            b"tools" | b"functions" => {
+                head.has_tools |= field.kind == Kind::Array && !json::is_empty_array(field.of(self.body));
+                if key == b"tools" { once("tools", &mut head.tools, field) } else { Ok(()) }
+            }
+            b"tags" => once("tags", &mut head.tags, field),
+            b"fallbacks" => once("fallbacks", &mut head.fallbacks, field),
+            b"timeout" => once("timeout", &mut head.timeout, field),
+            b"api_base" => once("api_base", &mut head.api_base, field),
+            b"base_url" => once("base_url", &mut head.base_url, field),
+            b"api_key" => once("api_key", &mut head.api_key, field),
+            b"mock_response" => once("mock_response", &mut head.mock_response, field),
+            _ => {
+                if key.starts_with(b"mock_t") && (key.starts_with(b"mock_testing_") || key == b"mock_timeout") {
+                    head.mock_testing.get_or_insert(field);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn add(sum: &mut Modalities, part: Modalities) {
+    let Modalities { images, audio, files, videos } = part;
+    sum.images = sum.images.saturating_add(images);
+    sum.audio = sum.audio.saturating_add(audio);
+    sum.files = sum.files.saturating_add(files);
+    sum.videos = sum.videos.saturating_add(videos);
+}
+
+#[inline(always)]
+fn once(name: &'static str, slot: &mut Option<Field>, field: Field) -> Result<(), HeadError> {
+    if slot.replace(field).is_some() { Err(HeadError::Duplicate(name)) } else { Ok(()) }
+}
+
+#[cold]
+fn wrong<T>(field: &'static str, expected: &'static str) -> Result<T, HeadError> {
+    Err(HeadError::WrongType { field, expected })
+}
+
+fn string_or_null(name: &'static str, field: Field) -> Result<(), HeadError> {
+    if matches!(field.kind, Kind::String | Kind::Null) { Ok(()) } else { wrong(name, "a string") }
+}
+
+fn object_or_null(name: &'static str, field: Field) -> Result<(), HeadError> {
+    if matches!(field.kind, Kind::Object | Kind::Null) { Ok(()) } else { wrong(name, "an object") }
+}
+
+/// A count as the providers take it: plain digits, not beyond [`MAX_COUNT`].
+fn count(name: &'static str, field: Field, body: &[u8]) -> Result<Option<u64>, HeadError> {
+    match field.kind {
+        Kind::Null => Ok(None),
+        Kind::Number => match json::unsigned(field.of(body)) {
+            Some(number) if number <= MAX_COUNT => Ok(Some(number)),
+            Some(_) | None => wrong(name, "an integer from 0 to 2147483648"),
+        },
+        Kind::True | Kind::False | Kind::String | Kind::Array | Kind::Object => wrong(name, "an integer"),
+    }
+}
+
+/// How many of something; 1 where it is not said.
+fn positive(name: &'static str, field: Field, body: &[u8]) -> Result<u32, HeadError> {
+    match count(name, field, body)? {
+        None => Ok(1),
+        Some(0) => wrong(name, "a positive integer"),
+        Some(number) => Ok(number as u32),
+    }
+}
+
+fn include_usage(options: Field, body: &[u8]) -> Result<Option<bool>, HeadError> {
+    if options.kind != Kind::Object {
+        return Ok(None);
+    }
+    let mut found = None;
+    let mut repeated = false;
+    let scanned = json::fields(options.of(body), |key, field| {
+        if key == b"include_usage" {
+            repeated |= found.replace(field.kind).is_some();
+        }
+    });
+    debug_assert!(scanned.is_ok(), "checked with the body");
+    match found {
+        _ if repeated => Err(HeadError::Duplicate("stream_options.include_usage")),
+        None | Some(Kind::Null) => Ok(None),
+        Some(Kind::True) => Ok(Some(true)),
+        Some(Kind::False) => Ok(Some(false)),
+        Some(_) => wrong("stream_options.include_usage", "a boolean"),
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Messages => "messages",
+            Self::CountTokens => "count_tokens",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(body: &str) -> Result<Head, HeadError> {
+        read_head(Operation::Chat, body.as_bytes())
+    }
+
+    fn of<'b>(field: Option<Field>, body: &'b str) -> Option<&'b str> {
+        field.map(|field| &body[field.value.range()])
+    }
+
+    #[test]
+    fn a_full_chat_request_is_outlined() {
+        let body = r#" {"mod\u0065l":"gpt\u002d4o","messages":[{"role":"user","content":"hi"}],"stream":true,
+            "stream_options":{"x":1,"include_usage":false},"max_tokens":7,"max_completion_tokens":9,"n":2,
+            "user":"u1","metadata":{"tags":["a","b\n"],"user_id":"m1"},"tags":["c"],"service_tier":"flex",
+            "fallbacks":["x"],"timeout":1.5,"num_retries":3,"tools":[{}],"unknown":{"model":"y"}} "#;
+        let head = chat(body).expect("a request");
+        assert_eq!(head.model(body.as_bytes()).as_deref(), Some("gpt-4o"));
+        assert_eq!(of(head.model, body), Some(r#""gpt\u002d4o""#));
+        assert!(head.streams() && head.has_tools);
+        assert_eq!(of(head.stream, body), Some("true"));
+        assert_eq!(head.include_usage, Some(false));
+        assert_eq!(&body[head.include_usage_place(body.as_bytes()).expect("there").range()], "false");
+        assert_eq!((head.max_tokens_value, head.max_completion_tokens_value), (Some(7), Some(9)));
+        assert_eq!((head.output_cap(), head.n, head.answers()), (Some(9), 2, 2));
+        assert_eq!(head.end_user(body.as_bytes()).as_deref(), Some("u1"));
+        assert_eq!(head.tags(body.as_bytes()), ["a", "b\n", "c"]);
+        assert_eq!(head.service_tier(body.as_bytes()).as_deref(), Some("flex"));
+        assert_eq!(of(head.fallbacks, body), Some(r#"["x"]"#));
+        assert_eq!((of(head.timeout, body), head.num_retries_value), (Some("1.5"), Some(3)));
+        assert_eq!(of(head.content, body), Some(r#"[{"role":"user","content":"hi"}]"#));
+        assert_eq!(&body[head.layout.open as usize..=head.layout.open as usize], "{");
+        assert_eq!(&body[head.layout.close as usize..], "} ");
+        assert_eq!(head.layout.fields, 16);
+        assert_eq!(Head::key_of(head.model.expect("there"), body.as_bytes()), br"mod\u0065l");
+    }
+
+    #[test]
+    fn what_is_not_said_has_no_meaning() {
+        let body = r#"{"messages":[],"stream":null,"stream_options":null,"max_tokens":null,"n":null,"user":null,
+            "metadata":null,"service_tier":null,"tools":[]}"#;
+        let head = chat(body).expect("a request");
+        assert_eq!(head.model, None);
+        assert!(!head.streams() && !head.has_tools && head.stream_options.is_some());
+        assert_eq!((head.include_usage, head.output_cap(), head.n, head.best_of, head.prompts), (None, None, 1, 1, 1));
+        assert_eq!(head.end_user(body.as_bytes()), None);
+        assert_eq!(head.modalities, Modalities::default());
+    }
+
+    #[test]
+    fn a_repeated_field_that_is_acted_on_is_refused() {
+        let fields = [
+            ("model", "\"a\""),
+            ("messages", "[]"),
+            ("stream", "true"),
+            ("stream_options", "{}"),
+            ("max_tokens", "1"),
+            ("max_completion_tokens", "1"),
+            ("n", "1"),
+            ("best_of", "1"),
+            ("user", "\"a\""),
+            ("metadata", "{}"),
+            ("service_tier", "\"a\""),
+            ("num_retries", "1"),
+            ("api_base", "1"),
+        ];
+        for (name, value) in fields {
+            let first = name.chars().next().expect("a name");
+            let escaped = format!("\\u{:04x}{}", u32::from(first), &name[first.len_utf8()..]);
+            for again in [name, &escaped] {
+                let body = format!(r#"{{"messages":[],"{name}":{value},"x":0,"{again}":{value}}}"#);
+                assert_eq!(chat(&body), Err(HeadError::Duplicate(name)), "{body}");
+            }
+        }
+        let twice = r#"{"messages":[],"stream_options":{"include_usage":true,"include_usage":false}}"#;
+        assert_eq!(chat(twice), Err(HeadError::Duplicate("stream_options.include_usage")));
+        assert!(chat(r#"{"messages":[],"temperature":1,"temperature":0}"#).is_ok(), "the provider's business");
+    }
+
+    #[test]
+    fn a_field_of_the_wrong_type_is_refused_by_name() {
+        let cases = [
+            ("model", "1", "a string"),
+            ("model", "null", "a string"),
+            ("model", "\"\\ud800\"", "a string"),
+            ("messages", "{}", "an array"),
+            ("messages", "null", "an array"),
+            ("stream", "\"true\"", "a boolean"),
+            ("stream", "1", "a boolean"),
+            ("stream_options", "[]", "an object"),
+            ("max_tokens", "-1", "an integer from 0 to 2147483648"),
+            ("max_tokens", "1.0", "an integer from 0 to 2147483648"),
+            ("max_tokens", "1e3", "an integer from 0 to 2147483648"),
+            ("max_tokens", "2147483649", "an integer from 0 to 2147483648"),
+            ("max_tokens", "99999999999999999999999", "an integer from 0 to 2147483648"),
+            ("max_completion_tokens", "\"1\"", "an integer"),
+            ("n", "0", "a positive integer"),
+            ("n", "[]", "an integer"),
+            ("user", "1", "a string"),
+            ("metadata", "\"x\"", "an object"),
+            ("service_tier", "{}", "a string"),
+        ];
+        for (field, value, expected) in cases {
+            let error = chat(&format!(r#"{{"{field}":{value}}}"#)).expect_err(field);
+            assert_eq!(error, HeadError::WrongType { field, expected }, "{value}");
+            assert_eq!(error.param(), field);
+        }
+        let error = chat(r#"{"messages":[],"stream_options":{"include_usage":1}}"#).expect_err("not a boolean");
+        assert_eq!(error.message(), "field `stream_options.include_usage` must be a boolean");
+    }
+
+    #[test]
+    fn something_to_read_is_required_by_operation() {
+        let cases = [
+            (Operation::Chat, "messages"),
+            (Operation::Messages, "messages"),
+            (Operation::CountTokens, "messages"),
+            (Operation::Completions, "prompt"),
+            (Operation::Embeddings, "input"),
+        ];
+        for (operation, field) in cases {
+            let error = read_head(operation, br#"{"model":"x"}"#).expect_err("nothing to read");
+            assert_eq!((error, error.param()), (HeadError::Missing(field), field));
+            let body = format!(r#"{{"{field}":["x"]}}"#);
+            assert!(read_head(operation, body.as_bytes()).is_ok());
+            let text = format!(r#"{{"{field}":"x"}}"#);
+            assert_eq!(read_head(operation, text.as_bytes()).is_ok(), field != "messages");
+        }
+    }
+
+    #[test]
+    fn broken_json_names_the_body_and_the_place() {
+        let error = chat(r#"{"model":"x""#).expect_err("cut");
+        assert_eq!(error.param(), "request_body");
+        assert_eq!(error.message(), "request body is not a valid JSON object: expected `,` or `}` at byte 12");
+        assert_eq!(chat("[]").expect_err("an array").param(), "request_body");
+    }
+
+    #[test]
+    fn prompts_of_a_batch_are_counted() {
+        for (prompt, prompts) in
+            [(r#""a""#, 1), (r#"["a"]"#, 1), (r#"["a","b","c"]"#, 3), ("[1,2,3]", 1), ("[[1,2],[3]]", 2), ("[]", 1)]
+        {
+            let body = format!(r#"{{"prompt":{prompt},"n":2,"best_of":3}}"#);
+            let head = read_head(Operation::Completions, body.as_bytes()).expect("a request");
+            assert_eq!((head.prompts, head.answers()), (prompts, u64::from(prompts) * 3), "{prompt}");
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_text_are_counted_where_the_model_reads_them() {
+        let body = r#"{"tools":[{"type":"file"},{"type":"image"}],"messages":[{"content":[
+            {"type":"image_url","image_url":{"url":"x"}}, {"image":"image","type" : "image"},
+            {"type":"input_audio"}, {"type":"file"}, {"type":"document"}, {"type":"video_url"},
+            {"type":"text","text":"image_url"}, {"type":["image"]}, {"type":{"image":"image"}}]}],
+            "response_format":{"type":"image"}}"#;
+        let head = chat(body).expect("a request");
+        assert_eq!(head.modalities, Modalities { images: 2, audio: 1, files: 2, videos: 1 });
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_is_noticed() {
+        let head = chat(r#"{"messages":[]}"#).expect("a request");
+        assert_eq!((head.api_base, head.base_url, head.api_key, head.mock_testing), (None, None, None, None));
+        for key in ["mock_testing_fallbacks", "mock_testing_rate_limit_error", "mock_timeout"] {
+            let body = format!(r#"{{"messages":[],"{key}":true,"api_base":"h","base_url":"h","api_key":"k"}}"#);
+            let head = chat(&body).expect("a request");
+            assert!(head.api_base.is_some() && head.base_url.is_some() && head.api_key.is_some());
+            assert_eq!(Head::key_of(head.mock_testing.expect("noticed"), body.as_bytes()), key.as_bytes());
+        }
+        let head = chat(r#"{"messages":[],"mock_response":"hi","mock_tested":1}"#).expect("a request");
+        assert!(head.mock_response.is_some() && head.mock_testing.is_none());
+    }
+}
