@@ -1,1 +1,44 @@
-//! Placeholder.
+//! The money engine of one process: budgets that hold, a journal that no crash empties, and a database to ask.
+//!
+//! An attempt is held in all budgets that bind it, or in none, and written to the journal of its core before it is
+//! sent ([`Writer::try_hold`]); what it really cost is written beside it afterwards ([`Hold::settle`]). Neither makes a
+//! system call. Allowance comes in chunks that are synced to disk before use (`grants`), so that no crash, power loss
+//! or restart lets a Hard budget go above its limit; rows are copied to SQLite by a thread of its own (`copier`).
+//!
+//! ```text
+//! try_hold ─► account (atomics) ─► journal slot: intent ─► ... ─► settle: settlement, account
+//!    │ runs low                        │ a segment is full, its attempts ended
+//!    ▼                                  ▼
+//! grants thread ─► grants.log (fsync)  copier thread ─► ledger.sqlite ─► sums to grants.log ─► file removed
+//! ```
+//! Files of the data folder: `lock`, `grants.log` and `names.log` (text), `journal/*.segment`, `ledger.sqlite`.
+#![deny(unsafe_code)]
+
+mod account;
+mod budget;
+mod copier;
+mod counters;
+mod durable;
+mod grants;
+mod hold;
+mod journal;
+mod ledger;
+mod lock;
+mod log;
+mod map;
+mod names;
+mod period;
+mod record;
+mod recover;
+mod store;
+mod terms;
+
+pub use budget::{Budget, GrantWait};
+pub use counters::CounterValues;
+pub use hold::{Hold, Writer};
+pub use journal::KernelBoot;
+pub use ledger::{FlushError, Ledger, OpenError, Options, kernel_boot};
+pub use period::{CalendarUnit, Kind, Period, Span};
+pub use record::MAX_BUDGETS;
+pub use recover::{LastEnd, RecoveryReport};
+pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, Mode, NameId, Outcome, Refusal, Settlement, Unit};

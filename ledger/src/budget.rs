@@ -1,0 +1,416 @@
+//! A live budget: its terms, the account of the current period, and what counts besides it. Outlives snapshots; a
+//! budget with the same id is the same budget. Admission reads atomics; everything else is behind `books`, which the
+//! grants thread, changed terms and refusals take, never an admission that succeeds.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+use crate::account::{Account, NotAdded, Releases};
+use crate::period::{Period, Span};
+use crate::terms::{BudgetTerms, BudgetView, Mode, Unit};
+
+/// A wake-up can be missed between a refusal and the wait for it; then the wait ends this much later.
+const MISSED_RELEASE: Duration = Duration::from_millis(20);
+
+/// The same for a grant: a full queue to the grants thread, mostly.
+const MISSED_GRANT: Duration = Duration::from_millis(50);
+
+/// One budget of this process.
+pub struct Budget {
+    id: Box<str>,
+    /// Budgets of a call are held in this order.
+    pub(crate) order: u64,
+    mode: AtomicU8,
+    unit: AtomicU8,
+    limit: AtomicI64,
+    /// What counts against the limit besides the current account: closed boots, older buckets.
+    carried: AtomicI64,
+    current: ArcSwapOption<Account>,
+    pub(crate) asks: Asks,
+    granted: Arc<Notify>,
+    releases: Arc<Releases>,
+    books: Mutex<Books>,
+}
+
+/// What callers want of the grants thread.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    /// A request is in its queue.
+    pub queued: AtomicBool,
+    /// Sum of what is asked for.
+    pub amount: AtomicI64,
+    /// The last grant failed: the disk.
+    pub failed: AtomicBool,
+}
+
+/// What is behind the atomics.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub terms: BudgetTerms,
+    /// Other accounts of this boot that still count, or may.
+    pub older: Vec<Arc<Account>>,
+    /// What earlier boots used.
+    pub closed: Vec<Closed>,
+    /// The terms changed in a way that the current account does not fit.
+    pub reopen: bool,
+    pub burn: Burn,
+}
+
+/// What earlier boots used of a budget in a stretch of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub token: Option<String>,
+    pub unit: Unit,
+    pub span: Span,
+    pub amount: i64,
+}
+
+/// How fast the budget was spent, for the size of the next chunk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Burn {
+    pub at_ms: i64,
+    pub committed: i64,
+}
+
+/// A grant on its way.
+#[derive(Debug)]
+pub struct GrantWait {
+    granted: OwnedNotified,
+}
+
+impl GrantWait {
+    /// Until the grant was decided, or a moment has passed; then try again. Dropping it costs nothing.
+    pub async fn wait(self) {
+        let _ = tokio::time::timeout(MISSED_GRANT, self.granted).await;
+    }
+}
+
+/// What [`Budget::try_hold`] found.
+pub(crate) enum Decision {
+    /// Held. `refill`: the grant runs low.
+    Held {
+        account: Arc<Account>,
+        refill: bool,
+    },
+    Exhausted,
+    Reserved {
+        held: i64,
+    },
+    /// More allowance, or the account of a new period, is needed.
+    Wanting,
+}
+
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(order: u64, terms: BudgetTerms, closed: Vec<Closed>, now: i64) -> Budget {
+        let books = Books { terms: terms.clone(), older: Vec::new(), closed, reopen: false, burn: Burn::default() };
+        let carried = closed_amount(&books, &terms.period.span(now), now);
+        Budget {
+            id: terms.id.as_str().into(),
+            order,
+            mode: AtomicU8::new(mode_number(terms.mode)),
+            unit: AtomicU8::new(unit_number(terms.unit)),
+            limit: AtomicI64::new(terms.limit),
+            carried: AtomicI64::new(carried),
+            current: ArcSwapOption::empty(),
+            asks: Asks::default(),
+            granted: Arc::default(),
+            releases: Arc::default(),
+            books: Mutex::new(books),
+        }
+    }
+
+    /// The id of its terms.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn unit(&self) -> Unit {
+        match self.unit.load(Relaxed) {
+            0 => Unit::NanoUsd,
+            1 => Unit::Tokens,
+            _ => Unit::Requests,
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        if self.mode.load(Relaxed) == 0 { Mode::Hard } else { Mode::Soft }
+    }
+
+    /// In the budget's unit.
+    pub fn limit(&self) -> i64 {
+        self.limit.load(Relaxed)
+    }
+
+    /// What a Hard budget has left beside everything settled and held; below 0 after an over-run or a lowered limit.
+    /// `None` for a Soft one. Before the first use of a period: what was left then.
+    pub fn hard_left(&self) -> Option<i64> {
+        if self.mode() == Mode::Soft {
+            return None;
+        }
+        let committed = self.current.load().as_ref().map_or(0, |account| account.committed());
+        Some(self.limit().saturating_sub(self.carried.load(Relaxed)).saturating_sub(committed))
+    }
+
+    /// Until a call in flight settles, or a moment passed; then try again. The caller bounds how often.
+    pub async fn wait_for_release(&self) {
+        let _waiting = Waiting::begin(&self.releases);
+        let _ = tokio::time::timeout(MISSED_RELEASE, self.releases.notify.notified()).await;
+    }
+
+    /// Where it stands at a moment, unix seconds.
+    pub fn view(&self, now: i64) -> BudgetView {
+        let books = self.books();
+        let current = self.current.load_full();
+        let span = current.as_ref().map(|account| account.span.clone()).filter(|span| now < span.ends_at);
+        let live = if span.is_some() { current } else { None };
+        let next = span.clone().unwrap_or_else(|| books.terms.period.span(now));
+        let mut spent: i64 = closed_amount(&books, &next, now);
+        let mut held = 0;
+        for account in books.older.iter().filter(|account| counts(&books, account, &next, now)).chain(&live) {
+            spent += account.used();
+            held += account.committed() - account.used();
+        }
+        BudgetView {
+            id: self.id.to_string(),
+            spent,
+            held: held.max(0),
+            limit: books.terms.limit,
+            unit: books.terms.unit,
+            mode: books.terms.mode,
+            period_label: next.label.clone(),
+            resets_at: resets_at(&books, &next, now),
+        }
+    }
+
+    /// When something of what is spent stops counting. Unix seconds.
+    pub(crate) fn resets_at(&self, now: i64) -> Option<i64> {
+        let books = self.books();
+        let span = match self.current.load_full() {
+            Some(account) if now < account.span.ends_at => account.span.clone(),
+            _ => books.terms.period.span(now),
+        };
+        resets_at(&books, &span, now)
+    }
+
+    pub(crate) fn spent(&self) -> i64 {
+        let used = self.current.load().as_ref().map_or(0, |account| account.used());
+        self.carried.load(Relaxed).saturating_add(used)
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Account>> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn releases(&self) -> &Arc<Releases> {
+        &self.releases
+    }
+
+    /// Registers for the next grant. Before the try whose failure it follows, so that no grant is missed.
+    pub(crate) fn grant_wait(&self) -> GrantWait {
+        GrantWait { granted: self.granted.clone().notified_owned() }
+    }
+
+    /// Wakes who waits for a grant, and who waits for room.
+    pub(crate) fn announce(&self) {
+        self.granted.notify_waiters();
+        self.releases.notify.notify_waiters();
+    }
+
+    /// Takes the terms over. A limit that was raised counts at once, so does one that was lowered.
+    pub(crate) fn update(&self, terms: &BudgetTerms, now: i64) {
+        let mut books = self.books();
+        if books.terms == *terms {
+            return;
+        }
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token } = &books.terms;
+        let raised = terms.limit > *limit || *mode != terms.mode;
+        if *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token {
+            books.reopen = true;
+            if let Some(account) = self.current.load_full() {
+                account.seal();
+            }
+        }
+        books.terms = terms.clone();
+        self.limit.store(terms.limit, Relaxed);
+        self.mode.store(mode_number(terms.mode), Relaxed);
+        self.unit.store(unit_number(terms.unit), Relaxed);
+        self.refresh(&books, now);
+        drop(books);
+        if raised {
+            self.announce();
+        }
+    }
+
+    /// Counts anew what is carried, and how far holds may go.
+    pub(crate) fn refresh(&self, books: &Books, now: i64) {
+        let Some(account) = self.current.load_full() else { return };
+        let carried = carried(books, &account.span, now);
+        self.carried.store(carried, Relaxed);
+        account.set_ceiling(match books.terms.mode {
+            Mode::Hard => account.granted().min(books.terms.limit.saturating_sub(carried)),
+            Mode::Soft => i64::MAX,
+        });
+    }
+
+    /// Installs the account of a period; the one before was sealed.
+    pub(crate) fn install(&self, books: &mut Books, account: Arc<Account>, now: i64) {
+        if let Some(previous) = self.current.swap(Some(account.clone())) {
+            books.older.push(previous);
+        }
+        books.reopen = false;
+        // Those that can never count again go when their last hold has settled.
+        books.older.retain(|older| older.span.counts_until > now || older.committed() != older.used());
+        self.refresh(books, now);
+    }
+
+    /// Holds an amount, or says why not. `at_ms`: when the attempt starts, unix milliseconds.
+    pub(crate) fn try_hold(&self, amount: i64, at_ms: i64) -> Decision {
+        let Some(account) = self.current.load_full() else { return Decision::Wanting };
+        if at_ms >= account.ends_at_ms {
+            return Decision::Wanting;
+        }
+        if self.mode() == Mode::Soft {
+            if self.carried.load(Relaxed).saturating_add(account.used()) >= self.limit() {
+                self.recount(at_ms / 1000);
+                if self.carried.load(Relaxed).saturating_add(account.used()) >= self.limit() {
+                    return Decision::Exhausted;
+                }
+            }
+            return match account.hold(amount) {
+                Ok(()) => Decision::Held { account, refill: false },
+                Err(_) => Decision::Wanting,
+            };
+        }
+        for recounted in [false, true] {
+            match account.try_hold(amount) {
+                Ok(refill) => return Decision::Held { account, refill },
+                Err(NotAdded::Sealed) => return Decision::Wanting,
+                Err(NotAdded::Full) => {}
+            }
+            let needed = amount.max(1);
+            let (limit, carried) = (self.limit(), self.carried.load(Acquire));
+            // `used` before `committed`: what settles in between must not look as if it left no room.
+            let used = account.used();
+            let committed = account.committed();
+            let room = limit.saturating_sub(carried);
+            if committed.saturating_add(needed) <= room {
+                return Decision::Wanting;
+            }
+            if !recounted {
+                // Older buckets settle and expire without telling; look before refusing.
+                self.recount(at_ms / 1000);
+                continue;
+            }
+            if used.saturating_add(needed) > room {
+                return Decision::Exhausted;
+            }
+            return Decision::Reserved { held: (committed - used).max(0) };
+        }
+        Decision::Wanting
+    }
+
+    fn recount(&self, now: i64) {
+        let books = self.books();
+        self.refresh(&books, now);
+    }
+
+    pub(crate) fn set_failed(&self, failed: bool) {
+        self.asks.failed.store(failed, Release);
+    }
+}
+
+/// What counts besides the account of `current`.
+pub(crate) fn carried(books: &Books, current: &Span, now: i64) -> i64 {
+    let older: i64 = books
+        .older
+        .iter()
+        .filter(|account| counts(books, account, current, now))
+        .map(|account| account.committed())
+        .sum();
+    older.saturating_add(closed_amount(books, current, now))
+}
+
+/// Whether an older account of this boot counts in the current span.
+pub(crate) fn counts(books: &Books, older: &Account, current: &Span, now: i64) -> bool {
+    older.unit == books.terms.unit
+        && older.token == books.terms.reset_token
+        && books.terms.period.counts(&older.span, current, now)
+}
+
+pub(crate) fn closed_amount(books: &Books, current: &Span, now: i64) -> i64 {
+    let terms = &books.terms;
+    books
+        .closed
+        .iter()
+        .filter(|closed| {
+            closed.token == terms.reset_token
+                && closed.unit == terms.unit
+                && terms.period.counts(&closed.span, current, now)
+        })
+        .fold(0, |sum: i64, closed| sum.saturating_add(closed.amount))
+}
+
+fn resets_at(books: &Books, span: &Span, now: i64) -> Option<i64> {
+    match &books.terms.period {
+        Period::Lifetime => None,
+        Period::Calendar { .. } => Some(span.ends_at),
+        Period::Rolling { seconds } => {
+            let older =
+                books.older.iter().filter(|account| counts(books, account, span, now)).map(|account| &account.span);
+            let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.span);
+            older
+                .chain(closed)
+                .filter(|span| span.kind == crate::period::Kind::Bucket)
+                .map(|span| span.ends_at + seconds)
+                .chain([span.ends_at + seconds])
+                .filter(|at| *at > now)
+                .min()
+        }
+    }
+}
+
+fn mode_number(mode: Mode) -> u8 {
+    match mode {
+        Mode::Hard => 0,
+        Mode::Soft => 1,
+    }
+}
+
+fn unit_number(unit: Unit) -> u8 {
+    match unit {
+        Unit::NanoUsd => 0,
+        Unit::Tokens => 1,
+        Unit::Requests => 2,
+    }
+}
+
+/// Counts a waiter while it waits.
+struct Waiting<'a>(&'a Releases);
+
+impl Waiting<'_> {
+    fn begin(releases: &Releases) -> Waiting<'_> {
+        releases.waiting.fetch_add(1, Relaxed);
+        Waiting(releases)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}

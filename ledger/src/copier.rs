@@ -1,0 +1,298 @@
+//! Copies ended attempts from the journal to SQLite, and lets segments go whose rows are all there. One thread, apart
+//! from serving: when the database is locked, full or damaged, segments pile up to their bound and a counter tells.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use crate::counters::Counters;
+use crate::durable::Adjustment;
+use crate::grants::Request;
+use crate::journal::{Pool, Segment, read_slots, row_id};
+use crate::names::Names;
+use crate::record::Slot;
+use crate::store::{Row, Store};
+use crate::terms::Amounts;
+
+/// Rows of one transaction: enough to make its cost small, few enough that readers do not wait.
+const BATCH: usize = 4096;
+
+/// What the copier is told.
+#[derive(Debug)]
+pub enum Message {
+    /// Copy what has ended by now; answers when it is committed.
+    Flush(SyncSender<Result<(), String>>),
+    /// The same, a last time. Answers with the segments that are left.
+    Close(SyncSender<(Result<(), String>, Vec<u64>)>),
+}
+
+/// A segment of an earlier boot: what has no settlement was cut off by the end of its process.
+#[derive(Debug)]
+pub struct Inherited {
+    pub number: u64,
+    pub path: PathBuf,
+    pub rows: Vec<Row>,
+}
+
+/// The copier thread's own.
+#[derive(Debug)]
+pub struct Copier {
+    pub path: PathBuf,
+    pub store: Option<Store>,
+    pub names: Arc<Names>,
+    pub pool: Arc<Pool>,
+    pub counters: Arc<Counters>,
+    pub grants: SyncSender<Request>,
+    pub inherited: Vec<Inherited>,
+    pub adjustments: Vec<Adjustment>,
+    pub interval: Duration,
+    segments: Vec<Tracked>,
+    failing: bool,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    segment: Arc<Segment>,
+    /// A bit for each slot whose row is in the database.
+    copied: Vec<u64>,
+    copied_count: u32,
+    /// All slots below have been copied.
+    low: u32,
+}
+
+impl Tracked {
+    fn new(segment: Arc<Segment>) -> Tracked {
+        let copied = vec![0; (segment.slots as usize + 1).div_ceil(64)];
+        Tracked { segment, copied, copied_count: 0, low: 1 }
+    }
+
+    fn is_copied(&self, slot: u32) -> bool {
+        self.copied[slot as usize / 64] & (1 << (slot % 64)) != 0
+    }
+
+    fn mark(&mut self, slot: u32) {
+        if !self.is_copied(slot) {
+            self.copied[slot as usize / 64] |= 1 << (slot % 64);
+            self.copied_count += 1;
+        }
+        while self.low <= self.segment.slots && self.is_copied(self.low) {
+            self.low += 1;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        // `full` first: after it no intent is written.
+        self.segment.full.load(Acquire) && self.copied_count == self.segment.written.load(Acquire)
+    }
+}
+
+impl Copier {
+    #[allow(clippy::too_many_arguments, reason = "made once, by `open`, from what it read")]
+    pub fn new(
+        path: PathBuf,
+        store: Option<Store>,
+        names: Arc<Names>,
+        pool: Arc<Pool>,
+        counters: Arc<Counters>,
+        grants: SyncSender<Request>,
+        inherited: Vec<Inherited>,
+        adjustments: Vec<Adjustment>,
+        interval: Duration,
+    ) -> Copier {
+        let (segments, failing) = (Vec::new(), false);
+        Copier { path, store, names, pool, counters, grants, inherited, adjustments, interval, segments, failing }
+    }
+
+    /// Copies until all who could write are gone. What is then not copied is copied by the next process.
+    pub fn run(mut self, messages: &Receiver<Message>, opened: &Receiver<Arc<Segment>>) {
+        let mut next = Instant::now();
+        loop {
+            let message = messages.recv_timeout(next.saturating_duration_since(Instant::now()));
+            self.segments.extend(opened.try_iter().map(Tracked::new));
+            match message {
+                Ok(Message::Flush(done)) => {
+                    let result = self.pass();
+                    // Who asked may have given up.
+                    let _ = done.send(result);
+                }
+                Ok(Message::Close(done)) => {
+                    let result = self.pass();
+                    let inherited = self.inherited.iter().map(|inherited| inherited.number);
+                    let left = self.segments.iter().map(|tracked| tracked.segment.number).chain(inherited).collect();
+                    let _ = done.send((result, left));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // The failure was told by the counter and the log.
+                    let _ = self.pass();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            next = Instant::now() + self.interval;
+        }
+    }
+
+    fn pass(&mut self) -> Result<(), String> {
+        let result = self.try_pass();
+        match &result {
+            Ok(()) if self.failing => tracing::info!("rows are copied to {} again", self.path.display()),
+            Err(error) => {
+                self.counters.copy_failures.fetch_add(1, Relaxed);
+                if !self.failing {
+                    let path = self.path.display();
+                    tracing::error!(%error, "cannot copy rows to {path}: they wait in the journal");
+                }
+                // A connection after an error is not to be trusted; opening is cheap.
+                self.store = None;
+            }
+            Ok(()) => {}
+        }
+        self.failing = result.is_err();
+        result
+    }
+
+    fn try_pass(&mut self) -> Result<(), String> {
+        if self.is_idle() {
+            return Ok(());
+        }
+        if self.store.is_none() {
+            self.store = Some(Store::open(&self.path).map_err(text)?);
+        }
+        if let Some(last) = self.adjustments.last().map(|adjustment| adjustment.id) {
+            let adjustments = self.adjustments.clone();
+            self.store()?.adjust(&adjustments).map_err(text)?;
+            self.store()?.sync().map_err(text)?;
+            self.adjustments.clear();
+            // Queue full or gone: the next process writes them again, which changes nothing.
+            let _ = self.grants.try_send(Request::AdjustmentsCopied { id: last });
+        }
+        self.copy_inherited()?;
+        for at in 0..self.segments.len() {
+            self.copy_segment(at)?;
+        }
+        self.retire()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.adjustments.is_empty()
+            && self.inherited.is_empty()
+            && self
+                .segments
+                .iter()
+                .all(|tracked| tracked.segment.ended.load(Acquire) == tracked.copied_count && !tracked.is_done())
+    }
+
+    fn store(&mut self) -> Result<&mut Store, String> {
+        self.store.as_mut().ok_or_else(|| "the database is not open".to_owned())
+    }
+
+    fn copy_rows(&mut self, rows: &[Row]) -> Result<(), String> {
+        let known = self.store()?.known_names();
+        let names = self.names.since(known).map_err(text)?;
+        let copied = self.store()?.copy(rows, &names).map_err(text)?;
+        self.counters.rows_copied.fetch_add(copied as u64, Relaxed);
+        Ok(())
+    }
+
+    fn copy_inherited(&mut self) -> Result<(), String> {
+        if self.inherited.is_empty() {
+            return Ok(());
+        }
+        for at in 0..self.inherited.len() {
+            let rows = std::mem::take(&mut self.inherited[at].rows);
+            let copied = rows.chunks(BATCH).try_for_each(|batch| self.copy_rows(batch));
+            self.inherited[at].rows = rows;
+            copied?;
+        }
+        self.store()?.sync().map_err(text)?;
+        for Inherited { number, path, rows: _ } in std::mem::take(&mut self.inherited) {
+            self.pool.remove(&path);
+            // If it is not heard, the log names a segment that does not exist, which is harmless.
+            let _ = self.grants.try_send(Request::Removed { segment: number });
+        }
+        Ok(())
+    }
+
+    fn copy_segment(&mut self, at: usize) -> Result<(), String> {
+        let tracked = &self.segments[at];
+        let segment = tracked.segment.clone();
+        if segment.ended.load(Acquire) == tracked.copied_count {
+            return Ok(());
+        }
+        let slots =
+            read_slots(&segment.file, segment.number, tracked.low, segment.written.load(Acquire)).map_err(text)?;
+        let mut rows = Vec::new();
+        for (place, slot) in slots {
+            match slot {
+                // One that is being written right now reads as bad; the next pass sees it whole.
+                Slot::Empty | Slot::Bad => {}
+                Slot::Intent(intent) if intent.settlement.is_some() && !tracked.is_copied(place.slot) => {
+                    rows.push((place.slot, Row { id: row_id(place), intent }));
+                }
+                Slot::Intent(_) => {}
+            }
+        }
+        // The journal is at least as durable as its copy.
+        segment.file.sync_data().map_err(text)?;
+        for batch in rows.chunks(BATCH) {
+            let (slots, rows): (Vec<u32>, Vec<Row>) = batch.iter().cloned().unzip();
+            self.copy_rows(&rows)?;
+            slots.into_iter().for_each(|slot| self.segments[at].mark(slot));
+        }
+        Ok(())
+    }
+
+    /// Lets segments go: rows durable in the database, then their sums durable in the grants log, then the file.
+    fn retire(&mut self) -> Result<(), String> {
+        if !self.segments.iter().any(Tracked::is_done) {
+            return Ok(());
+        }
+        self.store()?.sync().map_err(text)?;
+        let (done, left): (Vec<Tracked>, Vec<Tracked>) =
+            std::mem::take(&mut self.segments).into_iter().partition(Tracked::is_done);
+        self.segments = left;
+        for tracked in done {
+            if let Err(error) = self.retire_one(&tracked.segment) {
+                self.segments.push(tracked);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn retire_one(&mut self, segment: &Segment) -> Result<(), String> {
+        let slots = read_slots(&segment.file, segment.number, 1, segment.written.load(Acquire)).map_err(text)?;
+        let used = sums(slots.iter().map(|(_, slot)| slot)).into_iter().collect();
+        let (done, answer) = std::sync::mpsc::sync_channel(1);
+        let gone = |_| "the grants thread is gone".to_owned();
+        self.grants.send(Request::Retire { segment: segment.number, used, done }).map_err(|_| gone(()))?;
+        if !answer.recv().map_err(|_| gone(()))? {
+            return Err("sums of a segment cannot be written to the grants log".to_owned());
+        }
+        self.pool.remove(&segment.path);
+        let _ = self.grants.try_send(Request::Removed { segment: segment.number });
+        Ok(())
+    }
+}
+
+/// What each account used in these slots; what has no settlement counts by its hold.
+pub fn sums<'a>(slots: impl Iterator<Item = &'a Slot>) -> HashMap<u32, Amounts> {
+    let mut used: HashMap<u32, Amounts> = HashMap::new();
+    for slot in slots {
+        let Slot::Intent(intent) = slot else { continue };
+        let cost = intent.cost();
+        for account in intent.accounts() {
+            let sum = used.entry(*account).or_default();
+            sum.nano_usd = sum.nano_usd.saturating_add(cost.nano_usd.max(0));
+            sum.tokens = sum.tokens.saturating_add(cost.tokens.max(0));
+            sum.requests = sum.requests.saturating_add(cost.requests.max(0));
+        }
+    }
+    used
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,251 @@
+//! What the grants log says, as records and as their sum. Applying the records of a log in order gives the state;
+//! writing the state gives a shorter log that means the same. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::period::Span;
+use crate::terms::Unit;
+
+/// One line of the grants log. Totals, never differences, so that none can count twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A process started. What follows is its own.
+    Boot { boot: u64, kernel_boot: String, at_ms: i64, next_account: u32 },
+    /// An account was opened.
+    Open { account: u32, books: BooksId },
+    /// An account may commit up to this.
+    Grant { account: u32, granted: i64 },
+    /// Of what was granted, an account gave this back.
+    Return { account: u32, returned: i64 },
+    /// A journal segment is copied and about to be removed; this was used in it.
+    Retired { segment: u64, used: Vec<(u32, i64)> },
+    /// Used by boots that have ended.
+    Closed { books: BooksId, amount: i64 },
+    /// A segment of an ended boot whose amounts are in the closed books already; only its rows are wanted.
+    Counted { segment: u64 },
+    /// Charged without a row: a power loss took the rows.
+    Adjustment(Adjustment),
+    /// Adjustments up to this are in the database.
+    AdjustmentsCopied { id: i64 },
+    /// The process closed its accounts and stopped.
+    Stopped { boot: u64 },
+}
+
+/// Which books an amount belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BooksId {
+    pub budget: String,
+    pub token: Option<String>,
+    pub unit: Unit,
+    pub span: Span,
+}
+
+/// Money that is charged to a budget although no attempt is known for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjustment {
+    pub id: i64,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    pub budget: String,
+    pub period: String,
+    pub unit: Unit,
+    pub amount: i64,
+    pub reason: String,
+}
+
+/// An account as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountEntry {
+    pub books: BooksId,
+    pub granted: i64,
+    pub returned: i64,
+    /// Used in segments that are gone.
+    pub retired: i64,
+}
+
+/// The state of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    pub boot: u64,
+    pub kernel_boot: String,
+    pub at_ms: i64,
+    pub next_account: u32,
+    pub accounts: BTreeMap<u32, AccountEntry>,
+    pub closed: Vec<(BooksId, i64)>,
+    /// Segments whose amounts are in the closed books.
+    pub counted: BTreeSet<u64>,
+    /// Segments of this boot whose amounts are in `retired`, until their file is gone.
+    pub retired: BTreeSet<u64>,
+    pub adjustments: Vec<Adjustment>,
+    pub stopped: bool,
+}
+
+impl Durable {
+    /// Takes one record in. Records about accounts that are not known are about periods that are over.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Boot { boot, kernel_boot, at_ms, next_account } => {
+                self.boot = *boot;
+                self.kernel_boot = kernel_boot.clone();
+                self.at_ms = *at_ms;
+                self.next_account = *next_account;
+                self.stopped = false;
+            }
+            Record::Open { account, books } => {
+                let entry = AccountEntry { books: books.clone(), granted: 0, returned: 0, retired: 0 };
+                self.accounts.insert(*account, entry);
+                self.next_account = self.next_account.max(account + 1);
+            }
+            Record::Grant { account, granted } => {
+                if let Some(entry) = self.accounts.get_mut(account) {
+                    entry.granted = entry.granted.max(*granted);
+                }
+            }
+            Record::Return { account, returned } => {
+                if let Some(entry) = self.accounts.get_mut(account) {
+                    entry.returned = entry.returned.max(*returned);
+                }
+            }
+            Record::Retired { segment, used } => {
+                // 0 stands for all segments before a rewrite of the log.
+                if *segment == 0 || self.retired.insert(*segment) {
+                    for (account, amount) in used {
+                        if let Some(entry) = self.accounts.get_mut(account) {
+                            entry.retired = entry.retired.saturating_add(*amount);
+                        }
+                    }
+                }
+            }
+            Record::Closed { books, amount } => self.close(books, *amount),
+            Record::Counted { segment } => {
+                self.counted.insert(*segment);
+            }
+            Record::Adjustment(adjustment) => self.adjustments.push(adjustment.clone()),
+            Record::AdjustmentsCopied { id } => self.adjustments.retain(|adjustment| adjustment.id > *id),
+            Record::Stopped { boot } => self.stopped = *boot == self.boot,
+        }
+    }
+
+    /// Adds to what ended boots used.
+    pub fn close(&mut self, books: &BooksId, amount: i64) {
+        match self.closed.iter_mut().find(|(id, _)| id == books) {
+            Some((_, sum)) => *sum = sum.saturating_add(amount),
+            None => self.closed.push((books.clone(), amount)),
+        }
+    }
+
+    /// Drops what can never count again. The newest period of each budget stays, so that a clock set back does not
+    /// open an older one again.
+    pub fn prune(&mut self, now: i64) {
+        let mut newest: std::collections::HashMap<(&str, Option<&str>), i64> = std::collections::HashMap::new();
+        for (books, _) in &self.closed {
+            let newest = newest.entry((&books.budget, books.token.as_deref())).or_insert(i64::MIN);
+            *newest = (*newest).max(books.span.starts_at);
+        }
+        let keep: Vec<bool> = self
+            .closed
+            .iter()
+            .map(|(books, _)| {
+                books.span.counts_until > now
+                    || newest.get(&(books.budget.as_str(), books.token.as_deref())) == Some(&books.span.starts_at)
+            })
+            .collect();
+        let mut keep = keep.into_iter();
+        self.closed.retain(|_| keep.next().unwrap_or(true));
+    }
+
+    /// A log that means this state.
+    pub fn records(&self) -> Vec<Record> {
+        let Durable {
+            boot,
+            kernel_boot,
+            at_ms,
+            next_account,
+            accounts,
+            closed,
+            counted,
+            retired,
+            adjustments,
+            stopped,
+        } = self;
+        let mut records = vec![Record::Boot {
+            boot: *boot,
+            kernel_boot: kernel_boot.clone(),
+            at_ms: *at_ms,
+            next_account: *next_account,
+        }];
+        records.extend(closed.iter().map(|(books, amount)| Record::Closed { books: books.clone(), amount: *amount }));
+        records.extend(counted.iter().map(|segment| Record::Counted { segment: *segment }));
+        let mut used = Vec::new();
+        for (account, entry) in accounts {
+            let AccountEntry { books, granted, returned, retired } = entry;
+            records.push(Record::Open { account: *account, books: books.clone() });
+            if *granted > 0 {
+                records.push(Record::Grant { account: *account, granted: *granted });
+            }
+            if *returned > 0 {
+                records.push(Record::Return { account: *account, returned: *returned });
+            }
+            if *retired > 0 {
+                used.push((*account, *retired));
+            }
+        }
+        records.push(Record::Retired { segment: 0, used });
+        records.extend(retired.iter().map(|segment| Record::Retired { segment: *segment, used: Vec::new() }));
+        records.extend(adjustments.iter().cloned().map(Record::Adjustment));
+        if *stopped {
+            records.push(Record::Stopped { boot: *boot });
+        }
+        records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::period::Period;
+
+    fn books(budget: &str, at: i64) -> BooksId {
+        let period = Period::Calendar { unit: crate::period::CalendarUnit::Day, time_zone: "UTC".to_owned() };
+        BooksId { budget: budget.to_owned(), token: None, unit: Unit::NanoUsd, span: period.span(at) }
+    }
+
+    #[test]
+    fn a_rewritten_log_means_the_same() {
+        let mut state = Durable::default();
+        for record in [
+            Record::Boot { boot: 3, kernel_boot: "k".to_owned(), at_ms: 5, next_account: 1 },
+            Record::Closed { books: books("a", 0), amount: 10 },
+            Record::Closed { books: books("a", 0), amount: 5 },
+            Record::Counted { segment: 9 },
+            Record::Open { account: 1, books: books("a", 0) },
+            Record::Open { account: 2, books: books("b", 0) },
+            Record::Grant { account: 1, granted: 100 },
+            Record::Grant { account: 1, granted: 60 },
+            Record::Return { account: 1, returned: 20 },
+            Record::Retired { segment: 11, used: vec![(1, 7), (2, 8), (99, 1)] },
+            Record::Retired { segment: 11, used: vec![(1, 7)] },
+        ] {
+            state.apply(&record);
+        }
+        assert_eq!(state.closed, [(books("a", 0), 15)]);
+        let AccountEntry { granted, returned, retired, .. } = state.accounts[&1];
+        assert_eq!((granted, returned, retired), (100, 20, 7), "totals, not differences; a segment retires once");
+        let mut again = Durable::default();
+        state.records().iter().for_each(|record| again.apply(record));
+        assert_eq!(again, state);
+    }
+
+    #[test]
+    fn what_counts_and_the_newest_period_survive_pruning() {
+        const DAY: i64 = 86_400;
+        let mut state = Durable::default();
+        for (budget, day) in [("a", 0), ("a", 1), ("a", 2), ("b", 0)] {
+            state.close(&books(budget, day * DAY), 1);
+        }
+        state.prune(2 * DAY + 5);
+        assert_eq!(state.closed, [(books("a", 2 * DAY), 1), (books("b", 0), 1)]);
+    }
+}

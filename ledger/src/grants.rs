@@ -1,0 +1,391 @@
+//! The allocator of one process: opens accounts, sizes chunks, and writes both to the grants log, synced, before
+//! anything of them may be used. One thread; requests that come together share one sync. Does I/O.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+
+use crate::account::Account;
+use crate::budget::{Budget, Burn, closed_amount, counts};
+use crate::counters::Counters;
+use crate::durable::{BooksId, Durable, Record};
+use crate::log::{self, Log};
+use crate::terms::{Amounts, BudgetTerms, Mode};
+
+/// Requests that share one sync at most.
+const BATCH: usize = 1024;
+
+/// A low budget is granted what it burns in this time.
+const CHUNK_SECONDS: i64 = 10;
+
+/// The log is rewritten when it is larger than this, and twice as large as after the last time.
+const REWRITE_ABOVE_BYTES: u64 = 4 << 20;
+
+/// What the grants thread is asked for.
+#[derive(Debug)]
+pub enum Request {
+    /// The asks of this budget; the attempt starts at this time, unix milliseconds.
+    Want { budget: Arc<Budget>, at_ms: i64 },
+    /// A segment's rows are in the database: remember what was used in it. Answers whether that is durable.
+    Retire { segment: u64, used: Vec<(u32, Amounts)>, done: SyncSender<bool> },
+    /// The file of a retired or counted segment is gone.
+    Removed { segment: u64 },
+    /// Adjustments up to this are in the database.
+    AdjustmentsCopied { id: i64 },
+    /// Closes all accounts; these segments still have rows to copy. Nothing is granted afterwards.
+    Close { segments: Vec<u64>, done: SyncSender<Result<(), String>> },
+}
+
+/// The grants thread's own.
+#[derive(Debug)]
+pub struct Grants {
+    path: PathBuf,
+    log: Log,
+    rewritten_bytes: u64,
+    /// The last append failed: what is in the file is not known.
+    broken: bool,
+    closed: bool,
+    state: Durable,
+    live: HashMap<u32, Arc<Account>>,
+    counters: Arc<Counters>,
+    failure: Arc<Mutex<String>>,
+    clock: fn() -> i64,
+}
+
+/// What to do when a budget's records are durable.
+struct Staged {
+    budget: Arc<Budget>,
+    terms: BudgetTerms,
+    account: Arc<Account>,
+    opened: bool,
+    granted: i64,
+    refill_below: i64,
+    burn: Burn,
+    now: i64,
+}
+
+impl Grants {
+    pub fn new(
+        log: Log,
+        state: Durable,
+        counters: Arc<Counters>,
+        failure: Arc<Mutex<String>>,
+        clock: fn() -> i64,
+    ) -> Grants {
+        Grants {
+            path: log.path().to_owned(),
+            rewritten_bytes: log.size_bytes(),
+            log,
+            broken: false,
+            closed: false,
+            state,
+            live: HashMap::new(),
+            counters,
+            failure,
+            clock,
+        }
+    }
+
+    /// Serves requests until all who could ask are gone.
+    pub fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(first) = requests.recv() {
+            let mut batch = vec![first];
+            batch.extend(requests.try_iter().take(BATCH - 1));
+            self.serve(batch);
+        }
+    }
+
+    fn serve(&mut self, batch: Vec<Request>) {
+        let mut records = Vec::new();
+        let mut staged: Vec<Staged> = Vec::new();
+        let mut wanting = Vec::new();
+        let mut retired = Vec::new();
+        let mut close = None;
+        let mut lazy = Vec::new();
+        for request in batch {
+            match request {
+                Request::Want { budget, at_ms } => {
+                    budget.asks.queued.store(false, Release);
+                    if self.closed {
+                        self.set_failure("the ledger is closed");
+                        budget.set_failed(true);
+                        budget.announce();
+                        continue;
+                    }
+                    // A budget that asks twice in a batch is served once: its asks are sums.
+                    if staged.iter().any(|other| Arc::ptr_eq(&other.budget, &budget)) {
+                        continue;
+                    }
+                    if let Some(one) = self.plan(&budget, at_ms, &mut records) {
+                        staged.push(one);
+                    }
+                    wanting.push(budget);
+                }
+                Request::Retire { segment, used, done } => {
+                    let used = used
+                        .into_iter()
+                        .filter_map(|(account, amounts)| {
+                            let unit = self.state.accounts.get(&account)?.books.unit;
+                            Some((account, amounts.of(unit))).filter(|(_, amount)| *amount > 0)
+                        })
+                        .collect();
+                    records.push(Record::Retired { segment, used });
+                    retired.push(done);
+                }
+                Request::Removed { segment } => {
+                    self.state.retired.remove(&segment);
+                    self.state.counted.remove(&segment);
+                }
+                Request::AdjustmentsCopied { id } => lazy.push(Record::AdjustmentsCopied { id }),
+                Request::Close { segments, done } => close = Some((segments, done)),
+            }
+        }
+        records.extend(lazy);
+        let written = if records.is_empty() { Ok(()) } else { self.write(&records) };
+        match written {
+            Ok(()) => {
+                for one in staged {
+                    self.publish(one);
+                }
+                wanting.iter().for_each(|budget| budget.set_failed(false));
+            }
+            Err(error) => {
+                self.broken = true;
+                self.counters.grant_failures.fetch_add(1, Relaxed);
+                tracing::error!(%error, "cannot write grants to {}", self.path.display());
+                self.set_failure(&format!("cannot write {}: {error}", self.path.display()));
+                wanting.iter().for_each(|budget| budget.set_failed(true));
+            }
+        }
+        for done in retired {
+            // The copier may have gone away; then nobody needs to know.
+            let _ = done.send(!self.broken);
+        }
+        wanting.iter().for_each(|budget| budget.announce());
+        if let Some((segments, done)) = close {
+            let result = self.close(segments).map_err(|error| format!("cannot write {}: {error}", self.path.display()));
+            let _ = done.send(result);
+        }
+    }
+
+    /// Decides what a budget gets. Its records are appended; nothing is published yet.
+    fn plan(&mut self, budget: &Arc<Budget>, at_ms: i64, records: &mut Vec<Record>) -> Option<Staged> {
+        let asked = budget.asks.amount.swap(0, AcqRel);
+        let books = budget.books();
+        let terms = books.terms.clone();
+        let now = at_ms.div_euclid(1000);
+        let current = budget.current();
+        let fits =
+            current.as_ref().filter(|account| !books.reopen && !account.is_sealed() && at_ms < account.ends_at_ms);
+        let (account, opened) = match fits {
+            Some(account) => (account.clone(), false),
+            None => {
+                let mut span = terms.period.span(now);
+                // Periods never open again, also when the clock is set back.
+                let latest = books
+                    .closed
+                    .iter()
+                    .filter(|closed| closed.token == terms.reset_token && closed.unit == terms.unit)
+                    .map(|closed| &closed.span)
+                    .chain(
+                        current
+                            .iter()
+                            .chain(&books.older)
+                            .filter(|one| one.token == terms.reset_token)
+                            .map(|one| &one.span),
+                    )
+                    .filter(|other| other.kind == span.kind)
+                    .map(|other| other.starts_at)
+                    .max();
+                if let Some(latest) = latest.filter(|latest| *latest > span.starts_at) {
+                    span = terms.period.span(latest);
+                }
+                if let Some(current) = &current {
+                    current.seal();
+                }
+                let id = self.state.next_account;
+                self.state.next_account += 1;
+                let books_id = BooksId {
+                    budget: terms.id.clone(),
+                    token: terms.reset_token.clone(),
+                    unit: terms.unit,
+                    span: span.clone(),
+                };
+                records.push(Record::Open { account: id, books: books_id });
+                let account = Account::new(
+                    id,
+                    terms.unit,
+                    terms.reset_token.clone(),
+                    span,
+                    Arc::downgrade(budget),
+                    budget.releases().clone(),
+                );
+                (Arc::new(account), true)
+            }
+        };
+        let mut granted = account.granted();
+        let mut refill_below = i64::MIN;
+        let committed = account.committed();
+        let mut burn = books.burn;
+        if terms.mode == Mode::Hard {
+            // What other accounts of this boot do not need any more comes back first.
+            let mut taken = closed_amount(&books, &account.span, now);
+            let leaving = current.iter().filter(|current| opened && current.id != account.id);
+            for older in books.older.iter().chain(leaving).filter(|older| counts(&books, older, &account.span, now)) {
+                let net = self.state.accounts.get(&older.id).map_or(0, |entry| entry.granted - entry.returned);
+                let needed = older.committed();
+                if net > needed {
+                    let returned = self.state.accounts.get(&older.id).map_or(0, |entry| entry.granted) - needed;
+                    records.push(Record::Return { account: older.id, returned });
+                }
+                taken = taken.saturating_add(needed);
+            }
+            let remaining = terms.limit.saturating_sub(taken).saturating_sub(granted.max(committed));
+            let seconds = (at_ms - burn.at_ms).max(1000) / 1000;
+            let per_chunk = if opened { 0 } else { (committed - burn.committed).max(0) / seconds * CHUNK_SECONDS };
+            burn = Burn { at_ms, committed };
+            let needed = committed.saturating_add(asked).saturating_sub(granted);
+            let low = granted - committed < granted / 4;
+            if opened || needed > 0 || low {
+                let chunk = chunk(terms.limit, remaining, needed, per_chunk);
+                if chunk > 0 {
+                    granted = granted.max(0) + chunk;
+                    records.push(Record::Grant { account: account.id, granted });
+                }
+                let rest = remaining - chunk;
+                refill_below = if rest > 0 { chunk / 4 } else { i64::MIN };
+            } else {
+                return None;
+            }
+        } else if !opened {
+            return None;
+        }
+        drop(books);
+        Some(Staged { budget: budget.clone(), terms, account, opened, granted, refill_below, burn, now })
+    }
+
+    /// The records are durable: what they say may be used.
+    fn publish(&mut self, staged: Staged) {
+        let Staged { budget, terms, account, opened, granted, refill_below, burn, now } = staged;
+        let mut books = budget.books();
+        account.set_granted(granted, refill_below);
+        books.burn = burn;
+        self.counters.grants.fetch_add(1, Relaxed);
+        if !opened {
+            budget.refresh(&books, now);
+            return;
+        }
+        self.live.insert(account.id, account.clone());
+        let BudgetTerms { id: _, unit, limit: _, mode: _, period, reset_token } = &books.terms;
+        let stale = *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token;
+        if stale {
+            // The terms changed while the disk worked: the next try opens another.
+            account.seal();
+        }
+        budget.install(&mut books, account, now);
+        books.reopen = stale;
+    }
+
+    /// Appends, or rewrites where the file is not to be trusted or has grown long. Durable when it returns.
+    fn write(&mut self, records: &[Record]) -> std::io::Result<()> {
+        let size = self.log.size_bytes();
+        if self.broken || (size > REWRITE_ABOVE_BYTES && size > 2 * self.rewritten_bytes) {
+            let mut state = self.state.clone();
+            records.iter().for_each(|record| state.apply(record));
+            self.forget_over(&mut state);
+            self.log = Log::replace(&self.path, &state.records())?;
+            self.state = state;
+            self.rewritten_bytes = self.log.size_bytes();
+            self.broken = false;
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        records.iter().for_each(|record| log::encode(record, &mut lines));
+        self.log.append(&lines)?;
+        self.log.sync()?;
+        records.iter().for_each(|record| self.state.apply(record));
+        Ok(())
+    }
+
+    /// Drops accounts of periods that are over for a day.
+    fn forget_over(&mut self, state: &mut Durable) {
+        let now = (self.clock)().div_euclid(1000) - 86_400;
+        let live = &mut self.live;
+        state.accounts.retain(|id, entry| {
+            let keep = entry.books.span.counts_until > now
+                || live.get(id).is_some_and(|account| account.committed() != account.used());
+            if !keep {
+                live.remove(id);
+            }
+            keep
+        });
+        state.prune(now);
+    }
+
+    /// Moves what each account has committed to the closed books: unused grants are given back.
+    fn close(&mut self, segments: Vec<u64>) -> std::io::Result<()> {
+        self.closed = true;
+        let mut state = self.state.clone();
+        for account in self.live.values() {
+            account.seal();
+        }
+        for (id, entry) in std::mem::take(&mut state.accounts) {
+            let committed = match self.live.get(&id) {
+                Some(account) => account.committed(),
+                // Opened, never published: nothing could use it.
+                None => 0,
+            };
+            if committed > 0 {
+                state.close(&entry.books, committed);
+            }
+        }
+        state.counted.extend(segments);
+        state.retired.clear();
+        state.stopped = true;
+        state.prune((self.clock)().div_euclid(1000));
+        self.log = Log::replace(&self.path, &state.records())?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn set_failure(&self, reason: &str) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason.to_owned();
+    }
+}
+
+/// How much to grant, of `remaining`, where `needed` is asked for. While more than a fifth of the limit is left, half
+/// of the rest, so that requests seldom wait for the disk; below that what is spent in some seconds, so that a power
+/// loss charges little; what is needed in any case, as far as there is.
+pub fn chunk(limit: i64, remaining: i64, needed: i64, burn: i64) -> i64 {
+    if remaining <= 0 {
+        return 0;
+    }
+    let generous = if remaining > limit / 5 { remaining / 2 } else { burn };
+    generous.max(needed).clamp(0, remaining)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_large_while_there_is_much_and_exact_at_the_end() {
+        for (limit, remaining, needed, burn, expected) in [
+            (1000, 1000, 10, 0, 500),
+            (1000, 1000, 700, 0, 700),
+            (1000, 201, 10, 0, 100),
+            (1000, 200, 10, 0, 10),
+            (1000, 200, 10, 50, 50),
+            (1000, 200, 10, 5000, 200),
+            (1000, 5, 10, 0, 5),
+            (1000, 0, 10, 10, 0),
+            (1000, -5, 10, 10, 0),
+            (0, 0, 1, 0, 0),
+        ] {
+            assert_eq!(chunk(limit, remaining, needed, burn), expected, "{limit} {remaining} {needed} {burn}");
+        }
+    }
+}

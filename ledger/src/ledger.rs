@@ -1,0 +1,335 @@
+//! The ledger as its users see it: opened once for each process, shared by all cores, closed at the end. Owns the
+//! threads and the lock on the data folder.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::budget::{Budget, Closed};
+use crate::copier::{Copier, Message};
+use crate::counters::{CounterValues, Counters};
+use crate::durable::BooksId;
+use crate::grants::{Grants, Request};
+use crate::hold::Writer;
+use crate::journal::{Journal, KernelBoot, Pool};
+use crate::lock::{Lock, LockError};
+use crate::names::Names;
+use crate::recover::{RecoveryReport, recover};
+use crate::store::Store;
+use crate::terms::{BudgetTerms, BudgetView, NameId};
+
+/// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
+const GRANT_QUEUE: usize = 4096;
+
+/// What the ledger is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder; made if it does not exist.
+    pub folder: PathBuf,
+    /// Writers wanted.
+    pub cores: usize,
+    /// Size of a journal segment; 256 bytes for each attempt.
+    pub segment_bytes: usize,
+    /// Segments on disk, in use or waiting to be copied. When all are taken, attempts are refused.
+    pub max_segments: usize,
+    /// How often rows are copied to the database.
+    pub copy_interval: Duration,
+    /// Unix milliseconds.
+    pub clock: fn() -> i64,
+    /// Which start of the machine this is.
+    pub kernel_boot: KernelBoot,
+}
+
+impl Options {
+    /// The usual settings for a folder: segments of 1 MiB, 256 of them, copied each second.
+    pub fn new(folder: impl Into<PathBuf>, cores: usize) -> Options {
+        Options {
+            folder: folder.into(),
+            cores,
+            segment_bytes: 1 << 20,
+            max_segments: 256,
+            copy_interval: Duration::from_secs(1),
+            clock: system_clock,
+            kernel_boot: kernel_boot(),
+        }
+    }
+}
+
+/// Why the ledger did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the data folder {} is in use by {by}", .folder.display())]
+    InUse { folder: PathBuf, by: String },
+    #[error("cannot {what} {}", .path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is damaged: {reason}; restore it, or move the data folder away to begin with empty books", .path.display())]
+    Damaged { path: PathBuf, reason: String },
+}
+
+impl OpenError {
+    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+        let path = path.to_owned();
+        move |source| OpenError::Io { what, path, source }
+    }
+}
+
+/// Rows wait in the journal: the database did not take them.
+#[derive(Debug, thiserror::Error)]
+#[error("rows are not in the database yet: {reason}")]
+pub struct FlushError {
+    pub reason: String,
+}
+
+/// The ledger. Clones are the same ledger; it ends with the last of them and of its writers.
+#[derive(Clone, Debug)]
+pub struct Ledger(Arc<Shared>);
+
+/// What the ledger, its writers and its budgets share.
+#[derive(Debug)]
+pub struct Shared {
+    pub counters: Arc<Counters>,
+    /// `None` once all is closed.
+    pub grants: Mutex<Option<SyncSender<Request>>>,
+    /// Why the last grant failed.
+    pub failure: Arc<Mutex<String>>,
+    copier: Mutex<Option<SyncSender<Message>>>,
+    names: Arc<Names>,
+    pool: Arc<Pool>,
+    budgets: RwLock<HashMap<Box<str>, Arc<Budget>, foldhash::fast::RandomState>>,
+    /// Of earlier boots, for budgets that are not in use yet.
+    closed: Mutex<HashMap<Box<str>, Vec<Closed>>>,
+    next_order: AtomicU64,
+    clock: fn() -> i64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    // Last: threads are joined before the folder is let go.
+    _lock: Lock,
+}
+
+impl Ledger {
+    /// Opens the ledger of a folder: takes its lock, closes the books of the last process, starts the threads. Gives a
+    /// writer for each core.
+    ///
+    /// # Errors
+    /// Another process has the folder, the grants log is damaged, or the disk refuses. A database that cannot be opened
+    /// is no error: rows wait in the journal.
+    pub fn open(options: Options) -> Result<(Ledger, Vec<Writer>, RecoveryReport), OpenError> {
+        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot } = options;
+        let journal = folder.join("journal");
+        std::fs::create_dir_all(&journal).map_err(OpenError::io("make", &journal))?;
+        let lock_path = folder.join("lock");
+        let lock = Lock::take(&lock_path).map_err(|error| match error {
+            LockError::Held { by } => OpenError::InUse { folder: folder.clone(), by },
+            LockError::Io(source) => OpenError::Io { what: "lock", path: lock_path, source },
+        })?;
+        let database = folder.join("ledger.sqlite");
+        let store = Store::open(&database)
+            .inspect_err(
+                |error| tracing::error!(%error, "cannot open {}: rows wait in the journal", database.display()),
+            )
+            .ok();
+        let known_boot = store.as_ref().and_then(|store| store.highest_boot().ok()).unwrap_or(0);
+        let known_names = store.as_ref().map_or(0, Store::known_names);
+        let names_path = folder.join("names.log");
+        let names = Arc::new(Names::open(&names_path).map_err(OpenError::io("open", &names_path))?);
+        let recovered = recover(&journal, &folder.join("grants.log"), kernel_boot, known_boot, clock())?;
+        names.reserve(recovered.highest_name.max(known_names));
+
+        let counters = Arc::new(Counters::default());
+        let failure = Arc::new(Mutex::new(String::new()));
+        let live = recovered.inherited.len();
+        // Those left behind must not keep a new process from serving.
+        let max_segments = max_segments.max(cores + 2) + live;
+        let boot = recovered.report.boot;
+        let pool = Arc::new(Pool::new(journal, boot, kernel_boot, segment_bytes, max_segments, live));
+        let mut closed: HashMap<Box<str>, Vec<Closed>> = HashMap::new();
+        for (BooksId { budget, token, unit, span }, amount) in recovered.state.closed.clone() {
+            closed.entry(budget.into()).or_default().push(Closed { token, unit, span, amount });
+        }
+
+        let (grants_sender, grants_receiver) = sync_channel(GRANT_QUEUE);
+        let (copier_sender, copier_receiver) = sync_channel(16);
+        let (opened_sender, opened_receiver) = sync_channel(max_segments);
+        let (spare_sender, spare_receiver) = sync_channel(1);
+        let spares = Arc::new(Mutex::new(spare_receiver));
+        let adjustments = recovered.state.adjustments.clone();
+        let grants = Grants::new(recovered.log, recovered.state, counters.clone(), failure.clone(), clock);
+        let copier = Copier::new(
+            database,
+            store,
+            names.clone(),
+            pool.clone(),
+            counters.clone(),
+            grants_sender.clone(),
+            recovered.inherited,
+            adjustments,
+            copy_interval,
+        );
+        let shared = Arc::new(Shared {
+            counters,
+            grants: Mutex::new(Some(grants_sender)),
+            failure,
+            copier: Mutex::new(Some(copier_sender)),
+            names,
+            pool: pool.clone(),
+            budgets: RwLock::default(),
+            closed: Mutex::new(closed),
+            next_order: AtomicU64::new(0),
+            clock,
+            threads: Mutex::default(),
+            _lock: lock,
+        });
+        let factory = pool.clone();
+        let started = [
+            spawn("ledger-grants", move || grants.run(&grants_receiver)),
+            spawn("ledger-copier", move || copier.run(&copier_receiver, &opened_receiver)),
+            spawn("ledger-journal", move || factory.run(&spare_sender)),
+        ];
+        for thread in started {
+            let thread = thread.map_err(OpenError::io("start a thread for", &folder))?;
+            shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        let writers = (0..cores)
+            .map(|_| Writer::new(Journal::new(pool.clone(), spares.clone(), opened_sender.clone()), shared.clone()))
+            .collect();
+        Ok((Ledger(shared), writers, recovered.report))
+    }
+
+    /// The number of a name. The first time, it is written to the dictionary.
+    pub fn intern(&self, name: &str) -> NameId {
+        self.0.names.intern(name)
+    }
+
+    /// The live budget with the id of these terms, which it takes over. The same id gives the same budget.
+    pub fn budget(&self, terms: &BudgetTerms) -> Arc<Budget> {
+        let find = || self.read_budgets().get(terms.id.as_str()).cloned();
+        if let Some(budget) = find() {
+            budget.update(terms, self.now());
+            return budget;
+        }
+        let mut budgets = self.0.budgets.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get(terms.id.as_str()) {
+            budget.update(terms, self.now());
+            return budget.clone();
+        }
+        let closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
+        let order = self.0.next_order.fetch_add(1, Relaxed);
+        let budget = Arc::new(Budget::new(order, terms.clone(), closed, self.now()));
+        budgets.insert(terms.id.as_str().into(), budget.clone());
+        budget
+    }
+
+    /// Gives a budget new terms if it is in use; one that is not gets them when it is first used.
+    pub fn update(&self, terms: &BudgetTerms) {
+        let found = self.read_budgets().get(terms.id.as_str()).cloned();
+        if let Some(budget) = found {
+            budget.update(terms, self.now());
+        }
+    }
+
+    /// All budgets in use, by id.
+    pub fn views(&self) -> Vec<BudgetView> {
+        let now = self.now();
+        let budgets: Vec<Arc<Budget>> = self.read_budgets().values().cloned().collect();
+        let mut views: Vec<BudgetView> = budgets.iter().map(|budget| budget.view(now)).collect();
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views
+    }
+
+    /// What the ledger counts about itself.
+    pub fn counters(&self) -> CounterValues {
+        self.0.counters.values(self.0.pool.live.load(Relaxed))
+    }
+
+    /// Waits until all that has ended by now is in the database. Blocks: for tests, reports and shutdown.
+    ///
+    /// # Errors
+    /// The database does not take rows; they wait in the journal.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        let closed = || FlushError { reason: "the ledger is closed".to_owned() };
+        let (done, answer) = sync_channel(1);
+        let copier = guard(&self.0.copier).clone().ok_or_else(closed)?;
+        copier.send(Message::Flush(done)).map_err(|_| closed())?;
+        answer.recv().map_err(|_| closed())?.map_err(|reason| FlushError { reason })
+    }
+
+    /// Closes the books: rows are copied, unused grants are given back. Nothing is held afterwards. Attempts still in
+    /// flight are charged their hold. Drop the writers first, so that their segments can go. Blocks.
+    ///
+    /// # Errors
+    /// The database does not take rows (the next process copies them), or the grants log cannot be written (the next
+    /// process takes it for a crash, which loses nothing).
+    pub fn close(self) -> Result<(), FlushError> {
+        let gone = || FlushError { reason: "the ledger is closed".to_owned() };
+        let copier = guard(&self.0.copier).take().ok_or_else(gone)?;
+        let grants = guard(&self.0.grants).clone().ok_or_else(gone)?;
+        let (done, answer) = sync_channel(1);
+        copier.send(Message::Close(done)).map_err(|_| gone())?;
+        let (copied, segments) = answer.recv().map_err(|_| gone())?;
+        let (done, answer) = sync_channel(1);
+        grants.send(Request::Close { segments, done }).map_err(|_| gone())?;
+        let closed = answer.recv().map_err(|_| gone())?;
+        copied.and(closed).map_err(|reason| FlushError { reason })
+    }
+
+    fn now(&self) -> i64 {
+        (self.0.clock)().div_euclid(1000)
+    }
+
+    fn read_budgets(
+        &self,
+    ) -> std::sync::RwLockReadGuard<'_, HashMap<Box<str>, Arc<Budget>, foldhash::fast::RandomState>> {
+        self.0.budgets.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Without their queues the threads end; without them the folder may be opened again.
+        guard(&self.copier).take();
+        guard(&self.grants).take();
+        self.pool.stopping.store(true, Release);
+        let threads = std::mem::take(&mut *guard(&self.threads));
+        for thread in threads {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("a thread of the ledger panicked");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn system_clock() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// This start of the machine. Where the kernel does not say: something new, so that nothing in memory is trusted.
+pub fn kernel_boot() -> KernelBoot {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u8> =
+        read.bytes().filter_map(|byte| (byte as char).to_digit(16)).map(|digit| digit as u8).collect();
+    match <[u8; 32]>::try_from(digits) {
+        Ok(digits) => std::array::from_fn(|at| digits[2 * at] * 16 + digits[2 * at + 1]),
+        Err(_) => {
+            let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+            (nanos ^ u128::from(std::process::id()) << 96).to_le_bytes()
+        }
+    }
+}

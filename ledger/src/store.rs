@@ -1,0 +1,323 @@
+//! The SQLite copy of the journal: a row for each attempt, sums for each day, and a view with names for people. One
+//! writer. A row's id is its place in the journal, so that a row that is copied twice is there once. Does I/O.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, params};
+
+use crate::durable::Adjustment;
+use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
+use crate::record::{Intent, charged};
+use crate::terms::{Outcome, Unit};
+
+/// How long the writer waits for another process that has the database locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Changes of the schema, in order; `user_version` counts those that were made.
+const MIGRATIONS: [&str; 1] = ["
+CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    attempt_id BLOB NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    key INTEGER NOT NULL, team INTEGER NOT NULL, user INTEGER NOT NULL, end_user INTEGER NOT NULL,
+    model INTEGER NOT NULL, deployment INTEGER NOT NULL, provider INTEGER NOT NULL, namespace INTEGER NOT NULL,
+    attempt_no INTEGER NOT NULL, price_version INTEGER NOT NULL,
+    held_nano_usd INTEGER NOT NULL, nano_usd INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL,
+    status INTEGER NOT NULL, outcome INTEGER NOT NULL, over_hold INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL, first_byte_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE daily (
+    day INTEGER NOT NULL,
+    key INTEGER NOT NULL, team INTEGER NOT NULL, user INTEGER NOT NULL, model INTEGER NOT NULL, deployment INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, failures INTEGER NOT NULL, nano_usd INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, key, team, user, model, deployment)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE adjustments (
+    id INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL, budget TEXT NOT NULL, period TEXT NOT NULL, unit TEXT NOT NULL,
+    amount INTEGER NOT NULL, reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE outcomes (id INTEGER PRIMARY KEY, word TEXT NOT NULL) STRICT;
+CREATE VIEW spend AS
+SELECT
+    datetime(started_at_ms / 1000, 'unixepoch') AS started_at,
+    key.name AS key, team.name AS team, user.name AS user, model.name AS model, deployment.name AS deployment,
+    provider.name AS provider, namespace.name AS namespace, price_version.name AS price_version,
+    attempt_no, printf('%d.%09d', nano_usd / 1000000000, nano_usd % 1000000000) AS usd,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+    status, outcomes.word AS outcome, over_hold, duration_ms, first_byte_ms, nano_usd, held_nano_usd,
+    started_at_ms, lower(hex(attempt_id)) AS attempt_id, attempts.id AS id
+FROM attempts
+LEFT JOIN names AS key ON key.id = attempts.key
+LEFT JOIN names AS team ON team.id = attempts.team
+LEFT JOIN names AS user ON user.id = attempts.user
+LEFT JOIN names AS model ON model.id = attempts.model
+LEFT JOIN names AS deployment ON deployment.id = attempts.deployment
+LEFT JOIN names AS provider ON provider.id = attempts.provider
+LEFT JOIN names AS namespace ON namespace.id = attempts.namespace
+LEFT JOIN names AS price_version ON price_version.id = attempts.price_version
+LEFT JOIN outcomes ON outcomes.id = attempts.outcome;
+"];
+
+/// The database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+    /// Names up to this number are in it.
+    known_names: u32,
+}
+
+/// A row to copy.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub id: i64,
+    pub intent: Intent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct DayKey {
+    day: i64,
+    names: [u32; 5],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct DaySums {
+    attempts: i64,
+    failures: i64,
+    nano_usd: i64,
+    usage: [i64; 5],
+}
+
+impl Store {
+    /// Opens or makes the database. A file that is no database any more is moved aside, with an error in the log: what
+    /// it holds can be mended by hand, and books are kept elsewhere.
+    ///
+    /// # Errors
+    /// It is locked, of a newer version, or the disk refuses.
+    pub fn open(path: &Path) -> rusqlite::Result<Store> {
+        match Store::open_file(path) {
+            Err(rusqlite::Error::SqliteFailure(failure, _))
+                if matches!(failure.code, rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) =>
+            {
+                let aside = (1..).map(|n| path.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists());
+                let aside: PathBuf = aside.expect("some number is free");
+                tracing::error!("{} is damaged; it was moved to {}", path.display(), aside.display());
+                std::fs::rename(path, &aside).map_err(|_| rusqlite::Error::InvalidPath(aside))?;
+                for suffix in ["-wal", "-shm"] {
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(suffix);
+                    // They belong to the damaged file; without them its last rows are lost, not ours.
+                    let _ = std::fs::remove_file(PathBuf::from(name));
+                }
+                Store::open_file(path)
+            }
+            other => other,
+        }
+    }
+
+    fn open_file(path: &Path) -> rusqlite::Result<Store> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        migrate(&mut connection)?;
+        let known_names = connection.query_row("SELECT coalesce(max(id), 0) FROM names", [], |row| row.get(0))?;
+        Ok(Store { connection, known_names })
+    }
+
+    /// The highest boot that has rows.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn highest_boot(&self) -> rusqlite::Result<u64> {
+        let id: i64 = self.connection.query_row("SELECT coalesce(max(id), 0) FROM attempts", [], |row| row.get(0))?;
+        Ok(id as u64 >> (SLOT_BITS + SEQUENCE_BITS))
+    }
+
+    /// Names up to this number are in the database.
+    pub fn known_names(&self) -> u32 {
+        self.known_names
+    }
+
+    /// Copies rows, in one transaction: all or none. Rows that are there already change nothing. Answers how many were
+    /// new.
+    ///
+    /// # Errors
+    /// The database's: locked, full, damaged.
+    pub fn copy(&mut self, rows: &[Row], names: &[(u32, Box<str>)]) -> rusqlite::Result<usize> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        {
+            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?;
+            for (id, name) in names {
+                insert.execute(params![id, name])?;
+            }
+        }
+        let mut days: HashMap<DayKey, DaySums, foldhash::fast::RandomState> = HashMap::default();
+        let mut copied = 0;
+        {
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR IGNORE INTO attempts VALUES
+                 (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
+            )?;
+            for Row { id, intent } in rows {
+                let settlement = intent.settlement.unwrap_or_else(|| charged(intent.hold, Outcome::Recovered));
+                let usage = [
+                    settlement.input_tokens,
+                    settlement.output_tokens,
+                    settlement.cache_read_tokens,
+                    settlement.cache_write_tokens,
+                    settlement.reasoning_tokens,
+                ]
+                .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
+                let inserted = insert.execute(params![
+                    id,
+                    intent.attempt_id.to_be_bytes(),
+                    intent.started_at_ms,
+                    intent.key.0,
+                    intent.team.0,
+                    intent.user.0,
+                    intent.end_user as i64,
+                    intent.model.0,
+                    intent.deployment.0,
+                    intent.provider.0,
+                    intent.namespace.0,
+                    intent.attempt_no,
+                    intent.price_version.0,
+                    intent.hold.nano_usd,
+                    settlement.actual.nano_usd,
+                    settlement.actual.tokens,
+                    usage[0],
+                    usage[1],
+                    usage[2],
+                    usage[3],
+                    usage[4],
+                    settlement.status,
+                    settlement.outcome as u8,
+                    intent.over_hold,
+                    settlement.duration_ms,
+                    settlement.first_byte_ms,
+                ])?;
+                if inserted == 0 {
+                    continue;
+                }
+                copied += 1;
+                let day = intent.started_at_ms.div_euclid(86_400_000);
+                let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
+                let sums = days.entry(DayKey { day, names }).or_default();
+                sums.attempts += 1;
+                sums.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
+                sums.nano_usd = sums.nano_usd.saturating_add(settlement.actual.nano_usd);
+                for (sum, tokens) in sums.usage.iter_mut().zip(usage) {
+                    *sum = sum.saturating_add(tokens);
+                }
+            }
+        }
+        add_days(&transaction, &days)?;
+        transaction.commit()?;
+        if let Some((id, _)) = names.last() {
+            self.known_names = self.known_names.max(*id);
+        }
+        Ok(copied)
+    }
+
+    /// Writes adjustments; those that are there already change nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn adjust(&mut self, adjustments: &[Adjustment]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        {
+            let mut insert =
+                transaction.prepare_cached("INSERT OR IGNORE INTO adjustments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+            for Adjustment { id, at_ms, budget, period, unit, amount, reason } in adjustments {
+                let unit = match unit {
+                    Unit::NanoUsd => "nano-USD",
+                    Unit::Tokens => "tokens",
+                    Unit::Requests => "requests",
+                };
+                insert.execute(params![id, at_ms, budget, period, unit, amount, reason])?;
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Makes all that was committed survive a power loss, so that the journal's copy may go.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn sync(&mut self) -> rusqlite::Result<()> {
+        // A commit in this mode syncs the write-ahead log, with all that came before; one that changes nothing does not.
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        let version = MIGRATIONS.len() as i64;
+        let synced = self.connection.pragma_update(None, "user_version", version);
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        synced
+    }
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(0);
+    if done > MIGRATIONS.len() {
+        return Err(rusqlite::Error::InvalidParameterName(format!(
+            "the database has version {done}, made by a newer Tollgate; this one knows {}",
+            MIGRATIONS.len()
+        )));
+    }
+    for migration in &MIGRATIONS[done..] {
+        transaction.execute_batch(migration)?;
+    }
+    for outcome in Outcome::ALL {
+        transaction.execute(
+            "INSERT OR IGNORE INTO outcomes (id, word) VALUES (?1, ?2)",
+            params![outcome as u8, outcome.word()],
+        )?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()
+}
+
+fn add_days(
+    transaction: &Transaction<'_>,
+    days: &HashMap<DayKey, DaySums, foldhash::fast::RandomState>,
+) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO daily VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)
+         ON CONFLICT DO UPDATE SET
+            attempts = attempts + excluded.attempts, failures = failures + excluded.failures,
+            nano_usd = nano_usd + excluded.nano_usd,
+            input_tokens = input_tokens + excluded.input_tokens, output_tokens = output_tokens + excluded.output_tokens,
+            cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+            cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+            reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
+    )?;
+    for (DayKey { day, names: [key, team, user, model, deployment] }, sums) in days {
+        let DaySums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
+        upsert.execute(params![
+            day,
+            key,
+            team,
+            user,
+            model,
+            deployment,
+            attempts,
+            failures,
+            nano_usd,
+            input,
+            output,
+            cache_read,
+            cache_write,
+            reasoning
+        ])?;
+    }
+    Ok(())
+}

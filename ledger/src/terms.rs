@@ -1,0 +1,190 @@
+//! The words of the ledger: amounts, units, what a budget promises, what an attempt is and how it ended. Plain data.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{Budget, GrantWait};
+use crate::period::Period;
+
+/// A name in the dictionary. 0 is no name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameId(pub u32);
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Unit {
+    NanoUsd,
+    Tokens,
+    Requests,
+}
+
+/// What a budget promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// What is admitted never costs more than the limit.
+    Hard,
+    /// Admits while what was settled is below the limit.
+    Soft,
+}
+
+/// What an attempt holds or costs, in every unit. Negative values count as 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    pub nano_usd: i64,
+    pub tokens: i64,
+    pub requests: i64,
+}
+
+/// Larger amounts are cut to this, so that sums of a few of them cannot overflow: 1.1 thousand million USD.
+const MAX_AMOUNT: i64 = 1 << 60;
+
+impl Amounts {
+    /// The part that a budget of this unit counts, from 0 to 2^60.
+    pub fn of(&self, unit: Unit) -> i64 {
+        let amount = match unit {
+            Unit::NanoUsd => self.nano_usd,
+            Unit::Tokens => self.tokens,
+            Unit::Requests => self.requests,
+        };
+        amount.clamp(0, MAX_AMOUNT)
+    }
+}
+
+/// A budget as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetTerms {
+    /// Names the account: `namespace/Kind/name`, and `/member` where there is one for each.
+    pub id: String,
+    pub unit: Unit,
+    pub limit: i64,
+    pub mode: Mode,
+    pub period: Period,
+    /// A change starts the period anew, with nothing spent.
+    pub reset_token: Option<String>,
+}
+
+/// An attempt that is about to be sent to a provider.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptStart {
+    pub attempt_id: u128,
+    /// Unix milliseconds. Decides the period of every budget.
+    pub started_at_ms: i64,
+    pub key: NameId,
+    pub team: NameId,
+    pub user: NameId,
+    /// Clients choose this text, so rows hold a hash of it; 0 is none.
+    pub end_user: u64,
+    /// The public name that was asked for.
+    pub model: NameId,
+    pub deployment: NameId,
+    pub provider: NameId,
+    pub namespace: NameId,
+    /// From 1, over retries and fallbacks of a call.
+    pub attempt_no: u8,
+    /// The price that the attempt is settled with.
+    pub price_version: NameId,
+    /// The worst case, reserved in all budgets.
+    pub hold: Amounts,
+}
+
+/// How an attempt ended, and how sure its amounts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Priced from the provider's own usage.
+    Exact = 1,
+    /// Counted here: the provider did not say. Only without a Hard budget.
+    Estimated = 2,
+    /// The model has no price.
+    Unpriced = 3,
+    /// Answered from the cache; costs nothing.
+    Cache = 4,
+    /// What was used is unknown: the whole hold.
+    Charged = 5,
+    /// Never dispatched, or answered by a complete error: nothing.
+    Released = 6,
+    /// Nobody settled it (a cancelled task, a panic): the whole hold.
+    Dropped = 7,
+    /// The process died first: the whole hold.
+    Recovered = 8,
+}
+
+impl Outcome {
+    /// All outcomes, by their number in rows.
+    pub const ALL: [Outcome; 8] = [
+        Outcome::Exact,
+        Outcome::Estimated,
+        Outcome::Unpriced,
+        Outcome::Cache,
+        Outcome::Charged,
+        Outcome::Released,
+        Outcome::Dropped,
+        Outcome::Recovered,
+    ];
+
+    /// Word for people, as the `spend` view shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Exact => "exact",
+            Outcome::Estimated => "estimated",
+            Outcome::Unpriced => "unpriced",
+            Outcome::Cache => "cache",
+            Outcome::Charged => "charged",
+            Outcome::Released => "released",
+            Outcome::Dropped => "dropped",
+            Outcome::Recovered => "recovered",
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Outcome> {
+        Outcome::ALL.into_iter().find(|outcome| *outcome as u8 == number)
+    }
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub actual: Amounts,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub cache_read_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub reasoning_tokens: u64,
+    /// The provider's HTTP status; 0 if none came.
+    pub status: u16,
+    pub outcome: Outcome,
+    pub duration_ms: u32,
+    /// Dispatch to first byte of the answer's body.
+    pub first_byte_ms: u32,
+}
+
+/// Why nothing was held.
+#[derive(Debug)]
+pub enum Refusal {
+    /// What is settled leaves no room, even if every call in flight came to nothing. Unix seconds; `None`: never.
+    Exhausted { budget: Arc<Budget>, spent: i64, limit: i64, resets_at: Option<i64> },
+    /// Calls in flight hold what is left: [`Budget::wait_for_release`], then try again.
+    Reserved { budget: Arc<Budget>, held: i64, limit: i64 },
+    /// More allowance is on its way to the disk: wait, then try again.
+    Pending(GrantWait),
+    /// The journal cannot take the attempt, or the disk cannot take a grant.
+    Unavailable { reason: String },
+}
+
+/// A budget as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetView {
+    pub id: String,
+    /// Settled in the current period, by all boots.
+    pub spent: i64,
+    /// Held by calls in flight.
+    pub held: i64,
+    pub limit: i64,
+    pub unit: Unit,
+    pub mode: Mode,
+    /// `2026-11`, `2026-11-21`, `24h to 2026-11-21T14:00Z`, `lifetime`; empty before the first use.
+    pub period_label: String,
+    /// Unix seconds.
+    pub resets_at: Option<i64>,
+}
