@@ -23,6 +23,8 @@ pub struct Admitted {
     pub model: Box<str>,
     /// Cap on output tokens that the client set.
     pub asked_output: Option<u64>,
+    /// Routes the client names as fallbacks, all of them allowed to it.
+    pub fallbacks: Vec<u32>,
     pub permits: RequestPermits,
 }
 
@@ -50,9 +52,14 @@ impl RequestPermits {
 pub fn admit(core: &Rc<Core>, caller: Caller, call: Call, now: Instant) -> Result<Admitted> {
     let asked = call.model().ok_or(GatewayError::ModelMissing)?;
     let (route, model) = find_model(&caller, asked)?;
-    let asked_output = call.head.max_output_tokens();
-    let mut admitted =
-        Admitted { route, model: model.into(), asked_output, permits: RequestPermits::default(), caller, call };
+    let asked_output = call.head.output_cap();
+    let model = model.into();
+    let mut fallbacks = Vec::new();
+    for name in &call.fallbacks {
+        fallbacks.push(find_model(&caller, name)?.0);
+    }
+    let permits = RequestPermits::default();
+    let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, caller, call };
     if admitted.call.operation != Operation::CountTokens {
         admitted.permits = take_limits(core, &admitted, now)?;
     }

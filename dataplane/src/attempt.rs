@@ -149,7 +149,7 @@ pub async fn run(
             record.attempts += 1;
             record.deployment = tables.deployments[deployment as usize].label;
             let others = route.targets.iter().enumerate().filter(|(index, target)| target.deployment != deployment && takes(*index));
-            let alone = others.count() == 0 && route.fallbacks.is_empty();
+            let alone = others.count() == 0 && route.fallbacks.is_empty() && admitted.fallbacks.is_empty();
             let clock = clock(&admitted, route, &tables.snapshot.deployments[deployment as usize].timeouts, gateway.timeouts, &record);
             let attempting = Attempting { core: &core, admitted: &admitted, route, clock, alone, fell_back, max_retries };
             match one(&attempting, picked, &mut record).await {
@@ -203,8 +203,8 @@ pub async fn run(
         if let Some(class) = class
             && record.fallbacks < MAX_FALLBACKS
         {
-            let next = plan::fallbacks(route, class).iter().copied();
-            let new: Vec<u32> = next.filter(|route| !routes.contains(route)).collect();
+            let next = if admitted.fallbacks.is_empty() { plan::fallbacks(route, class) } else { &admitted.fallbacks };
+            let new: Vec<u32> = next.iter().copied().filter(|route| !routes.contains(route)).collect();
             routes.extend(new);
         }
         position += 1;
@@ -352,7 +352,7 @@ fn with_attempts(mut error: Box<GatewayError>, all: u32) -> Box<GatewayError> {
 
 /// The client's timeout, else the deployment's, the route's, the gateway's, ours.
 fn clock(admitted: &Admitted, route: &Route, deployment: &Timeouts, gateway: Timeouts, record: &Record) -> Clock {
-    let stream = admitted.call.head.stream;
+    let stream = admitted.call.stream;
     let options = &admitted.call.options;
     let settings = deployment.or(route.timeouts).or(gateway);
     let asked = if stream { options.stream_timeout.or(options.timeout) } else { options.timeout };

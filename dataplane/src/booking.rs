@@ -139,9 +139,6 @@ impl Booking {
             permit.settle(tokens);
         }
         let actual = Amounts { nano_usd: cost.total.0, tokens: tokens as i64, requests: 1 };
-        if actual.nano_usd > self.held.nano_usd && self.hard {
-            self.core.bank.own.bound_violations.add(1);
-        }
         if let Some(hold) = self.hold.take() {
             hold.settle(Settlement {
                 actual,

@@ -1,6 +1,7 @@
 //! Third stage: what is asked. Reads the body into one buffer (bounded in size, time and total memory), scans it once,
 //! and gathers the options that clients set by header. Nothing here knows which deployment will serve.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tollgate_dialects::head::{self, Head, Operation};
+use tollgate_dialects::json;
 
 use crate::core::{BodyShare, Core};
 use crate::error::{GatewayError, Result};
@@ -19,8 +21,12 @@ pub struct Call {
     pub operation: Operation,
     pub body: Bytes,
     pub head: Head,
-    /// Named by the path (Azure and engines); else the body names it.
-    pub path_model: Option<String>,
+    pub stream: bool,
+    /// As the client wrote it: in the body, or in the path (Azure and engines).
+    pub model: Option<Box<str>>,
+    pub service_tier: Option<Box<str>>,
+    /// Names the model may be replaced by, in the client's own words.
+    pub fallbacks: Vec<String>,
     pub options: Options,
     /// `anthropic-beta` and `anthropic-version`, forwarded as they are.
     pub forwarded: Vec<(HeaderName, http::HeaderValue)>,
@@ -93,8 +99,16 @@ pub async fn decode(
     let (body, memory) = read_body(core, body).await?;
     let head = head::read_head(operation, &body)
         .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
-    if let Some(param) = head.refused_parameter() {
-        return Err(GatewayError::ParameterRefused { param: param.to_owned() }.into());
+    // Clients choose neither where a call goes nor with which credential, and stage no faults (AUTH-4, AUTH-5).
+    for (field, param) in [
+        (head.api_base, "api_base"),
+        (head.base_url, "base_url"),
+        (head.api_key, "api_key"),
+        (head.mock_testing, "mock_testing_*"),
+    ] {
+        if field.is_some() {
+            return Err(GatewayError::ParameterRefused { param: param.to_owned() }.into());
+        }
     }
     let mut forwarded = Vec::new();
     if matches!(operation, Operation::Messages | Operation::CountTokens) {
@@ -103,8 +117,18 @@ pub async fn decode(
             forwarded.extend(headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
         }
     }
-    let options = Options::read(&headers);
-    Ok(Call { operation, body, head, path_model, options, forwarded, headers, memory })
+    let mut options = Options::read(&headers);
+    if head.num_retries.is_some() || head.timeout.is_some() {
+        options.num_retries = options.num_retries.or(head.num_retries_value.map(|retries| retries.min(u64::from(u32::MAX)) as u32));
+        let timeout = head.timeout.and_then(|field| std::str::from_utf8(field.of(&body)).ok());
+        options.timeout = options.timeout.or(timeout.and_then(seconds));
+    }
+    let stream = head.streams();
+    let model = head.model(&body).map(|model| model.into()).or(path_model.map(String::into_boxed_str));
+    let service_tier = head.service_tier(&body).map(|tier| tier.into());
+    let fallbacks = head.fallbacks.map(|list| json::strings(list.of(&body))).unwrap_or_default();
+    let fallbacks = fallbacks.into_iter().map(|name| name.into_owned()).collect();
+    Ok(Call { operation, stream, model, service_tier, fallbacks, head, options, forwarded, headers, memory, body })
 }
 
 async fn read_body(core: &Rc<Core>, mut body: Incoming) -> Result<(Bytes, BodyShare)> {
@@ -160,7 +184,22 @@ async fn next_frame(body: &mut Incoming, idle: Duration) -> Result<Option<http_b
 impl Call {
     /// The name of the model as the client wrote it.
     pub fn model(&self) -> Option<&str> {
-        self.head.model.as_deref().or(self.path_model.as_deref())
+        self.model.as_deref()
+    }
+
+    /// Who the client says is behind the call.
+    pub fn end_user(&self) -> Option<Cow<'_, str>> {
+        let named = self.options.end_user.as_deref().map(Cow::Borrowed);
+        named.or_else(|| self.head.end_user(&self.body))
+    }
+
+    /// Whether the model may search the web, which costs by the search.
+    pub fn may_search(&self) -> bool {
+        let tools = self.head.tools.map(|tools| tools.of(&self.body)).unwrap_or_default();
+        let content = self.head.content.map_or(0..0, |content| content.value.range());
+        let around = [&self.body[..content.start], &self.body[content.end..]];
+        memchr::memmem::find(tools, b"web_search").is_some()
+            || around.iter().any(|part| memchr::memmem::find(part, b"\"web_search_options\"").is_some())
     }
 }
 

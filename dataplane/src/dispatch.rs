@@ -14,10 +14,11 @@ use tollgate_dialects::chat::{self, ReplyOptions, StreamOptions, Surface};
 use tollgate_dialects::error::ErrorKind;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
-use tollgate_dialects::splice::Splice;
+use tollgate_dialects::splice::{Splice, json_string};
 use tollgate_dialects::stream::{StreamDecoder, StreamEncoder};
-use tollgate_dialects::{Dialect, json, usage};
-use tollgate_snapshot::model::ErrorClass;
+use tollgate_dialects::usage::{self, UsageQuirks};
+use tollgate_dialects::{Dialect, json};
+use tollgate_snapshot::model::{Deployment, ErrorClass};
 use tollgate_snapshot::money::NanoUsd;
 
 use crate::admit::Admitted;
@@ -115,14 +116,14 @@ async fn unary(
     };
     lease.finished();
     record.provider += booking.started.elapsed();
-    let dialect = attempting.deployment(&booking).dialect;
-    let quirks = attempting.deployment(&booking).quirks.clone();
+    let served_by = attempting.deployment(&booking);
+    let dialect = served_by.dialect;
     if admitted.call.operation == Operation::CountTokens {
         booking.release(200);
         return Ok(Judged { head: head.headers, kind: Kind::Unary { body, booked: Booked::default() }, booking });
     }
-    let notes = usage::read_unary(dialect, &body, &quirks);
-    let Ok(notes) = notes else {
+    let notes = usage::read_unary(dialect, &body, usage_quirks(served_by));
+    let Some(layout) = notes.layout else {
         tracing::warn!(%deployment, "deployment `{deployment}` sent something that is not JSON");
         booking.settle_unknown(body.len() as u64, 200);
         let reason = "sent an answer that is not JSON";
@@ -136,10 +137,10 @@ async fn unary(
     let shown: &str = if attempting.fell_back { &admitted.model } else { admitted.call.model().unwrap_or(&admitted.model) };
     let body = match outgoing.mode {
         Mode::Pass => match notes.model {
-            Some(span) if !attempting.fell_back && body.get(span.clone()) != Some(json::quoted(shown).as_ref()) => {
-                let mut splice = Splice::new();
-                splice.replace(span, json::quoted(shown));
-                splice.apply(&body).concat()
+            Some(field) if !attempting.fell_back && field.of(&body) != &json::quoted(shown)[..] => {
+                let mut splice = Splice::default();
+                splice.replace(field.value, json_string(shown));
+                splice.apply(&body, layout).into_bytes()
             }
             _ => body,
         },
@@ -186,6 +187,10 @@ async fn read_whole(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Re
     Ok(if buffer.is_empty() { first } else { buffer.freeze() })
 }
 
+fn usage_quirks(deployment: &Deployment) -> UsageQuirks {
+    UsageQuirks { reasoning_outside_completion: deployment.reasoning_outside_output }
+}
+
 /// Waits for the first bytes of a stream, then lets it run.
 async fn stream(
     attempting: &Attempting<'_>,
@@ -209,9 +214,9 @@ async fn stream(
     let mut flow = match outgoing.mode {
         Mode::Pass => Flow::Pass(Box::new(StreamSniffer::new(SniffOptions {
             dialect: deployment.dialect,
-            drop_usage_event: outgoing.injected_usage,
-            model: (!attempting.fell_back).then(|| shown.to_owned()),
-            quirks: deployment.quirks.clone(),
+            quirks: usage_quirks(deployment),
+            drop_usage: outgoing.injected_usage,
+            model: (!attempting.fell_back).then(|| json_string(shown)),
         }))),
         Mode::Translate(surface) => Flow::Translate(Box::new(Translation {
             decoder: StreamDecoder::new(deployment.dialect),
@@ -219,6 +224,7 @@ async fn stream(
             events: Vec::new(),
             usage: None,
             finished: false,
+            failed: false,
             output_bytes: 0,
         })),
     };

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use tollgate_ledger::CounterValues;
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
 
@@ -238,7 +239,6 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     gauge("tollgate_client_gone_total", "counter", "Clients that left before their answer was complete.", registry.sum(|one| one.client_gone.get() as i64));
     gauge("tollgate_abandoned_read_total", "counter", "Abandoned streams that were read to their usage for a hard budget.", registry.sum(|one| one.drained.get() as i64));
     gauge("tollgate_usage_unknown_total", "counter", "Attempts whose usage nobody reported: charged or estimated.", registry.sum(|one| one.usage_missing.get() as i64));
-    gauge("tollgate_bound_violation_total", "counter", "Attempts under a hard budget that cost more than their hold.", registry.sum(|one| one.bound_violations.get() as i64));
     gauge("tollgate_unpriced_total", "counter", "Attempts at models without a price.", registry.sum(|one| one.unpriced.get() as i64));
     let loaded = core.shared.status.read();
     gauge("tollgate_config_generation", "gauge", "Generation of the configuration that runs.", core.tables().generation as i64);
@@ -250,9 +250,26 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     gauge("tollgate_config_warnings", "gauge", "Warnings about the configuration.", (loaded.findings.len() - errors) as i64);
     gauge("tollgate_keys", "gauge", "Virtual keys.", core.tables().snapshot.keys.len() as i64);
     gauge("tollgate_uptime_seconds", "gauge", "Since the process began.", core.shared.started.elapsed().as_secs() as i64);
-    for (name, help, number) in core.shared.builder.ledger.counters().named() {
-        gauge(name, if name.ends_with("_total") { "counter" } else { "gauge" }, help, number as i64);
-    }
+    let CounterValues {
+        rows_copied,
+        copy_failures,
+        grants,
+        grant_failures,
+        bound_violations,
+        charged,
+        dropped,
+        unavailable,
+        segments,
+    } = core.shared.builder.ledger.counters();
+    gauge("tollgate_ledger_rows_copied_total", "counter", "Rows written to SQLite.", rows_copied as i64);
+    gauge("tollgate_ledger_copy_failures_total", "counter", "Copies to SQLite that failed; rows wait in the journal.", copy_failures as i64);
+    gauge("tollgate_ledger_grants_total", "counter", "Grants made durable.", grants as i64);
+    gauge("tollgate_ledger_grant_failures_total", "counter", "Grants that the disk refused.", grant_failures as i64);
+    gauge("tollgate_ledger_charged_total", "counter", "Attempts whose whole hold was charged.", charged as i64);
+    gauge("tollgate_ledger_dropped_total", "counter", "Attempts that nobody settled; their hold was charged.", dropped as i64);
+    gauge("tollgate_ledger_unavailable_total", "counter", "Attempts that the journal could not take.", unavailable as i64);
+    gauge("tollgate_ledger_segments", "gauge", "Journal segments on disk.", segments as i64);
+    gauge("tollgate_bound_violation_total", "counter", "Attempts that cost more than was held in a hard budget.", bound_violations as i64);
     head(text, "tollgate_build_info", "gauge", "Version.");
     value(text, "tollgate_build_info", concat!(r#"version=""#, env!("CARGO_PKG_VERSION"), '"'), 1);
 }

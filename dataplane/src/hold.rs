@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, AttemptStart, Budget, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit};
@@ -81,12 +82,12 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let modalities = &call.head.modalities;
     let bounds = Bounds {
         input_tokens,
-        choices: u64::from(call.head.n.max(1)),
-        web_searches: if call.head.may_search { WEB_SEARCHES } else { 0 },
+        choices: call.head.answers(),
+        web_searches: if call.may_search() { WEB_SEARCHES } else { 0 },
         audio: modalities.audio > 0,
         images: modalities.images > 0,
-        cache_writes: if call.head.asks_for_hour_cache { CacheWrites::OneHour } else { CacheWrites::FiveMinutes },
-        requested_service_tier: call.head.service_tier.as_deref(),
+        cache_writes: cache_writes(call, deployment),
+        requested_service_tier: call.service_tier.as_deref(),
         ..Bounds::default()
     };
     let has_output = call.operation != Operation::Embeddings;
@@ -144,6 +145,12 @@ fn input_bound(call: &crate::call::Call, deployment: &model::Deployment) -> Resu
         return Err(unbounded("no bound on the tokens of an image is known for this provider").into());
     };
     Ok(text.saturating_add(FRAMING_TOKENS).saturating_add(image.saturating_mul(u64::from(modalities.images))))
+}
+
+/// Which cache writes a call can cause: an hour's only where it says so, and only Anthropic's API has such words.
+fn cache_writes(call: &crate::call::Call, deployment: &model::Deployment) -> CacheWrites {
+    let hour = deployment.dialect == Dialect::Anthropic && memchr::memmem::find(&call.body, b"\"1h\"").is_some();
+    if hour { CacheWrites::OneHour } else { CacheWrites::FiveMinutes }
 }
 
 /// The output that what is left allows: a quarter of each call's share, so that the first of many agents does not
@@ -215,8 +222,8 @@ pub async fn take(
                     deployment_index,
                     permits,
                     in_flight,
-                    requested_service_tier: admitted.call.head.service_tier.as_deref().map(Into::into),
-                    trusts_reported_cost: deployment.quirks.usage_cost,
+                    requested_service_tier: admitted.call.service_tier.clone(),
+                    trusts_reported_cost: deployment.trusts_reported_cost,
                     started,
                     started_unix_ms,
                     first_byte: None,
@@ -268,7 +275,7 @@ fn amount(budget: &Budget, units: i64) -> String {
 /// A bounded trace of who the end user is: clients choose the text, so rows hold its hash.
 fn end_user(admitted: &Admitted) -> u64 {
     let call = &admitted.call;
-    let Some(name) = call.options.end_user.as_deref().or(call.head.user.as_deref()) else { return 0 };
+    let Some(name) = call.end_user() else { return 0 };
     let digest = model::KeyHash::of(name.as_bytes()).0;
     u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
 }
@@ -283,7 +290,8 @@ pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Ad
     let policy = admitted.caller.policy();
     let mut tags: Vec<String> = policy.iter().flat_map(|policy| &policy.tags).map(|tag| tag.to_string()).collect();
     tags.extend(call.options.tags.iter().cloned());
-    tags.extend(call.head.tags(&call.body));
+    tags.extend(call.head.tags(&call.body).into_iter().map(|tag| tag.into_owned()));
+    let end_user = call.end_user();
     let facts = condition::Facts {
         model: &admitted.model,
         tags,
@@ -293,7 +301,7 @@ pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Ad
             .filter(|(name, _)| !is_credential(name))
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
             .collect(),
-        end_user: call.options.end_user.as_deref().or(call.head.user.as_deref()),
+        end_user: end_user.as_deref(),
         key_name: admitted.caller.key().map_or("", |key| &key.name),
         key_namespace: policy.map_or("", |policy| &tables.snapshot.namespaces[policy.namespace as usize].name),
         team: admitted.caller.team().map(|team| &*team.name),

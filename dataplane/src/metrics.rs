@@ -121,7 +121,6 @@ pub struct CoreCounters {
     pub shed: Counter,
     pub unauthenticated: Counter,
     pub bad_requests: Counter,
-    pub bound_violations: Counter,
     pub usage_missing: Counter,
     pub client_gone: Counter,
     pub drained: Counter,

@@ -5,11 +5,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request};
 use tollgate_dialects::chat::{self, EncodeOptions, Surface as ChatSurface};
 use tollgate_dialects::head::Operation;
-use tollgate_dialects::splice::Splice;
+use tollgate_dialects::json::{Field, Kind, Span};
+use tollgate_dialects::splice::{Pieces, Splice, json_string};
 use tollgate_dialects::{Dialect, json};
 use tollgate_snapshot::model::{Deployment, Parameters, Route};
 
 use crate::admit::Admitted;
+use crate::call::Call;
 use crate::error::{GatewayError, Result};
 use crate::tables::{DeploymentEntry, request_target};
 use crate::upstream::UpstreamBody;
@@ -51,12 +53,12 @@ pub struct Outgoing {
     uri: http::Uri,
     authority: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
 }
 
 impl Outgoing {
     pub fn request(&self) -> Request<UpstreamBody> {
-        let mut request = Request::new(UpstreamBody::new(self.pieces.clone()));
+        let mut request = Request::new(UpstreamBody::new(self.pieces.parts()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
@@ -87,28 +89,27 @@ pub fn build(
     let call = &admitted.call;
     let mode = Mode::of(call.operation, deployment).ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
     let model = upstream_model(route, deployment, &admitted.model);
-    let stream = call.head.stream;
+    let stream = call.stream;
     let client_wants_usage = call.head.include_usage.unwrap_or(false);
-    let usage_by_option = deployment.dialect == Dialect::OpenAi && !deployment.quirks.no_stream_options;
+    let usage_by_option = deployment.dialect == Dialect::OpenAi && !deployment.quirks.no_stream_usage;
     let inject_usage = stream && usage_by_option && !client_wants_usage && matches!(call.operation, Operation::Chat | Operation::Completions);
     let pieces = match mode {
         Mode::Pass => {
-            let mut splice = Splice::new();
-            match &call.head.model_span {
-                Some(span) if call.head.model.as_deref() != Some(&*model) => splice.replace(span.clone(), json::quoted(&model)),
-                // Named by the path: providers want it in the body, Azure in the path again.
-                None if call.operation != Operation::CountTokens || call.head.model.is_none() => {
-                    splice.insert(&call.head, "model", json::quoted(&model));
-                }
-                _ => {}
+            let mut splice = Splice::default();
+            match call.head.model {
+                Some(field) if call.model() != Some(&*model) => splice.replace(field.value, json_string(&model)),
+                Some(_) => {}
+                // Named by the path: providers want it in the body.
+                None => splice.insert("model", json_string(&model)),
             }
             if inject_usage {
-                splice.include_usage(&call.head, &call.body);
+                ask_for_usage(&mut splice, call);
             }
             if let Some(cap) = inject_output {
-                splice.insert(&call.head, output_field(call.operation, deployment), Bytes::from(cap.to_string()));
+                splice.insert(output_field(call.operation, deployment), Bytes::from(cap.to_string()));
             }
-            let pieces = splice.apply(&call.body).into_vec();
+            take_out_ours(&mut splice, call, deployment);
+            let pieces = splice.apply(&call.body, call.head.layout);
             with_parameters(pieces, &deployment.parameters)?
         }
         Mode::Translate(surface) => {
@@ -125,7 +126,7 @@ pub fn build(
             };
             let body = chat::encode_request(deployment.dialect, &request, &options)
                 .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.to_string() })?;
-            with_parameters(vec![body.into()], &deployment.parameters)?
+            with_parameters(Bytes::from(body).into(), &deployment.parameters)?
         }
     };
     let headers = outgoing_headers(admitted, deployment, entry, mode);
@@ -146,7 +147,7 @@ fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) ->
 /// The field that caps the output.
 fn output_field(operation: Operation, deployment: &Deployment) -> &'static str {
     match operation {
-        Operation::Chat if deployment.quirks.uses_max_completion_tokens() => "max_completion_tokens",
+        Operation::Chat if deployment.quirks.max_tokens_field == MaxTokensField::MaxCompletionTokens => "max_completion_tokens",
         _ => "max_tokens",
     }
 }
@@ -206,32 +207,79 @@ fn choose_credential(entry: &DeploymentEntry) -> Option<&crate::tables::Prepared
         .or(credentials.first())
 }
 
+/// Asks for the usage of a stream.
+fn ask_for_usage(splice: &mut Splice, call: &Call) {
+    const TRUE: Bytes = Bytes::from_static(b"true");
+    const OPTIONS: Bytes = Bytes::from_static(br#"{"include_usage":true}"#);
+    if let Some(place) = call.head.include_usage_place(&call.body) {
+        return splice.replace(place, TRUE);
+    }
+    match call.head.stream_options {
+        None => splice.insert("stream_options", OPTIONS),
+        Some(options) if options.kind == Kind::Object => {
+            let open = options.value.start + 1;
+            let empty = call.body[open as usize..options.value.end as usize - 1].trim_ascii().is_empty();
+            let text: &'static [u8] = if empty { br#""include_usage":true"# } else { br#""include_usage":true,"# };
+            splice.replace(Span { start: open, end: open }, Bytes::from_static(text));
+        }
+        Some(options) => splice.replace(options.value, OPTIONS),
+    }
+}
+
+/// Fields that are meant for a gateway, not for a provider (LiteLLM's extensions of the body).
+fn take_out_ours(splice: &mut Splice, call: &Call, deployment: &Deployment) {
+    let head = &call.head;
+    let tagged = head.metadata.filter(|metadata| {
+        metadata.kind == Kind::Object && matches!(json::field_named(metadata.of(&call.body), "tags"), Ok(Some(_)))
+    });
+    let mock_response = head.mock_response.filter(|_| &*deployment.provider != "mock");
+    let ours = [head.fallbacks, head.num_retries, head.timeout, head.tags, mock_response, tagged];
+    for field in ours.into_iter().flatten() {
+        splice.remove(field);
+    }
+}
+
 /// The deployment's own parameters, on the body as it leaves.
-fn with_parameters(pieces: Vec<Bytes>, parameters: &Parameters) -> Result<Vec<Bytes>> {
+fn with_parameters(pieces: Pieces, parameters: &Parameters) -> Result<Pieces> {
     if parameters.is_empty() {
         return Ok(pieces);
     }
-    let body: Bytes = pieces.concat().into();
-    let broken = || Box::new(GatewayError::Internal { reason: "a body of ours is not an object" });
-    let fields = json::fields(&body).map_err(|_| broken())?;
-    let mut splice = Splice::new();
+    let body = pieces.into_bytes();
+    let mut present: Vec<(Vec<u8>, Field)> = Vec::new();
+    let layout = json::fields(&body, |key, field| present.push((key.to_vec(), field)))
+        .map_err(|_| GatewayError::Internal { reason: "a body of ours is not an object" })?;
+    let find = |name: &str| present.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, field)| *field);
+    let forced = |name: &str| parameters.forced.iter().any(|(other, _)| **other == *name);
+    let mut splice = Splice::default();
+    let mut left = layout.fields;
+    for name in &parameters.drop {
+        if let Some(field) = find(name).filter(|_| !forced(name)) {
+            splice.remove(field);
+            left -= 1;
+        }
+    }
+    let mut added: Vec<u8> = Vec::new();
+    let mut add = |name: &str, value: &str| {
+        if left > 0 || !added.is_empty() {
+            added.push(b',');
+        }
+        json::push_quoted(&mut added, name);
+        added.push(b':');
+        added.extend_from_slice(value.as_bytes());
+    };
     for (name, value) in &parameters.forced {
-        match fields.find(name) {
-            Some(field) => splice.replace(field.value.clone(), Bytes::copy_from_slice(value.as_bytes())),
-            None => splice.insert(&fields, name, Bytes::copy_from_slice(value.as_bytes())),
+        match find(name) {
+            Some(field) => splice.replace(field.value, Bytes::copy_from_slice(value.as_bytes())),
+            None => add(name, value),
         }
     }
     for (name, value) in &parameters.defaults {
-        let forced = parameters.forced.iter().any(|(other, _)| other == name);
-        if !forced && fields.find(name).is_none() {
-            splice.insert(&fields, name, Bytes::copy_from_slice(value.as_bytes()));
+        if !forced(name) && find(name).is_none() {
+            add(name, value);
         }
     }
-    for name in &parameters.drop {
-        let set = parameters.forced.iter().any(|(other, _)| other == name);
-        if let Some(field) = fields.find(name).filter(|_| !set) {
-            splice.remove(&fields, field);
-        }
+    if !added.is_empty() {
+        splice.replace(Span { start: layout.close, end: layout.close }, added.into());
     }
-    Ok(splice.apply(&body).into_vec())
+    Ok(splice.apply(&body, layout))
 }

@@ -47,6 +47,8 @@ pub struct Translation {
     pub events: Vec<Event>,
     pub usage: Option<Usage>,
     pub finished: bool,
+    /// The provider said that it failed, and the client was told.
+    pub failed: bool,
     pub output_bytes: u64,
 }
 
@@ -75,7 +77,7 @@ impl Flow {
     /// The provider has said all: the answer's end and what it used.
     fn is_complete(&self) -> bool {
         match self {
-            Flow::Pass(sniffer) => sniffer.is_complete(),
+            Flow::Pass(sniffer) => sniffer.done(),
             Flow::Translate(translation) => translation.finished && translation.usage.is_some(),
         }
     }
@@ -84,19 +86,18 @@ impl Flow {
         match self {
             Flow::Pass(sniffer) => {
                 let end = sniffer.finish(&mut |bytes| out.push_back(bytes));
-                Ending {
-                    usage: end.usage,
-                    complete: end.done_seen,
-                    failed: end.error_seen,
-                    output_bytes: end.output_bytes,
+                if end.within_event {
+                    // What we add must not become part of the event that was cut.
+                    out.push_back(Bytes::from_static(b"\n\n"));
                 }
+                Ending { usage: end.usage, complete: end.done, failed: end.error.is_some(), output_bytes: end.data_bytes }
             }
             Flow::Translate(translation) => {
                 let complete = translation.finish(out);
                 Ending {
                     usage: translation.usage.take(),
                     complete,
-                    failed: false,
+                    failed: translation.failed,
                     output_bytes: translation.output_bytes,
                 }
             }
@@ -114,11 +115,18 @@ impl Translation {
     fn encode(&mut self, out: &mut VecDeque<Bytes>) {
         let mut bytes = Vec::new();
         for event in self.events.drain(..) {
-            if let Some(usage) = event.usage() {
-                self.usage = Some(usage.clone());
+            match &event {
+                Event::Usage(usage) => self.usage = Some(usage.clone()),
+                Event::End => self.finished = true,
+                Event::Error(_) => self.failed = true,
+                Event::Text { text, .. } | Event::Thinking { text, .. } => self.output_bytes += text.len() as u64,
+                Event::ToolArguments { json, .. } => self.output_bytes += json.len() as u64,
+                Event::Start { .. }
+                | Event::ThinkingSignature { .. }
+                | Event::RedactedThinking { .. }
+                | Event::ToolCall { .. }
+                | Event::Stop { .. } => {}
             }
-            self.finished |= event.is_finish();
-            self.output_bytes += event.output_bytes();
             self.encoder.encode(&event, &mut bytes);
         }
         if !bytes.is_empty() {

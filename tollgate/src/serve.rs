@@ -18,7 +18,7 @@ use tollgate_dataplane::serve::{self as listeners, Phase};
 use tollgate_dataplane::settings::Settings as DataplaneSettings;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
-use tollgate_ledger::{Ledger, Options};
+use tollgate_ledger::{LastEnd, Ledger, Options, RecoveryReport};
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
@@ -118,9 +118,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let address = sockets[0].local_addr()?;
     let (ledger, writers, recovery) = Ledger::open(Options::new(data.join("ledger"), settings.cores))
         .with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
-    if recovery.is_unclean() {
-        tracing::warn!("the last run did not end in good order: {recovery}");
-    }
+    report_recovery(&recovery);
     let first = loader.load_first()?;
     let registry = Arc::new(Registry::default());
     let builder = Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
@@ -164,6 +162,21 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     mock.stop().await;
     ledger.close().context("cannot close the ledger")?;
     Ok(())
+}
+
+/// Says what a last run that did not end in good order left.
+fn report_recovery(recovery: &RecoveryReport) {
+    let RecoveryReport { last_end, boot: _, recovered_attempts, recovered_nano_usd, adjustments, damaged_slots } = recovery;
+    let charged = tollgate_snapshot::money::NanoUsd(*recovered_nano_usd);
+    let how = match last_end {
+        LastEnd::None | LastEnd::Stopped => return,
+        LastEnd::Killed => "was killed",
+        LastEnd::PowerLoss => "ended with the machine, or its journal is damaged",
+    };
+    tracing::warn!(
+        "the last process {how}: {recovered_attempts} attempts in flight were charged {charged}, {adjustments} budgets \
+         adjusted, {damaged_slots} slots of the journal could not be read"
+    );
 }
 
 /// Everything that a load needs, again and again.

@@ -298,7 +298,8 @@ fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variab
             ),
         }
     }
-    let secret = Secret { namespace, name: metadata.name, annotations: metadata.annotations, data: values };
+    let Metadata { name, annotations, labels, .. } = metadata;
+    let secret = Secret { meta: Meta { namespace, name, labels, annotations, created_at: None }, data: values };
     Read { object, parsed: Some(Parsed::Secret(secret)), findings, at: None }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use tollgate_snapshot::compile::{Compiled, Document, Input, Mode, Secret, compile};
+use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Mode, Secrets, compile};
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
@@ -86,7 +86,7 @@ struct Entry {
 struct Gathered {
     documents: Vec<Document>,
     entries: HashMap<ObjectRef, Entry>,
-    secrets: Vec<Secret>,
+    secrets: Secrets,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     findings: Vec<Placed>,
     is_litellm: bool,
@@ -104,7 +104,7 @@ pub fn load(source: &Source, settings: &Settings<'_>, previous: Option<&Snapshot
     let mut gathered = gather(&files, settings);
     let (key_hashes, keys) = key_hashes(&mut gathered, settings)?;
     let input = Input {
-        documents: std::mem::take(&mut gathered.documents),
+        documents: &gathered.documents,
         secrets: &gathered.secrets,
         namespaces: &gathered.namespaces,
         mode: Mode::Standalone,
@@ -174,7 +174,9 @@ fn add(gathered: &mut Gathered, files: &[File], file: usize, part: Part<'_>, rea
     gathered.entries.insert(read.object.clone(), Entry { file, line: part.line, object: read.object });
     match parsed {
         Parsed::Resource(document) => gathered.documents.push(document),
-        Parsed::Secret(secret) => gathered.secrets.push(secret),
+        Parsed::Secret(secret) => {
+            gathered.secrets.insert(secret);
+        }
         Parsed::Namespace { name, labels } => {
             gathered.namespaces.insert(name, labels);
         }
@@ -198,22 +200,24 @@ fn import(gathered: &mut Gathered, index: usize, file: &File, settings: &Setting
         gathered.entries.insert(object.clone(), Entry { file: index, line: 1, object });
         gathered.documents.push(document);
     }
-    gathered.secrets.extend(imported.secrets);
+    for secret in imported.secrets {
+        gathered.secrets.insert(secret);
+    }
 }
 
 /// The hash of every key that is kept in a Secret or file; makes those that are missing.
-fn key_hashes(gathered: &mut Gathered, settings: &Settings<'_>) -> anyhow::Result<(HashMap<(String, String), KeyHash>, Vec<NewKey>)> {
-    let mut hashes = HashMap::new();
+fn key_hashes(gathered: &mut Gathered, settings: &Settings<'_>) -> anyhow::Result<(KeyHashes, Vec<NewKey>)> {
+    let mut hashes = KeyHashes::default();
     let mut made = Vec::new();
     for document in &gathered.documents {
         let Document::VirtualKey(key) = document else { continue };
         let Some(wanted) = &key.spec.secret else { continue };
-        let id = (key.meta.namespace.clone(), key.meta.name.clone());
-        let secret = gathered.secrets.iter().find(|secret| secret.namespace == key.meta.namespace && secret.name == wanted.name);
+        let (namespace, name) = (&*key.meta.namespace, &*key.meta.name);
+        let secret = gathered.secrets.get(namespace, &wanted.name);
         match (wanted.policy, secret) {
             (tollgate_crds::KeyPolicy::Adopt, Some(secret)) => {
                 if let Some(text) = secret.data.get(&wanted.key) {
-                    hashes.insert(id, KeyHash::of(text.trim().as_bytes()));
+                    hashes.insert(namespace, name, KeyHash::of(text.trim().as_bytes()));
                 }
             }
             // `compile` says what is missing.
@@ -228,11 +232,11 @@ fn key_hashes(gathered: &mut Gathered, settings: &Settings<'_>) -> anyhow::Resul
             (tollgate_crds::KeyPolicy::Generate, None) => {
                 let Some(keys) = settings.keys else {
                     // Nobody will call with it; any hash lets the rest be checked.
-                    hashes.insert(id.clone(), KeyHash::of(format!("{}/{}", id.0, id.1).as_bytes()));
+                    hashes.insert(namespace, name, KeyHash::of(format!("{namespace}/{name}").as_bytes()));
                     continue;
                 };
-                let generated = keys.get_or_create(&key.meta.namespace, &wanted.name)?;
-                hashes.insert(id, KeyHash::of(generated.text.as_bytes()));
+                let generated = keys.get_or_create(namespace, &wanted.name)?;
+                hashes.insert(namespace, name, KeyHash::of(generated.text.as_bytes()));
                 if generated.is_new {
                     tracing::info!(key = %key.meta.name, "made the key of VirtualKey `{}` in `{}`", key.meta.name, generated.path.display());
                 }
