@@ -9,7 +9,9 @@
 pub mod dialect;
 pub mod head;
 pub mod json;
+pub mod sniff;
 pub mod splice;
+pub mod sse;
 pub mod usage;
 
 pub use dialect::Dialect;

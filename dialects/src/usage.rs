@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dialect::Dialect;
+use crate::json::{self, Field, Kind, Layout};
+
 /// Tokens and units of one answer. Totals include their parts: cached tokens are within
 /// `input_tokens`, reasoning tokens within `output_tokens`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,4 +40,505 @@ pub struct Usage {
     /// The provider's own price of the call in USD, as decimal text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_cost_usd: Option<Box<str>>,
+}
+
+/// The most tokens of one answer that are believed.
+const MOST_TOKENS: u64 = 1 << 31;
+
+/// How a provider's usage differs from what its dialect says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UsageQuirks {
+    /// Reasoning tokens are not within `completion_tokens` (xAI). Where `total_tokens` shows that
+    /// they are after all, it is believed.
+    pub reasoning_outside_completion: bool,
+}
+
+/// A usage report that cannot be true: a negative, fractional or huge figure, or parts that
+/// exceed their whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the usage reported cannot be true")]
+pub struct AbsurdUsage;
+
+/// Reads an OpenAI `usage` object, of chat, completions, embeddings, responses or images.
+/// `None` if it is no object or has no token counts at all.
+///
+/// # Errors
+/// The report is absurd.
+pub fn usage_of_openai(usage: &[u8], quirks: UsageQuirks) -> Result<Option<Usage>, AbsurdUsage> {
+    let mut read = OpenAiFigures::default();
+    read.object(usage)?;
+    read.usage(quirks)
+}
+
+/// Reads an Anthropic `usage` object of a complete answer. `None` as for [`usage_of_openai`].
+///
+/// # Errors
+/// The report is absurd.
+pub fn usage_of_anthropic(usage: &[u8]) -> Result<Option<Usage>, AbsurdUsage> {
+    let mut figures = AnthropicFigures::default();
+    figures.object(usage)?;
+    figures.usage()
+}
+
+/// What a complete (unary) answer says beside its content. Spans are of its body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnaryNotes {
+    pub usage: Option<Usage>,
+    /// There is a usage, but it cannot be true.
+    pub absurd: bool,
+    /// The model's name, at the top level.
+    pub model: Option<Field>,
+    /// An `error` that is not null.
+    pub error: Option<Field>,
+    /// The answer's outline; `None` if it is not a JSON object.
+    pub layout: Option<Layout>,
+}
+
+/// Reads the notes of a complete answer in one pass. Never fails: what cannot be read is absent.
+pub fn read_unary(dialect: Dialect, body: &[u8], quirks: UsageQuirks) -> UnaryNotes {
+    let mut notes = UnaryNotes::default();
+    let (mut usage, mut service_tier) = (None, None);
+    let scanned = json::fields(body, |key, field| match key {
+        b"model" if field.kind == Kind::String => notes.model = Some(field),
+        b"usage" => usage = Some(field),
+        b"error" if field.kind != Kind::Null => notes.error = Some(field),
+        b"service_tier" => service_tier = Some(field),
+        _ => {}
+    });
+    let Ok(layout) = scanned else { return UnaryNotes::default() };
+    notes.layout = Some(layout);
+    let Some(usage) = usage else { return notes };
+    let read = match dialect {
+        Dialect::OpenAi => usage_of_openai(usage.of(body), quirks),
+        Dialect::Anthropic => usage_of_anthropic(usage.of(body)),
+    };
+    match read {
+        Ok(usage) => notes.usage = usage,
+        Err(AbsurdUsage) => notes.absurd = true,
+    }
+    if let (Some(usage), Some(tier)) = (&mut notes.usage, service_tier) {
+        usage.service_tier = usage.service_tier.take().or_else(|| boxed_text(tier, body));
+    }
+    notes
+}
+
+/// The token counts of an OpenAI usage as they are told, under any of their names.
+#[derive(Default)]
+struct OpenAiFigures {
+    input: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+    cache_write_1h: Option<u64>,
+    reasoning: Option<u64>,
+    audio_input: Option<u64>,
+    audio_output: Option<u64>,
+    image_input: Option<u64>,
+    image_output: Option<u64>,
+    web_searches: Option<u64>,
+    service_tier: Option<Box<str>>,
+    cost: Option<Box<str>>,
+}
+
+/// Takes over one field of a part of the usage: its key, its place, and the part.
+type Take = fn(&mut OpenAiFigures, &[u8], Field, &[u8]) -> Result<(), AbsurdUsage>;
+
+impl OpenAiFigures {
+    fn object(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
+        let mut sane = Ok(());
+        // A usage that is no object has no figures.
+        let _ = json::fields(usage, |key, field| {
+            if let Err(absurd) = self.take(key, field, usage) {
+                sane = Err(absurd);
+            }
+        });
+        sane
+    }
+
+    fn take(&mut self, key: &[u8], field: Field, usage: &[u8]) -> Result<(), AbsurdUsage> {
+        let slot = match key {
+            b"prompt_tokens" | b"input_tokens" => &mut self.input,
+            b"completion_tokens" | b"output_tokens" => &mut self.output,
+            b"total_tokens" => &mut self.total,
+            // DeepSeek and Moonshot, and what LiteLLM makes of Anthropic's, beside the totals.
+            b"prompt_cache_hit_tokens" | b"cached_tokens" | b"cache_read_input_tokens" => {
+                return larger(&mut self.cache_read, field, usage);
+            }
+            b"cache_creation_input_tokens" => return larger(&mut self.cache_write, field, usage),
+            b"num_search_queries" => &mut self.web_searches,
+            b"prompt_tokens_details" | b"input_tokens_details" => return self.details(field, usage, Self::take_input),
+            b"completion_tokens_details" | b"output_tokens_details" => {
+                return self.details(field, usage, Self::take_output);
+            }
+            b"server_tool_use" => return self.details(field, usage, Self::take_tools),
+            b"cost" => return self.take_cost(field, usage),
+            b"service_tier" => {
+                self.service_tier = boxed_text(field, usage);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        tell(slot, field, usage)
+    }
+
+    fn details(&mut self, field: Field, usage: &[u8], take: Take) -> Result<(), AbsurdUsage> {
+        if field.kind != Kind::Object {
+            return Ok(());
+        }
+        let details = field.of(usage);
+        let mut sane = Ok(());
+        // Checked with the whole.
+        let _ = json::fields(details, |key, field| {
+            if let Err(absurd) = take(self, key, field, details) {
+                sane = Err(absurd);
+            }
+        });
+        sane
+    }
+
+    fn take_input(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
+        match key {
+            b"cached_tokens" => larger(&mut self.cache_read, field, details),
+            b"cache_write_tokens" | b"cache_creation_tokens" => larger(&mut self.cache_write, field, details),
+            b"cache_creation_token_details" => self.details(field, details, Self::take_writes),
+            b"audio_tokens" => tell(&mut self.audio_input, field, details),
+            b"image_tokens" => tell(&mut self.image_input, field, details),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_writes(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
+        if key == b"ephemeral_1h_input_tokens" { tell(&mut self.cache_write_1h, field, details) } else { Ok(()) }
+    }
+
+    fn take_output(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
+        match key {
+            b"reasoning_tokens" => tell(&mut self.reasoning, field, details),
+            b"audio_tokens" => tell(&mut self.audio_output, field, details),
+            b"image_tokens" => tell(&mut self.image_output, field, details),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_tools(&mut self, key: &[u8], field: Field, tools: &[u8]) -> Result<(), AbsurdUsage> {
+        if key == b"web_search_requests" { tell(&mut self.web_searches, field, tools) } else { Ok(()) }
+    }
+
+    /// OpenRouter's number, or Perplexity's object with a `total_cost`.
+    fn take_cost(&mut self, field: Field, usage: &[u8]) -> Result<(), AbsurdUsage> {
+        match field.kind {
+            Kind::Number => {
+                let text = std::str::from_utf8(field.of(usage)).map_err(|_| AbsurdUsage)?;
+                if text.starts_with('-') {
+                    return Err(AbsurdUsage);
+                }
+                self.cost = Some(text.into());
+                Ok(())
+            }
+            Kind::Object => self.details(field, usage, |figures, key, field, cost| match (key, field.kind) {
+                (b"total_cost", Kind::Number) => figures.take_cost(field, cost),
+                _ => Ok(()),
+            }),
+            Kind::Null | Kind::True | Kind::False | Kind::String | Kind::Array => Ok(()),
+        }
+    }
+
+    fn usage(self, quirks: UsageQuirks) -> Result<Option<Usage>, AbsurdUsage> {
+        let Self { input, output, total, cache_read, cache_write, cache_write_1h, reasoning, .. } = self;
+        if input.is_none() && output.is_none() {
+            return Ok(None);
+        }
+        // Embeddings have no output; an answer to no input is nothing that can be priced.
+        let input_tokens = input.ok_or(AbsurdUsage)?;
+        let mut output_tokens = output.unwrap_or(0);
+        let reasoning_tokens = reasoning.unwrap_or(0);
+        if quirks.reasoning_outside_completion && total != Some(input_tokens + output_tokens) {
+            output_tokens += reasoning_tokens;
+        }
+        let written = cache_write.unwrap_or(0).max(cache_write_1h.unwrap_or(0));
+        let usage = Usage {
+            input_tokens,
+            output_tokens,
+            cache_read_tokens: cache_read.unwrap_or(0),
+            cache_write_5m_tokens: written - cache_write_1h.unwrap_or(0),
+            cache_write_1h_tokens: cache_write_1h.unwrap_or(0),
+            reasoning_tokens,
+            audio_input_tokens: self.audio_input.unwrap_or(0),
+            audio_output_tokens: self.audio_output.unwrap_or(0),
+            image_input_tokens: self.image_input.unwrap_or(0),
+            image_output_tokens: self.image_output.unwrap_or(0),
+            web_searches: self.web_searches.unwrap_or(0),
+            service_tier: self.service_tier,
+            provider_cost_usd: self.cost,
+        };
+        usage.checked().map(Some)
+    }
+}
+
+/// The counts of Anthropic's usage as they are told: at the start of a stream, then again in its
+/// deltas, where counts only grow; a later zero means that they are not told again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AnthropicFigures {
+    /// Without what was read from or written to a cache.
+    input: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+    cache_write_5m: Option<u64>,
+    cache_write_1h: Option<u64>,
+    output: Option<u64>,
+    web_searches: Option<u64>,
+    service_tier: Option<Box<str>>,
+}
+
+impl AnthropicFigures {
+    /// Takes over what `usage` tells.
+    pub(crate) fn object(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
+        let mut sane = Ok(());
+        // A usage that is no object has no figures.
+        let _ = json::fields(usage, |key, field| {
+            let told = match key {
+                b"input_tokens" => larger(&mut self.input, field, usage),
+                b"output_tokens" => larger(&mut self.output, field, usage),
+                b"cache_read_input_tokens" => larger(&mut self.cache_read, field, usage),
+                b"cache_creation_input_tokens" => larger(&mut self.cache_write, field, usage),
+                b"cache_creation" | b"server_tool_use" if field.kind == Kind::Object => self.part(field.of(usage)),
+                b"service_tier" if field.kind == Kind::String => {
+                    self.service_tier = boxed_text(field, usage);
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(absurd) = told {
+                sane = Err(absurd);
+            }
+        });
+        sane
+    }
+
+    fn part(&mut self, part: &[u8]) -> Result<(), AbsurdUsage> {
+        let mut sane = Ok(());
+        // Checked with the whole.
+        let _ = json::fields(part, |key, field| {
+            let slot = match key {
+                b"ephemeral_5m_input_tokens" => &mut self.cache_write_5m,
+                b"ephemeral_1h_input_tokens" => &mut self.cache_write_1h,
+                b"web_search_requests" => &mut self.web_searches,
+                _ => return,
+            };
+            if let Err(absurd) = larger(slot, field, part) {
+                sane = Err(absurd);
+            }
+        });
+        sane
+    }
+
+    /// The whole of what was told.
+    pub(crate) fn usage(&self) -> Result<Option<Usage>, AbsurdUsage> {
+        if self.input.is_none() && self.output.is_none() {
+            return Ok(None);
+        }
+        let uncached = self.input.ok_or(AbsurdUsage)?;
+        let written_1h = self.cache_write_1h.unwrap_or(0);
+        // The sum leads; without a split all of it is of the default, five minutes.
+        let written = self.cache_write.unwrap_or(self.cache_write_5m.unwrap_or(0) + written_1h);
+        let cache_read_tokens = self.cache_read.unwrap_or(0);
+        let usage = Usage {
+            input_tokens: uncached + cache_read_tokens + written,
+            output_tokens: self.output.unwrap_or(0),
+            cache_read_tokens,
+            cache_write_5m_tokens: written.checked_sub(written_1h).ok_or(AbsurdUsage)?,
+            cache_write_1h_tokens: written_1h,
+            web_searches: self.web_searches.unwrap_or(0),
+            service_tier: self.service_tier.clone(),
+            ..Usage::default()
+        };
+        usage.checked().map(Some)
+    }
+}
+
+impl Usage {
+    /// The usage, if its parts fit into their wholes.
+    fn checked(self) -> Result<Self, AbsurdUsage> {
+        let cached = self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens;
+        let possible = cached <= self.input_tokens
+            && self.audio_input_tokens + self.image_input_tokens <= self.input_tokens
+            && self.reasoning_tokens <= self.output_tokens
+            && self.audio_output_tokens + self.image_output_tokens <= self.output_tokens
+            && self.input_tokens <= MOST_TOKENS
+            && self.output_tokens <= MOST_TOKENS;
+        if possible { Ok(self) } else { Err(AbsurdUsage) }
+    }
+}
+
+/// Takes a count over; null says nothing.
+fn tell(slot: &mut Option<u64>, field: Field, object: &[u8]) -> Result<(), AbsurdUsage> {
+    if let Some(count) = count(field, object)? {
+        *slot = Some(count);
+    }
+    Ok(())
+}
+
+/// Takes a count over that is told several times, some of which providers leave at zero.
+fn larger(slot: &mut Option<u64>, field: Field, object: &[u8]) -> Result<(), AbsurdUsage> {
+    *slot = (*slot).max(count(field, object)?);
+    Ok(())
+}
+
+fn count(field: Field, object: &[u8]) -> Result<Option<u64>, AbsurdUsage> {
+    match field.kind {
+        Kind::Null => Ok(None),
+        Kind::Number => match json::unsigned(field.of(object)) {
+            Some(count) if count <= MOST_TOKENS => Ok(Some(count)),
+            Some(_) | None => Err(AbsurdUsage),
+        },
+        Kind::True | Kind::False | Kind::String | Kind::Array | Kind::Object => Err(AbsurdUsage),
+    }
+}
+
+pub(crate) fn boxed_text(field: Field, text: &[u8]) -> Option<Box<str>> {
+    field.text(text).map(|text| text.into_owned().into_boxed_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn openai(usage: &str) -> Result<Option<Usage>, AbsurdUsage> {
+        usage_of_openai(usage.as_bytes(), UsageQuirks::default())
+    }
+
+    fn tokens(input_tokens: u64, output_tokens: u64) -> Usage {
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
+
+    #[test]
+    fn openai_shapes_are_one_usage() {
+        let cases = [
+            (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#, tokens(10, 5)),
+            (r#" { "prompt_tokens" : 8 , "total_tokens" : 8 } "#, tokens(8, 0)),
+            (r#"{"input_tokens":3,"output_tokens":4,"output_tokens_details":null}"#, tokens(3, 4)),
+            (
+                r#"{"prompt_tokens":100,"completion_tokens":50,
+                    "prompt_tokens_details":{"cached_tokens":60,"audio_tokens":7,"image_tokens":3,"text_tokens":1},
+                    "completion_tokens_details":{"reasoning_tokens":20,"audio_tokens":2,"image_tokens":1,
+                        "accepted_prediction_tokens":9,"rejected_prediction_tokens":null}}"#,
+                Usage {
+                    cache_read_tokens: 60,
+                    audio_input_tokens: 7,
+                    image_input_tokens: 3,
+                    reasoning_tokens: 20,
+                    audio_output_tokens: 2,
+                    image_output_tokens: 1,
+                    ..tokens(100, 50)
+                },
+            ),
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":1,"prompt_cache_hit_tokens":4,"prompt_cache_miss_tokens":5}"#,
+                Usage { cache_read_tokens: 4, ..tokens(9, 1) },
+            ),
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":1,"cache_read_input_tokens":2,"cache_creation_input_tokens":5,
+                    "prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5,
+                        "cache_creation_token_details":{"ephemeral_5m_input_tokens":2,"ephemeral_1h_input_tokens":3}}}"#,
+                Usage { cache_read_tokens: 2, cache_write_5m_tokens: 2, cache_write_1h_tokens: 3, ..tokens(9, 1) },
+            ),
+            (
+                r#"{"prompt_tokens":1,"completion_tokens":1,"cost":1.4e-05,"service_tier":"flex"}"#,
+                Usage { provider_cost_usd: Some("1.4e-05".into()), service_tier: Some("flex".into()), ..tokens(1, 1) },
+            ),
+            (
+                r#"{"prompt_tokens":1,"completion_tokens":1,"num_search_queries":2,
+                    "cost":{"input_tokens_cost":0.1,"total_cost":0.30}}"#,
+                Usage { provider_cost_usd: Some("0.30".into()), web_searches: 2, ..tokens(1, 1) },
+            ),
+        ];
+        for (text, usage) in cases {
+            assert_eq!(openai(text), Ok(Some(usage)), "{text}");
+        }
+        for text in ["{}", "null", "[]", "", r#"{"total_tokens":3}"#, r#"{"prompt_tokens":null}"#] {
+            assert_eq!(openai(text), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_true_is_absurd() {
+        let cases = [
+            r#"{"prompt_tokens":-1,"completion_tokens":5}"#,
+            r#"{"prompt_tokens":1.5,"completion_tokens":5}"#,
+            r#"{"prompt_tokens":"1","completion_tokens":5}"#,
+            r#"{"prompt_tokens":2147483649,"completion_tokens":5}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":99999999999999999999999999}"#,
+            r#"{"completion_tokens":5}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":-2}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":5,"completion_tokens_details":{"reasoning_tokens":6}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":5,"completion_tokens_details":{"audio_tokens":6}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":5,"cost":-0.1}"#,
+        ];
+        for text in cases {
+            assert_eq!(openai(text), Err(AbsurdUsage), "{text}");
+        }
+        for text in [
+            r#"{"input_tokens":-3,"output_tokens":1}"#,
+            r#"{"output_tokens":1}"#,
+            r#"{"input_tokens":1,"output_tokens":1,"cache_creation_input_tokens":1,
+                "cache_creation":{"ephemeral_1h_input_tokens":2}}"#,
+        ] {
+            assert_eq!(usage_of_anthropic(text.as_bytes()), Err(AbsurdUsage), "{text}");
+        }
+    }
+
+    #[test]
+    fn reasoning_outside_the_completion_is_added_once() {
+        let outside = UsageQuirks { reasoning_outside_completion: true };
+        for (total, expected) in [("36", 26), ("16", 6), ("null", 26)] {
+            let text = format!(
+                r#"{{"prompt_tokens":10,"completion_tokens":6,"total_tokens":{total},
+                    "completion_tokens_details":{{"reasoning_tokens":{}}}}}"#,
+                if expected == 6 { 5 } else { 20 }
+            );
+            let usage = usage_of_openai(text.as_bytes(), outside).expect("sane").expect("there");
+            assert_eq!(usage.output_tokens, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn anthropic_input_is_the_sum_of_its_parts() {
+        let text = br#"{"input_tokens":300,"cache_read_input_tokens":5000,"cache_creation_input_tokens":3000,
+            "cache_creation":{"ephemeral_5m_input_tokens":2000,"ephemeral_1h_input_tokens":1000},
+            "output_tokens":400,"server_tool_use":{"web_search_requests":2},"service_tier":"standard"}"#;
+        let expected = Usage {
+            cache_read_tokens: 5000,
+            cache_write_5m_tokens: 2000,
+            cache_write_1h_tokens: 1000,
+            web_searches: 2,
+            service_tier: Some("standard".into()),
+            ..tokens(8300, 400)
+        };
+        assert_eq!(usage_of_anthropic(text), Ok(Some(expected)));
+        let unsplit = br#"{"input_tokens":1,"cache_creation_input_tokens":4,"output_tokens":2}"#;
+        assert_eq!(usage_of_anthropic(unsplit), Ok(Some(Usage { cache_write_5m_tokens: 4, ..tokens(5, 2) })));
+        assert_eq!(usage_of_anthropic(b"{}"), Ok(None));
+    }
+
+    #[test]
+    fn a_unary_answer_is_noted_in_one_pass() {
+        let body = br#"{"id":"x","model":"m-1","choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
+            "usage":{"prompt_tokens":3,"completion_tokens":2},"service_tier":"priority","error":null}"#;
+        let notes = read_unary(Dialect::OpenAi, body, UsageQuirks::default());
+        assert_eq!(notes.usage, Some(Usage { service_tier: Some("priority".into()), ..tokens(3, 2) }));
+        assert_eq!(notes.model.and_then(|model| model.text(body)).as_deref(), Some("m-1"));
+        assert_eq!((notes.error, notes.absurd, notes.layout.map(|layout| layout.fields)), (None, false, Some(6)));
+
+        let body = br#"{"type":"message","model":"c","usage":{"input_tokens":3,"output_tokens":2}}"#;
+        assert_eq!(read_unary(Dialect::Anthropic, body, UsageQuirks::default()).usage, Some(tokens(3, 2)));
+
+        let body = br#"{"error":{"message":"no"},"usage":{"prompt_tokens":-3}}"#;
+        let notes = read_unary(Dialect::OpenAi, body, UsageQuirks::default());
+        assert!(notes.error.is_some() && notes.absurd && notes.usage.is_none());
+
+        let cut = br#"{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":2}"#;
+        assert_eq!(read_unary(Dialect::OpenAi, cut, UsageQuirks::default()), UnaryNotes::default());
+    }
 }
