@@ -30,6 +30,8 @@ pub struct Budget {
     limit: AtomicI64,
     /// What counts against the limit besides the current account: closed boots, older buckets.
     carried: AtomicI64,
+    /// The part of `carried` that calls in flight hold, which began in older buckets.
+    carried_held: AtomicI64,
     current: ArcSwapOption<Account>,
     pub(crate) asks: Asks,
     granted: Arc<Notify>,
@@ -122,6 +124,7 @@ impl Budget {
             unit: AtomicU8::new(unit_number(terms.unit)),
             limit: AtomicI64::new(terms.limit),
             carried: AtomicI64::new(carried),
+            carried_held: AtomicI64::new(0),
             current: ArcSwapOption::empty(),
             asks: Asks::default(),
             granted: Arc::default(),
@@ -203,9 +206,14 @@ impl Budget {
         resets_at(&books, &span, now)
     }
 
-    pub(crate) fn spent(&self) -> i64 {
-        let used = self.current.load().as_ref().map_or(0, |account| account.used());
-        self.carried.load(Relaxed).saturating_add(used)
+    /// Settled in the current period, in the budget's unit, as of the last grant or refusal where older buckets count.
+    pub fn spent(&self) -> i64 {
+        self.current.load().as_ref().map_or_else(|| self.carried.load(Relaxed), |account| self.settled(account))
+    }
+
+    fn settled(&self, account: &Account) -> i64 {
+        let carried = self.carried.load(Relaxed).saturating_sub(self.carried_held.load(Relaxed));
+        carried.saturating_add(account.used())
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
@@ -259,7 +267,9 @@ impl Budget {
     /// Counts anew what is carried, and how far holds may go.
     pub(crate) fn refresh(&self, books: &Books, now: i64) {
         let Some(account) = self.current.load_full() else { return };
-        let carried = carried(books, &account.span, now);
+        let Carried { used, held } = carried(books, &account.span, now);
+        let carried = used.saturating_add(held);
+        self.carried_held.store(held, Relaxed);
         self.carried.store(carried, Relaxed);
         account.set_ceiling(match books.terms.mode {
             Mode::Hard => account.granted().min(books.terms.limit.saturating_sub(carried)),
@@ -285,9 +295,9 @@ impl Budget {
             return Decision::Wanting;
         }
         if self.mode() == Mode::Soft {
-            if self.carried.load(Relaxed).saturating_add(account.used()) >= self.limit() {
-                self.recount(at_ms / 1000);
-                if self.carried.load(Relaxed).saturating_add(account.used()) >= self.limit() {
+            if self.settled(&account) >= self.limit() {
+                self.recount(at_ms.div_euclid(1000));
+                if self.settled(&account) >= self.limit() {
                     return Decision::Exhausted;
                 }
             }
@@ -313,13 +323,14 @@ impl Budget {
             }
             if !recounted {
                 // Older buckets settle and expire without telling; look before refusing.
-                self.recount(at_ms / 1000);
+                self.recount(at_ms.div_euclid(1000));
                 continue;
             }
-            if used.saturating_add(needed) > room {
+            let older = self.carried_held.load(Relaxed);
+            if used.saturating_add(needed) > room.saturating_add(older) {
                 return Decision::Exhausted;
             }
-            return Decision::Reserved { held: (committed - used).max(0) };
+            return Decision::Reserved { held: (committed - used).max(0).saturating_add(older) };
         }
         Decision::Wanting
     }
@@ -335,14 +346,21 @@ impl Budget {
 }
 
 /// What counts besides the account of `current`.
-pub(crate) fn carried(books: &Books, current: &Span, now: i64) -> i64 {
-    let older: i64 = books
-        .older
-        .iter()
-        .filter(|account| counts(books, account, current, now))
-        .map(|account| account.committed())
-        .sum();
-    older.saturating_add(closed_amount(books, current, now))
+#[derive(Clone, Copy, Debug, Default)]
+struct Carried {
+    used: i64,
+    /// By calls in flight that began in older buckets.
+    held: i64,
+}
+
+fn carried(books: &Books, current: &Span, now: i64) -> Carried {
+    let mut carried = Carried { used: closed_amount(books, current, now), held: 0 };
+    for older in books.older.iter().filter(|older| counts(books, older, current, now)) {
+        let used = older.used();
+        carried.used = carried.used.saturating_add(used);
+        carried.held = carried.held.saturating_add((older.committed() - used).max(0));
+    }
+    carried
 }
 
 /// Whether an older account of this boot counts in the current span.

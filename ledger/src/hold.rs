@@ -1,7 +1,6 @@
 //! The request path: an attempt is held in all its budgets or in none, and ends exactly once. Belongs to one core; no
 //! system call, no lock that waits, no allocation, unless it is refused, a segment is full, or a grant runs out.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +14,7 @@ use crate::ledger::Shared;
 use crate::record::{MAX_BUDGETS, charged};
 use crate::terms::{Amounts, AttemptStart, Mode, Outcome, Refusal, Settlement};
 
-/// Holds money for the attempts of one core. Give it to the core's thread; it may not be shared.
+/// Holds money for the attempts of one core. Give it to the core's thread; it is not shared.
 #[derive(Debug)]
 pub struct Writer {
     journal: Journal,
@@ -23,11 +22,11 @@ pub struct Writer {
 }
 
 /// Money held for one attempt. Ends by [`Hold::settle`], [`Hold::release`] or [`Hold::charge`]; dropped without, the
-/// whole hold is charged and the row says `dropped`. Stays on its core's thread.
+/// whole hold is charged and the row says `dropped`.
 #[must_use = "a hold that is dropped is charged"]
 #[derive(Debug)]
 pub struct Hold {
-    open: Rc<Open>,
+    open: Arc<Open>,
     slot: u32,
     ended: bool,
     amounts: Amounts,

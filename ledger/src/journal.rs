@@ -3,17 +3,15 @@
 //! A segment whose slots are all used is left behind; it lives on until its last attempt has settled and its rows are
 //! copied. Blocks are allocated when a segment is made, never when it is written.
 
-use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use memmap2::MmapMut;
@@ -24,6 +22,9 @@ use crate::record::{self, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Sl
 use crate::terms::{AttemptStart, Settlement};
 
 const MAGIC: &[u8; 8] = b"TollgJ01";
+
+/// Extension of a segment that is being made.
+pub const UNFINISHED: &str = "unfinished";
 
 /// Bits of a row's id that count slots, and of a segment's number that count segments of one boot.
 pub const SLOT_BITS: u32 = 16;
@@ -58,6 +59,8 @@ pub struct Header {
     pub number: u64,
     pub boot: u64,
     pub kernel_boot: KernelBoot,
+    /// With this one.
+    pub slots: u32,
 }
 
 /// A segment and its map, not in use yet.
@@ -84,7 +87,8 @@ pub struct Pool {
 /// A segment that a core writes to, or that its attempts still settle in.
 #[derive(Debug)]
 pub struct Open {
-    map: RefCell<MmapMut>,
+    /// Nobody ever waits for it: one core writes here.
+    map: Mutex<MmapMut>,
     pub segment: Arc<Segment>,
 }
 
@@ -95,34 +99,36 @@ pub struct Journal {
     spares: Arc<Mutex<Receiver<Ready>>>,
     /// Tells the copier about a segment in use.
     on_open: SyncSender<Arc<Segment>>,
-    open: Option<Rc<Open>>,
+    open: Option<Arc<Open>>,
     next_slot: u32,
 }
 
 impl Header {
     fn encode(&self) -> [u8; SLOT_BYTES] {
-        let Header { number, boot, kernel_boot } = self;
+        let Header { number, boot, kernel_boot, slots } = self;
         let mut bytes = [0; SLOT_BYTES];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..16].copy_from_slice(&number.to_le_bytes());
         bytes[16..24].copy_from_slice(&boot.to_le_bytes());
         bytes[24..40].copy_from_slice(kernel_boot);
-        let checksum = crc32fast::hash(&bytes[..40]);
-        bytes[40..44].copy_from_slice(&checksum.to_le_bytes());
+        bytes[40..44].copy_from_slice(&slots.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..44]);
+        bytes[44..48].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     /// `None` when it is torn or damaged.
     pub fn decode(bytes: &[u8]) -> Option<Header> {
-        let bytes = bytes.get(..44)?;
-        let checksum = u32::from_le_bytes(bytes[40..44].try_into().expect("four bytes"));
-        if &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..40]) != checksum {
+        let bytes = bytes.get(..48)?;
+        let checksum = u32::from_le_bytes(bytes[44..48].try_into().expect("four bytes"));
+        if &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..44]) != checksum {
             return None;
         }
         Some(Header {
             number: u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes")),
             boot: u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes")),
             kernel_boot: bytes[24..40].try_into().expect("sixteen bytes"),
+            slots: u32::from_le_bytes(bytes[40..44].try_into().expect("four bytes")),
         })
     }
 }
@@ -201,13 +207,23 @@ impl Pool {
     fn make_file(&self, durable: bool) -> io::Result<Ready> {
         let number = (self.boot << SEQUENCE_BITS) | self.sequence.fetch_add(1, Relaxed);
         let path = path_of(&self.folder, number);
-        let header = Header { number, boot: self.boot, kernel_boot: self.kernel_boot };
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let map = self.fill(&file, &header, durable).inspect_err(|_| {
+        let slots = (self.segment_bytes / SLOT_BYTES) as u32;
+        let header = Header { number, boot: self.boot, kernel_boot: self.kernel_boot, slots };
+        // It gets its name when it is whole: one that is not whole is damaged, never half made.
+        let unfinished = path.with_extension(UNFINISHED);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+        let made = self.fill(&file, &header, durable).and_then(|map| {
+            std::fs::rename(&unfinished, &path)?;
+            if durable {
+                sync_folder(&self.folder)?;
+            }
+            Ok(map)
+        });
+        let map = made.inspect_err(|_| {
             // Half a segment is of no use, and its blocks are wanted on a full disk.
-            let _ = std::fs::remove_file(&path);
+            let _ = std::fs::remove_file(&unfinished);
         })?;
-        let slots = (self.segment_bytes / SLOT_BYTES) as u32 - 1;
+        let slots = slots - 1;
         let segment = Segment {
             number,
             path,
@@ -231,7 +247,6 @@ impl Pool {
         file.write_all_at(&bytes, 0)?;
         if durable {
             file.sync_all()?;
-            sync_folder(&self.folder)?;
         }
         map_segment(file, self.segment_bytes)
     }
@@ -300,7 +315,7 @@ impl Journal {
         if self.on_open.send(segment.clone()).is_err() {
             return Err("the ledger is closed".to_owned());
         }
-        if let Some(previous) = self.open.replace(Rc::new(Open { map: RefCell::new(map), segment })) {
+        if let Some(previous) = self.open.replace(Arc::new(Open { map: Mutex::new(map), segment })) {
             previous.segment.full.store(true, Release);
         }
         self.next_slot = 1;
@@ -308,13 +323,13 @@ impl Journal {
     }
 
     /// Writes an intent. [`Journal::prepare`] came right before.
-    pub fn write(&mut self, start: &AttemptStart, accounts: &[u32]) -> (Rc<Open>, u32) {
+    pub fn write(&mut self, start: &AttemptStart, accounts: &[u32]) -> (Arc<Open>, u32) {
         let open = self.open.as_ref().expect("prepare opens a segment or fails");
         let slot = self.next_slot;
         let place = Place { segment: open.segment.number, slot };
         let at = slot as usize * SLOT_BYTES;
         let intent = record::encode_intent(place, start, accounts);
-        open.map.borrow_mut()[at..at + intent.len()].copy_from_slice(&intent);
+        open.map()[at..at + intent.len()].copy_from_slice(&intent);
         self.next_slot += 1;
         open.segment.written.store(slot, Release);
         (open.clone(), slot)
@@ -335,9 +350,11 @@ impl Open {
         let place = Place { segment: self.segment.number, slot };
         let at = slot as usize * SLOT_BYTES + SETTLEMENT_AT;
         let bytes = record::encode_settlement(place, settlement, over_hold);
-        self.map.borrow_mut()[at..at + SETTLEMENT_BYTES].copy_from_slice(&bytes);
-        // Only the thread that owns the segment ends its attempts.
-        let ended = self.segment.ended.load(Relaxed);
-        self.segment.ended.store(ended + 1, Release);
+        self.map()[at..at + SETTLEMENT_BYTES].copy_from_slice(&bytes);
+        self.segment.ended.fetch_add(1, Release);
+    }
+
+    fn map(&self) -> MutexGuard<'_, MmapMut> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

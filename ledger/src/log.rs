@@ -189,8 +189,9 @@ mod tests {
             std::fs::write(&path, &flipped).unwrap();
             let contents = read::<u32>(&path).unwrap();
             assert!([1, 22, 333].starts_with(&contents.records), "{bit}");
-            // A line break lost joins two lines; the last of them may be the end.
-            assert!(contents.damaged_at.is_some() || bit / 8 + 14 >= last_line, "{bit}");
+            // A checksum reads the same in capitals. A line break lost joins two lines; the last of them may be the end.
+            let told = contents.damaged_at.is_some() || contents.records.len() == 3;
+            assert!(told || bit / 8 + 14 >= last_line, "{bit}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::copier::{Inherited, sums};
 use crate::durable::{Adjustment, Durable, Record};
-use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, number_of, read_slots, row_id};
+use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, number_of, read_slots, row_id};
 use crate::ledger::OpenError;
 use crate::log::{self, Log};
 use crate::record::{Place, SLOT_BYTES, Slot};
@@ -190,6 +190,9 @@ fn find_segments(folder: &Path) -> Result<Vec<Found>, OpenError> {
     let entries = std::fs::read_dir(folder).map_err(OpenError::io("list", folder))?;
     for entry in entries {
         let path = entry.map_err(OpenError::io("list", folder))?.path();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+            std::fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+        }
         let Some(number) = number_of(&path) else { continue };
         found.push(read_segment(number, &path).map_err(OpenError::io("read", &path))?);
     }
@@ -207,7 +210,6 @@ fn read_segment(number: u64, path: &Path) -> io::Result<Found> {
     }
     let header = Header::decode(&header).filter(|header| header.number == number);
     let slots = read_slots(&file, number, 1, whole_slots.saturating_sub(1))?;
-    let is_used = slots.iter().any(|(_, slot)| *slot != Slot::Empty);
     // Slots are written in order, so nothing good comes after one that was never written. Only the very last may be
     // torn, by a process that died before it dispatched anything.
     let last_used = slots.iter().rposition(|(_, slot)| *slot != Slot::Empty);
@@ -215,9 +217,7 @@ fn read_segment(number: u64, path: &Path) -> io::Result<Found> {
     if let Some(last) = last_used {
         damaged_slots += slots[..last].iter().filter(|(_, slot)| !matches!(slot, Slot::Intent(_))).count() as u64;
     }
-    // A segment of which nothing was used may be half made. Any other is whole: it was made before it was used.
-    let was_made = header.is_some() && size % SLOT_BYTES as u64 == 0 && whole_slots > 1;
-    if is_used && !was_made {
+    if header.is_none_or(|header| size != u64::from(header.slots) * SLOT_BYTES as u64) {
         damaged_slots += 1;
     }
     Ok(Found { number, path: path.to_owned(), slots, header, damaged_slots })

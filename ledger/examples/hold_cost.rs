@@ -1,0 +1,98 @@
+//! What admission costs: nanoseconds for a hold and its settlement with two budgets, and for copying a row to SQLite.
+//! `cargo run --release -p tollgate-ledger --example hold_cost`
+
+use std::time::{Duration, Instant};
+
+use tollgate_ledger::{
+    Amounts, AttemptStart, BudgetTerms, CalendarUnit, Ledger, Mode, Options, Outcome, Period, Refusal, Settlement, Unit,
+};
+
+const ATTEMPTS: usize = 200_000;
+const ROUNDS: usize = 5;
+const KEYS: usize = 1000;
+
+fn main() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (ledger, mut writers, _) = Ledger::open(Options {
+        copy_interval: Duration::from_secs(3600),
+        max_segments: 4096,
+        ..Options::new(folder.path(), 1)
+    })
+    .expect("an empty folder opens");
+    let writer = &mut writers[0];
+    let terms = |id: String, limit| BudgetTerms {
+        id,
+        unit: Unit::NanoUsd,
+        limit,
+        mode: Mode::Hard,
+        period: Period::Calendar { unit: CalendarUnit::Month, time_zone: "UTC".to_owned() },
+        reset_token: None,
+    };
+    let team = ledger.budget(&terms("team".to_owned(), 1_000_000_000_000_000));
+    let keys: Vec<_> = (0..KEYS)
+        .map(|key| {
+            let budget = ledger.budget(&terms(format!("key-{key}"), 1_000_000_000_000));
+            (ledger.intern(&format!("key-{key}")), [budget, team.clone()])
+        })
+        .collect();
+    let model = ledger.intern("model");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let started_at_ms = 1_795_262_400_000;
+    let mut attempt = |number: usize, attempt_settle: bool| {
+        let (key, budgets) = &keys[number % KEYS];
+        let start = AttemptStart {
+            attempt_id: number as u128,
+            started_at_ms,
+            key: *key,
+            model,
+            hold: Amounts { nano_usd: 5000, tokens: 900, requests: 1 },
+            ..AttemptStart::default()
+        };
+        let hold = loop {
+            match writer.try_hold(&start, budgets) {
+                Ok(hold) => break hold,
+                Err(Refusal::Pending(grant)) => runtime.block_on(grant.wait()),
+                Err(refusal) => panic!("{refusal:?}"),
+            }
+        };
+        if !attempt_settle {
+            return hold.release(0, 0);
+        }
+        hold.settle(Settlement {
+            actual: Amounts { nano_usd: 1234, tokens: 300, requests: 1 },
+            input_tokens: 250,
+            output_tokens: 50,
+            cache_read_tokens: 0,
+            cache_write_tokens: 0,
+            reasoning_tokens: 0,
+            status: 200,
+            outcome: Outcome::Exact,
+            duration_ms: 12,
+            first_byte_ms: 9,
+        });
+    };
+    // Accounts are opened at first use, which waits for the disk.
+    (0..KEYS).for_each(|number| attempt(number, false));
+    for round in 0..ROUNDS {
+        let began = Instant::now();
+        (0..ATTEMPTS).for_each(|number| attempt(number, true));
+        let held = began.elapsed();
+        let began = Instant::now();
+        ledger.flush().expect("the database takes rows");
+        let copied = began.elapsed();
+        println!(
+            "round {round}: hold + settle, 2 budgets: {} ns; copy of a row, with the disk: {} ns",
+            held.as_nanos() / ATTEMPTS as u128,
+            copied.as_nanos() / ATTEMPTS as u128
+        );
+    }
+    let cpu = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        Some((name.trim().to_owned(), times.split(' ').next()?.parse::<u64>().ok()?))
+    });
+    for (name, nanos) in cpu.filter(|(name, _)| name == "ledger-copier") {
+        println!("{name}: {} ns of processor time for a row", nanos / (ATTEMPTS * ROUNDS) as u64);
+    }
+    println!("{:?}", ledger.counters());
+}
