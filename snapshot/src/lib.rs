@@ -3,6 +3,7 @@
 //! brings them.
 
 pub mod catalogue;
+pub mod compile;
 pub mod finding;
 pub mod model;
 pub mod money;

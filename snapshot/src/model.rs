@@ -183,7 +183,7 @@ impl std::fmt::Debug for Credential {
 }
 
 /// Rates per minute and calls at once; `None`: unlimited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
@@ -313,7 +313,12 @@ pub struct Retries {
 impl Default for Retries {
     fn default() -> Self {
         use ErrorClass::*;
-        Retries { attempts: 2, errors: vec![RateLimit, Timeout, ServerError, Connect], initial_backoff_ms: 500, max_backoff_ms: 8_000 }
+        Retries {
+            attempts: 2,
+            errors: vec![RateLimit, Timeout, ServerError, Connect],
+            initial_backoff_ms: 500,
+            max_backoff_ms: 8_000,
+        }
     }
 }
 
@@ -345,7 +350,7 @@ pub struct Namespace {
 }
 
 /// A set of public model names: exact names and patterns that end in `*`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelSet {
     /// Sorted.
     pub exact: Vec<Name>,
@@ -368,7 +373,8 @@ impl ModelSet {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.exact.binary_search_by(|probe| (**probe).cmp(name)).is_ok() || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+        self.exact.binary_search_by(|probe| (**probe).cmp(name)).is_ok()
+            || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix))
     }
 }
 
@@ -384,7 +390,7 @@ pub struct Team {
 }
 
 /// What several keys have in common.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Policy {
     /// Index into [`Snapshot::namespaces`].
     pub namespace: u32,

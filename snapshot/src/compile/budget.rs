@@ -1,0 +1,544 @@
+//! Budgets from all places they are written in (Budget objects, keys, teams, members, defaults for keys) as accounts with
+//! a limit, and as the rows that keys are bound to.
+//!
+//! An account is what the ledger counts. A row is an account as some keys see it: a parent counts, beside its own calls,
+//! those that a child of it counts, so one account may have rows with different filters. A key has one row per account.
+
+use std::collections::HashMap;
+
+use tollgate_crds::{
+    AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
+    Threshold, WhenExhausted,
+};
+
+use super::input::{Labels, Object};
+use super::objects::{Everything, Grants};
+use super::previous::Previous;
+use super::report::{Report, Subject};
+use super::values::{Reader, budget_unit, unite};
+use crate::finding::Reason;
+use crate::model::{Budget, CalendarUnit, ModelSet, Name, Period};
+
+/// Which calls of a key an account counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Filter {
+    models: Option<ModelSet>,
+    providers: Vec<Name>,
+}
+
+impl Filter {
+    /// At least what either counts. Exact unless both name models and providers.
+    fn or(&self, other: &Filter) -> Filter {
+        let models = match (&self.models, &other.models) {
+            (Some(a), Some(b)) => Some(unite(a, b)),
+            (None, _) | (_, None) => None,
+        };
+        let mut providers = Vec::new();
+        if !self.providers.is_empty() && !other.providers.is_empty() {
+            providers = self.providers.iter().chain(&other.providers).cloned().collect();
+            providers.sort();
+            providers.dedup();
+        }
+        Filter { models, providers }
+    }
+}
+
+/// What a budget says about its amount.
+#[derive(Clone, Debug)]
+struct Terms {
+    limit: i64,
+    unit: crate::model::BudgetUnit,
+    hard: bool,
+    period: Period,
+}
+
+/// A Budget object.
+#[derive(Debug)]
+struct Defined<'a> {
+    object: &'a Object<BudgetSpec>,
+    id: String,
+    terms: Terms,
+    filter: Filter,
+    parent: Option<usize>,
+    per: Option<BudgetPer>,
+    /// False where what it selects is not there yet: it binds nothing.
+    binds: bool,
+    reset_token: Option<Name>,
+}
+
+/// The key that budgets are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder<'k> {
+    pub namespace: &'k str,
+    pub name: &'k str,
+    pub labels: &'k Labels,
+    pub user: Option<&'k str>,
+    pub tags: &'k [String],
+    /// Namespace, name, labels.
+    pub team: Option<(&'k str, &'k str, &'k Labels)>,
+}
+
+/// All budgets.
+#[derive(Debug)]
+pub(super) struct Budgets<'a> {
+    defined: Vec<Defined<'a>>,
+    grants: Grants<'a>,
+    gateway_namespace: Name,
+    /// Budgets that may select keys of a namespace, found on first use.
+    selecting: HashMap<String, Vec<usize>>,
+    rows: Vec<Budget>,
+    row_of_object: HashMap<(usize, Option<Name>, Filter), u32>,
+    row_of_team: HashMap<String, Option<u32>>,
+}
+
+impl<'a> Budgets<'a> {
+    pub fn compile(
+        everything: &Everything<'a>,
+        grants: Grants<'a>,
+        gateway_namespace: &Name,
+        now: i64,
+        previous: &Previous<'_>,
+        report: &mut Report,
+    ) -> Budgets<'a> {
+        let mut positions = Vec::with_capacity(everything.budgets.len());
+        let mut defined = Vec::with_capacity(everything.budgets.len());
+        for object in everything.budgets.iter() {
+            let budget = define(object, gateway_namespace, now, previous, report);
+            positions.push(budget.is_some().then_some(defined.len()));
+            defined.extend(budget);
+        }
+        let mut budgets = Budgets {
+            defined,
+            grants,
+            gateway_namespace: gateway_namespace.clone(),
+            selecting: HashMap::new(),
+            rows: Vec::new(),
+            row_of_object: HashMap::new(),
+            row_of_team: HashMap::new(),
+        };
+        budgets.link_parents(everything, &positions, report);
+        budgets
+    }
+
+    pub fn into_rows(mut self) -> Vec<Budget> {
+        // Budgets that no key is under yet are there to be seen.
+        for at in 0..self.defined.len() {
+            if self.defined[at].per.is_none() && self.defined[at].binds {
+                let filter = self.defined[at].filter.clone();
+                self.row(at, None, filter);
+            }
+        }
+        self.rows
+    }
+
+    fn link_parents(&mut self, everything: &Everything<'a>, positions: &[Option<usize>], report: &mut Report) {
+        for at in 0..self.defined.len() {
+            let object = self.defined[at].object;
+            let Some(reference) = &object.spec.parent_ref else { continue };
+            let subject = object.subject();
+            let objects = &everything.budgets;
+            let found = self.grants.resolve(
+                objects,
+                reference,
+                subject,
+                "spec.parentRef",
+                |spec| &spec.allowed_namespaces,
+                report,
+            );
+            self.defined[at].parent = found.and_then(|found| positions[found]);
+            if self.defined[at].parent.is_none() {
+                if found.is_some() {
+                    let message = format!("Budget `{}` cannot be used; its own findings say why", reference.name);
+                    report.error(subject, Reason::NotFound, "spec.parentRef", message);
+                }
+                self.deny_if_hard(at);
+            }
+        }
+        for at in 0..self.defined.len() {
+            if self.chain(at).last().is_some_and(|last| self.defined[*last].parent == Some(at))
+                && self.defined[at].parent.is_some()
+            {
+                let message = "the budgets above it lead back to it";
+                report.error(self.defined[at].object.subject(), Reason::Cycle, "spec.parentRef", message);
+            } else if let Some(parent) = self.defined[at].parent {
+                self.report_above(at, parent, report);
+            }
+        }
+    }
+
+    /// What the missing parent would allow is not known, so nothing is.
+    fn deny_if_hard(&mut self, at: usize) {
+        if self.defined[at].terms.hard {
+            self.defined[at].terms.limit = 0;
+        }
+    }
+
+    fn report_above(&self, child: usize, parent: usize, report: &mut Report) {
+        let (below, above) = (&self.defined[child], &self.defined[parent]);
+        let is_comparable = below.terms.unit == above.terms.unit
+            && length_seconds(&below.terms.period) <= length_seconds(&above.terms.period);
+        if is_comparable && below.terms.limit > above.terms.limit {
+            let message = format!("its limit is above that of Budget `{}`, which binds it too", above.object.meta.name);
+            report.warning(below.object.subject(), Reason::AboveParent, "spec.limit", message);
+        }
+    }
+
+    /// The budget and those above it, each once.
+    fn chain(&self, start: usize) -> Vec<usize> {
+        let mut chain = vec![start];
+        let mut at = start;
+        while let Some(above) = self.defined[at].parent {
+            if chain.contains(&above) {
+                break;
+            }
+            chain.push(above);
+            at = above;
+        }
+        chain
+    }
+
+    /// A budget that one key has for itself.
+    pub fn own_row(
+        &mut self,
+        id: String,
+        terms: &BudgetTerms,
+        field: &str,
+        subject: Subject<'_>,
+        previous: &Previous<'_>,
+        report: &mut Report,
+    ) -> Option<u32> {
+        let budget = written(id, terms, field, subject, previous, report)?;
+        Some(self.push(budget))
+    }
+
+    /// A budget that several keys share and that is written into a team: made once per id.
+    pub fn shared_row(
+        &mut self,
+        id: String,
+        terms: &BudgetTerms,
+        field: &str,
+        subject: Subject<'_>,
+        previous: &Previous<'_>,
+        report: &mut Report,
+    ) -> Option<u32> {
+        if let Some(row) = self.row_of_team.get(&id) {
+            return *row;
+        }
+        let row = self.own_row(id.clone(), terms, field, subject, previous, report);
+        self.row_of_team.insert(id, row);
+        row
+    }
+
+    /// Rows of Budget objects that bind the key: those it names first, then those that select it, each with its parents.
+    pub fn rows_of(&mut self, holder: Holder<'_>, named: &[usize]) -> Vec<u32> {
+        let selected = self.selecting(holder.namespace);
+        let mut bound: Vec<(usize, Filter)> = Vec::new();
+        let selected = selected.into_iter().filter(|at| !named.contains(at) && self.selects(*at, holder));
+        for at in named.iter().copied().chain(selected.collect::<Vec<usize>>()) {
+            if !self.defined[at].binds {
+                continue;
+            }
+            let filter = self.defined[at].filter.clone();
+            for above in self.chain(at) {
+                match bound.iter_mut().find(|(other, _)| *other == above) {
+                    Some((_, counted)) => *counted = counted.or(&filter),
+                    None => bound.push((above, filter.clone())),
+                }
+            }
+        }
+        let mut rows = Vec::with_capacity(bound.len());
+        for (at, filter) in bound {
+            let member = match self.defined[at].per {
+                None => None,
+                Some(per) => match self.member(at, per, holder) {
+                    Member::Shared => None,
+                    Member::Of(member) => Some(member),
+                    Member::Nobody => continue,
+                },
+            };
+            rows.push(self.row(at, member, filter));
+        }
+        rows
+    }
+
+    /// The Budget object of that name in the namespace.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<usize> {
+        let compare = |budget: &Defined<'_>| {
+            (budget.object.meta.namespace.as_str(), budget.object.meta.name.as_str()).cmp(&(namespace, name))
+        };
+        self.defined.binary_search_by(compare).ok()
+    }
+
+    fn selecting(&mut self, namespace: &str) -> Vec<usize> {
+        if let Some(known) = self.selecting.get(namespace) {
+            return known.clone();
+        }
+        let may_select = |budget: &Defined<'_>| {
+            let owner = &budget.object.meta.namespace;
+            let scope = &budget.object.spec.applies_to;
+            if **owner == *self.gateway_namespace {
+                let labels = self.grants.labels(namespace);
+                return scope.namespace_selector.as_ref().is_none_or(|selector| selector.matches(labels));
+            }
+            owner == namespace
+        };
+        let found: Vec<usize> =
+            self.defined.iter().enumerate().filter(|(_, budget)| may_select(budget)).map(|(at, _)| at).collect();
+        self.selecting.insert(namespace.to_owned(), found.clone());
+        found
+    }
+
+    fn selects(&self, at: usize, holder: Holder<'_>) -> bool {
+        let BudgetScope {
+            key_selector,
+            team_selector,
+            namespace_selector: _,
+            users,
+            end_users: _,
+            tags,
+            models: _,
+            providers: _,
+        } = &self.defined[at].object.spec.applies_to;
+        key_selector.as_ref().is_none_or(|selector| selector.matches(holder.labels))
+            && team_selector
+                .as_ref()
+                .is_none_or(|selector| holder.team.is_some_and(|(_, _, labels)| selector.matches(labels)))
+            && (users.is_empty() || holder.user.is_some_and(|user| users.iter().any(|listed| listed == user)))
+            && (tags.is_empty() || holder.tags.iter().any(|tag| tags.contains(tag)))
+    }
+
+    fn member(&self, at: usize, per: BudgetPer, holder: Holder<'_>) -> Member {
+        let owner = self.defined[at].object.meta.namespace.as_str();
+        // Names of another namespace carry it, for two namespaces may have keys of the same name.
+        let named = |namespace: &str, name: &str| {
+            Member::Of(if namespace == owner { name.into() } else { format!("{namespace}/{name}").into() })
+        };
+        match per {
+            BudgetPer::Key => named(holder.namespace, holder.name),
+            BudgetPer::Team => holder.team.map_or(Member::Nobody, |(namespace, name, _)| named(namespace, name)),
+            BudgetPer::User => holder.user.map_or(Member::Nobody, |user| Member::Of(user.into())),
+            BudgetPer::Namespace => Member::Of(holder.namespace.into()),
+            BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider => Member::Shared,
+        }
+    }
+
+    fn row(&mut self, at: usize, member: Option<Name>, filter: Filter) -> u32 {
+        let key = (at, member, filter);
+        if let Some(row) = self.row_of_object.get(&key) {
+            return *row;
+        }
+        let (_, member, filter) = &key;
+        let Defined { id, terms, reset_token, .. } = &self.defined[at];
+        let id = match member {
+            Some(member) => format!("{id}/{member}").into(),
+            None => id.as_str().into(),
+        };
+        let Terms { limit, unit, hard, ref period } = *terms;
+        let (models, providers) = (filter.models.clone(), filter.providers.clone());
+        let budget = Budget {
+            id,
+            limit,
+            unit,
+            hard,
+            period: period.clone(),
+            models,
+            providers,
+            reset_token: reset_token.clone(),
+        };
+        let row = self.push(budget);
+        self.row_of_object.insert(key, row);
+        row
+    }
+
+    fn push(&mut self, budget: Budget) -> u32 {
+        let row = u32::try_from(self.rows.len()).expect("there are fewer than 2^32 budgets");
+        self.rows.push(budget);
+        row
+    }
+}
+
+/// Whose part of a budget with `per` a key uses.
+enum Member {
+    Of(Name),
+    /// Nobody's: the key has none of what there is a budget for each of.
+    Nobody,
+    /// There is one for all, because members are not told apart yet.
+    Shared,
+}
+
+/// `None`: it binds nothing, because it cannot be read and is not Hard.
+fn define<'a>(
+    object: &'a Object<BudgetSpec>,
+    gateway_namespace: &str,
+    now: i64,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Option<Defined<'a>> {
+    let BudgetSpec {
+        limit,
+        unit,
+        period,
+        enforcement,
+        applies_to,
+        per,
+        parent_ref: _,
+        thresholds: _,
+        when_low: _,
+        when_exhausted: _,
+        boost,
+        reset_token,
+        on_allocator_unavailable: _,
+        allowed_namespaces: _,
+    } = &object.spec;
+    let subject = object.subject();
+    report_unused(&object.spec, subject, report);
+    let binds = check_scope(applies_to, gateway_namespace, subject, report);
+    let id = format!("{}/Budget/{}", object.meta.namespace, object.meta.name);
+    let mut reader = Reader::new(report, subject);
+    let models = reader.model_set("spec.appliesTo.models", &applies_to.models);
+    reader.broken = false;
+    let own_limit = reader.amount("spec.limit", limit, *unit);
+    let period = reader.period("spec.period", period);
+    let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, now, &mut reader)).unwrap_or(0);
+    let hard = *enforcement == Enforcement::Hard;
+    let terms = match (own_limit, period) {
+        (Some(limit), Some(period)) => {
+            Terms { limit: limit.saturating_add(boost), unit: budget_unit(*unit), hard, period }
+        }
+        (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
+    };
+    let filter = Filter { models, providers: providers(&applies_to.providers, subject, report) };
+    let reset_token = reset_token.as_deref().map(Name::from);
+    Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token })
+}
+
+/// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written; without
+/// any, a Hard budget allows nothing.
+fn kept_or_denied(
+    id: &str,
+    own_limit: Option<i64>,
+    hard: bool,
+    unit: crate::model::BudgetUnit,
+    subject: Subject<'_>,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Option<Terms> {
+    if let Some(last) = previous.budget_of_any_member(id) {
+        report.last_good(subject, "");
+        let limit = own_limit.filter(|_| last.unit == unit).map_or(last.limit, |limit| limit.min(last.limit));
+        return Some(Terms { limit, unit: last.unit, hard: hard || last.hard, period: last.period.clone() });
+    }
+    hard.then_some(Terms { limit: 0, unit, hard, period: Period::Lifetime })
+}
+
+/// A budget out of terms that stand in another object.
+fn written(
+    id: String,
+    terms: &BudgetTerms,
+    field: &str,
+    subject: Subject<'_>,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Option<Budget> {
+    let BudgetTerms { limit, unit, period, enforcement } = terms;
+    let mut reader = Reader::new(report, subject);
+    let own_limit = reader.amount(&format!("{field}.limit"), limit, *unit);
+    let period = reader.period(&format!("{field}.period"), period);
+    let hard = *enforcement == Enforcement::Hard;
+    let Terms { limit, unit, hard, period } = match (own_limit, period) {
+        (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period },
+        (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
+    };
+    Some(Budget { id: id.into(), limit, unit, hard, period, models: None, providers: Vec::new(), reset_token: None })
+}
+
+fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {
+    let Boost { amount, until } = boost;
+    let Some(until) = until else {
+        reader.invalid("spec.boost.until", "a boost needs an end; it is not given without one");
+        return None;
+    };
+    let until = reader.moment("spec.boost.until", until)?;
+    let amount = reader.amount("spec.boost.amount", amount, unit)?;
+    (now < until).then_some(amount)
+}
+
+/// Whether the scope can select any call yet.
+fn check_scope(scope: &BudgetScope, gateway_namespace: &str, subject: Subject<'_>, report: &mut Report) -> bool {
+    let BudgetScope {
+        key_selector: _,
+        team_selector: _,
+        namespace_selector,
+        users: _,
+        end_users,
+        tags,
+        models: _,
+        providers: _,
+    } = scope;
+    if namespace_selector.is_some() && subject.namespace != gateway_namespace {
+        let message = format!("only budgets in the gateway's namespace `{gateway_namespace}` select namespaces");
+        report.error(subject, Reason::InvalidValue, "spec.appliesTo.namespaceSelector", message);
+    }
+    if !tags.is_empty() {
+        let message = "only tags of keys are looked at yet, not those of requests";
+        report.not_yet(subject, "spec.appliesTo.tags", message);
+    }
+    if !end_users.is_empty() {
+        let message = "end users are not told apart yet; the budget binds nothing";
+        report.error(subject, Reason::NotSupportedYet, "spec.appliesTo.endUsers", message);
+    }
+    end_users.is_empty()
+}
+
+fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Vec<Name> {
+    let mut ids: Vec<Name> = Vec::with_capacity(listed.len());
+    for (at, id) in listed.iter().enumerate() {
+        // Kept even where nobody knows it: to drop it might leave the list empty, which means all.
+        let known = super::provider::find(id, &format!("spec.appliesTo.providers[{at}]"), subject, report);
+        ids.push(known.map_or(id.as_str(), |provider| provider.id).into());
+    }
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+fn report_unused(spec: &BudgetSpec, subject: Subject<'_>, report: &mut Report) {
+    let BudgetSpec { per, enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
+    for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
+        report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
+    }
+    if when_low.is_some() {
+        report.not_yet(subject, "spec.whenLow", "no other models are preferred yet when little is left");
+    }
+    let WhenExhausted { action, percent: _ } = when_exhausted;
+    if *action == ExhaustedAction::Throttle {
+        report.not_yet(subject, "spec.whenExhausted", "calls are refused, not slowed down, when nothing is left");
+    }
+    let usual = match enforcement {
+        Enforcement::Hard => AllocatorUnavailable::Deny,
+        Enforcement::Soft => AllocatorUnavailable::Allow,
+    };
+    if on_allocator_unavailable.is_some_and(|chosen| chosen != usual) {
+        let message = format!("what happens is {usual:?}, as usual for {enforcement:?}");
+        report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+    }
+    if let Some(per @ (BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider)) = per {
+        report.not_yet(subject, "spec.per", format!("there is no budget for each {per:?} yet; all share one"));
+    }
+}
+
+/// For comparisons only.
+fn length_seconds(period: &Period) -> i64 {
+    const HOUR: i64 = 3_600;
+    match period {
+        Period::Calendar { unit, .. } => match unit {
+            CalendarUnit::Hour => HOUR,
+            CalendarUnit::Day => 24 * HOUR,
+            CalendarUnit::Week => 7 * 24 * HOUR,
+            CalendarUnit::Month => 28 * 24 * HOUR,
+            CalendarUnit::Year => 365 * 24 * HOUR,
+        },
+        Period::Rolling { seconds } => *seconds,
+        Period::Lifetime => i64::MAX,
+    }
+}

@@ -1,0 +1,107 @@
+//! Values out of Secrets: which Secret, which entry, and whether it may be sent where it would go. What is read ends up
+//! beside the snapshot, never in it, and in no message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tollgate_crds::SecretKeyRef;
+
+use super::endpoint;
+use super::input::{Mode, Secret, Secrets};
+use super::report::{Report, Subject};
+use crate::catalogue::Provider;
+use crate::finding::Reason;
+use crate::model::{Credential, Deployment, Name};
+
+/// The annotation of a Secret that names further hosts its values may be sent to, with commas between them.
+const HOSTS: &str = "tollgate.dev/hosts";
+
+/// All credentials that deployments use, each once.
+#[derive(Debug, Default)]
+pub(super) struct Credentials(BTreeMap<Name, Arc<str>>);
+
+impl Credentials {
+    pub fn insert(&mut self, id: Name, value: Arc<str>) {
+        self.0.insert(id, value);
+    }
+
+    /// Those that the deployments use, sorted by id: an account that nobody uses keeps its own to itself.
+    pub fn used_by(mut self, deployments: &[Deployment]) -> Vec<Credential> {
+        let used: BTreeSet<&Name> = deployments
+            .iter()
+            .flat_map(|deployment| &deployment.credentials)
+            .map(|credential| &credential.id)
+            .collect();
+        self.0.retain(|id, _| used.contains(id));
+        self.0.into_iter().map(|(id, value)| Credential { id, value }).collect()
+    }
+}
+
+/// `namespace/secret/key`
+pub(super) fn id(namespace: &str, reference: &SecretKeyRef) -> Name {
+    format!("{namespace}/{}/{}", reference.name, reference.key).into()
+}
+
+/// The entry that `reference` names, in the namespace of the subject, and its Secret. White space around it is not part
+/// of it: editors and `echo` leave line ends.
+pub(super) fn read<'a>(
+    secrets: &'a Secrets,
+    reference: &SecretKeyRef,
+    subject: Subject<'_>,
+    field: &str,
+    report: &mut Report,
+) -> Option<(&'a Secret, Arc<str>)> {
+    let SecretKeyRef { name, key } = reference;
+    let Some(secret) = secrets.get(subject.namespace, name) else {
+        let message = format!("Secret `{name}` does not exist in namespace `{}`", subject.namespace);
+        report.error(subject, Reason::NotFound, field, message);
+        return None;
+    };
+    let Some(value) = secret.data.get(key) else {
+        let message = format!("Secret `{name}` has no entry `{key}`");
+        let there: Vec<&str> = secret.data.keys().map(String::as_str).collect();
+        let finding = report.error(subject, Reason::SecretKeyMissing, field, message);
+        if !there.is_empty() {
+            finding.hint = format!("it has: {}", there.join(", "));
+        }
+        return None;
+    };
+    let trimmed = value.trim();
+    if trimmed.is_empty() {
+        report.error(subject, Reason::SecretKeyMissing, field, format!("entry `{key}` of Secret `{name}` is empty"));
+        return None;
+    }
+    let text = if trimmed.len() == value.len() { value.clone() } else { trimmed.into() };
+    Some((secret, text))
+}
+
+/// As [`read`], for what is sent in a header.
+pub(super) fn read_for_header<'a>(
+    secrets: &'a Secrets,
+    reference: &SecretKeyRef,
+    subject: Subject<'_>,
+    field: &str,
+    report: &mut Report,
+) -> Option<(&'a Secret, Arc<str>)> {
+    let (secret, value) = read(secrets, reference, subject, field, report)?;
+    if !value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        let message =
+            format!("entry `{}` of Secret `{}` has characters that no header can carry", reference.key, reference.name);
+        report.error(subject, Reason::InvalidValue, field, message);
+        return None;
+    }
+    Some((secret, value))
+}
+
+/// Whether values of the Secret may be sent to the host: a folder has one owner, but in a cluster only the host of the
+/// provider's row and what the Secret's own annotation names.
+pub(super) fn may_go_to(mode: Mode, provider: &Provider, secret: &Secret, host: &str) -> bool {
+    match mode {
+        Mode::Standalone => true,
+        Mode::Cluster => {
+            let own = provider.host().is_some_and(|own| own.eq_ignore_ascii_case(host));
+            let annotated = secret.meta.annotations.get(HOSTS).map_or("", String::as_str);
+            own || endpoint::is_listed(annotated.split(','), host)
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What `compile` is given: documents as users wrote them, Secrets, and the few facts that a pure function cannot know
+//! (the time, where the mock listens, hashes of generated keys). Slim: ten thousand keys are held like this.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use tollgate_crds::{
+    BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
+};
+
+use crate::finding::ObjectRef;
+use crate::model::{Endpoint, KeyHash, Snapshot};
+
+/// Labels or annotations.
+pub type Labels = BTreeMap<String, String>;
+
+/// The part of an object's metadata that decides something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Filled in by the caller where a document names none.
+    pub namespace: String,
+    pub name: String,
+    pub labels: Labels,
+    pub annotations: Labels,
+    /// Unix seconds; `None` where nothing records it (files). Decides who came first.
+    pub created_at: Option<i64>,
+}
+
+impl Meta {
+    /// Only the names.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Meta {
+        Meta { namespace: namespace.into(), name: name.into(), ..Meta::default() }
+    }
+}
+
+/// An object of one kind, without its status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object<S> {
+    pub meta: Meta,
+    pub spec: S,
+}
+
+/// An object of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Document {
+    LLMGateway(Box<Object<LLMGatewaySpec>>),
+    ProviderAccount(Box<Object<ProviderAccountSpec>>),
+    ModelDeployment(Box<Object<ModelDeploymentSpec>>),
+    RouteGroup(Box<Object<RouteGroupSpec>>),
+    Team(Box<Object<TeamSpec>>),
+    VirtualKey(Box<Object<VirtualKeySpec>>),
+    Budget(Box<Object<BudgetSpec>>),
+}
+
+impl Document {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Document::LLMGateway(_) => LLMGatewaySpec::NAME,
+            Document::ProviderAccount(_) => ProviderAccountSpec::NAME,
+            Document::ModelDeployment(_) => ModelDeploymentSpec::NAME,
+            Document::RouteGroup(_) => RouteGroupSpec::NAME,
+            Document::Team(_) => TeamSpec::NAME,
+            Document::VirtualKey(_) => VirtualKeySpec::NAME,
+            Document::Budget(_) => BudgetSpec::NAME,
+        }
+    }
+
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Document::LLMGateway(object) => &object.meta,
+            Document::ProviderAccount(object) => &object.meta,
+            Document::ModelDeployment(object) => &object.meta,
+            Document::RouteGroup(object) => &object.meta,
+            Document::Team(object) => &object.meta,
+            Document::VirtualKey(object) => &object.meta,
+            Document::Budget(object) => &object.meta,
+        }
+    }
+
+    /// How findings name it.
+    pub fn object_ref(&self) -> ObjectRef {
+        let Meta { namespace, name, .. } = self.meta();
+        ObjectRef { kind: self.kind(), namespace: namespace.clone(), name: name.clone() }
+    }
+}
+
+/// A spec that knows which kind it is of.
+pub trait Kind {
+    const NAME: &'static str;
+}
+
+macro_rules! kinds {
+    ($($spec:ident = $name:literal),* $(,)?) => {
+        $(impl Kind for $spec {
+            const NAME: &'static str = $name;
+        })*
+    };
+}
+
+kinds!(
+    LLMGatewaySpec = "LLMGateway",
+    ProviderAccountSpec = "ProviderAccount",
+    ModelDeploymentSpec = "ModelDeployment",
+    RouteGroupSpec = "RouteGroup",
+    TeamSpec = "Team",
+    VirtualKeySpec = "VirtualKey",
+    BudgetSpec = "Budget",
+);
+
+/// A Secret, decoded. Its values never appear in output of any sort.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub meta: Meta,
+    pub data: BTreeMap<String, Arc<str>>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries: Vec<&String> = self.data.keys().collect();
+        f.debug_struct("Secret").field("meta", &self.meta).field("entries", &entries).finish_non_exhaustive()
+    }
+}
+
+/// Secrets by namespace and name.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets(HashMap<String, BTreeMap<String, Secret>>);
+
+impl Secrets {
+    /// Replaces one of the same name and says which.
+    pub fn insert(&mut self, secret: Secret) -> Option<Secret> {
+        self.0.entry(secret.meta.namespace.clone()).or_default().insert(secret.meta.name.clone(), secret)
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        self.0.get(namespace)?.get(name)
+    }
+}
+
+impl FromIterator<Secret> for Secrets {
+    fn from_iter<I: IntoIterator<Item = Secret>>(secrets: I) -> Secrets {
+        let mut all = Secrets::default();
+        for secret in secrets {
+            all.insert(secret);
+        }
+        all
+    }
+}
+
+/// Hashes of the keys of VirtualKeys that have a `secret`, by namespace and name of the VirtualKey.
+#[derive(Clone, Debug, Default)]
+pub struct KeyHashes(HashMap<String, HashMap<String, KeyHash>>);
+
+impl KeyHashes {
+    pub fn insert(&mut self, namespace: &str, name: &str, hash: KeyHash) {
+        self.0.entry(namespace.to_owned()).or_default().insert(name.to_owned(), hash);
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<KeyHash> {
+        self.0.get(namespace)?.get(name).copied()
+    }
+}
+
+/// Where the result will run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One process with a folder that has one owner.
+    Standalone,
+    /// Many owners who need not trust each other.
+    Cluster,
+}
+
+/// Everything that decides. [`Input::new`] fills in what most callers do not need.
+#[derive(Clone, Debug)]
+pub struct Input<'a> {
+    /// In any order.
+    pub documents: &'a [Document],
+    pub secrets: &'a Secrets,
+    /// Labels by namespace; a namespace that is not here has none.
+    pub namespaces: &'a BTreeMap<String, Labels>,
+    pub mode: Mode,
+    /// Where provider `mock` listens; `None`: its deployments need an endpoint of their own.
+    pub mock_endpoint: Option<Endpoint>,
+    pub key_hashes: &'a KeyHashes,
+    /// The last good result; broken edits keep what it says.
+    pub previous: Option<&'a Snapshot>,
+    /// Of the gateway where no document describes one.
+    pub default_namespace: &'a str,
+    /// Unix seconds. Decides whether boosts are over; keys carry their expiry themselves.
+    pub now: i64,
+}
+
+impl<'a> Input<'a> {
+    pub fn new(
+        documents: &'a [Document],
+        secrets: &'a Secrets,
+        key_hashes: &'a KeyHashes,
+        mode: Mode,
+        now: i64,
+    ) -> Input<'a> {
+        static NO_NAMESPACES: BTreeMap<String, Labels> = BTreeMap::new();
+        Input {
+            documents,
+            secrets,
+            namespaces: &NO_NAMESPACES,
+            mode,
+            mock_endpoint: None,
+            key_hashes,
+            previous: None,
+            default_namespace: "default",
+            now,
+        }
+    }
+}

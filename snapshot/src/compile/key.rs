@@ -1,0 +1,409 @@
+//! `VirtualKey`: who may call what, and which budgets bind them. Ten thousand keys are usual, so a key costs a few small
+//! allocations; what keys have in common is one policy.
+
+use std::collections::HashMap;
+
+use tollgate_crds::{
+    BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LLMGatewaySpec, LocalRef, ModelLimits, Rotation, TeamSpec,
+    VirtualKeySpec,
+};
+
+use super::budget::{Budgets, Holder};
+use super::credential;
+use super::gateway::{Gateway, SHORTEST_KEY};
+use super::input::{Input, Object};
+use super::names::Names;
+use super::objects::{Everything, Grants, Objects, age};
+use super::previous::Previous;
+use super::report::Report;
+use super::route::{self, Routes};
+use super::team::Team;
+use super::values::{Reader, kept_limits};
+use crate::finding::Reason;
+use crate::model::{Key, KeyHash, Limits, ModelSet, Name, Policy};
+
+/// Keys and their policies.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    /// Sorted by hash.
+    pub keys: Vec<Key>,
+    pub policies: Vec<Policy>,
+}
+
+/// A key that this gateway serves.
+#[derive(Debug)]
+pub(super) struct Served<'a> {
+    pub object: &'a Object<VirtualKeySpec>,
+    hash: KeyHash,
+}
+
+/// The keys of this gateway whose hash is known, each hash once. Routes need their namespaces, keys need the routes.
+pub(super) fn find_served<'a>(
+    keys: &Objects<'a, VirtualKeySpec>,
+    gateways: &Objects<'a, LLMGatewaySpec>,
+    gateway: &Gateway<'a>,
+    input: &Input<'a>,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Vec<Served<'a>> {
+    let mut served: Vec<Served<'a>> = Vec::with_capacity(keys.len());
+    for object in keys.iter() {
+        let subject = object.subject();
+        if !gateway.serves(object.spec.gateway_ref.as_ref(), subject, gateways, input.mode, report) {
+            continue;
+        }
+        if let Some(hash) = hash(object, input, previous, report) {
+            served.push(Served { object, hash });
+        }
+    }
+    let mut first: HashMap<KeyHash, usize> = HashMap::with_capacity(served.len());
+    let mut refused = vec![false; served.len()];
+    for at in 0..served.len() {
+        let Some(other) = first.insert(served[at].hash, at) else { continue };
+        // Names are in order, so that of the same age the first name stays.
+        let is_older =
+            |a: usize, b: usize| age(served[a].object.meta.created_at) < age(served[b].object.meta.created_at);
+        let (stays, goes) = if is_older(at, other) { (at, other) } else { (other, at) };
+        first.insert(served[at].hash, stays);
+        refused[goes] = true;
+        // Which key it is must not be said: whoever wrote this one may not know the other.
+        let message = "an older VirtualKey has the same key; this one is refused";
+        report.error(served[goes].object.subject(), Reason::Duplicate, "spec", message);
+    }
+    let mut at = 0;
+    served.retain(|_| {
+        at += 1;
+        !refused[at - 1]
+    });
+    served
+}
+
+fn hash(
+    object: &Object<VirtualKeySpec>,
+    input: &Input<'_>,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Option<KeyHash> {
+    let subject = object.subject();
+    let VirtualKeySpec { secret, key_hash, .. } = &object.spec;
+    match (secret, key_hash) {
+        (None, Some(text)) => KeyHash::parse(text).filter(|_| text.starts_with("sha256:")).or_else(|| {
+            let message = "keyHash must be `sha256:` and 64 hexadecimal digits";
+            report.error(subject, Reason::InvalidValue, "spec.keyHash", message);
+            last_hash(object, previous, report)
+        }),
+        (Some(KeySecret { name, key, policy }), None) => {
+            let known = input.key_hashes.get(subject.namespace, subject.name);
+            let reference = tollgate_crds::SecretKeyRef { name: name.clone(), key: key.clone() };
+            let is_there = input.secrets.get(subject.namespace, name).is_some();
+            match policy {
+                KeyPolicy::Generate if known.is_none() => {
+                    let message = "the key is not generated yet";
+                    let finding = report.error(subject, Reason::NotFound, "spec.secret", message);
+                    if is_there {
+                        finding.hint = format!("to use the value that Secret `{name}` holds, write policy: Adopt");
+                    }
+                    None
+                }
+                KeyPolicy::Adopt if is_there || known.is_none() => {
+                    let field = "spec.secret";
+                    let (_, value) = credential::read(input.secrets, &reference, subject, field, report)?;
+                    if value.len() < SHORTEST_KEY {
+                        let message = format!("the key is shorter than {SHORTEST_KEY} characters and can be guessed");
+                        report.warning(subject, Reason::WeakKey, field, message);
+                    }
+                    Some(KeyHash::of(value.as_bytes()))
+                }
+                KeyPolicy::Generate | KeyPolicy::Adopt => known,
+            }
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            let message = "exactly one of secret, keyHash must be set";
+            report.error(subject, Reason::ExactlyOne, "spec", message);
+            last_hash(object, previous, report)
+        }
+    }
+}
+
+fn last_hash(object: &Object<VirtualKeySpec>, previous: &Previous<'_>, report: &mut Report) -> Option<KeyHash> {
+    let (last, _) = previous.key(&object.meta.namespace, &object.meta.name)?;
+    report.last_good(object.subject(), "spec.keyHash");
+    Some(last.hash)
+}
+
+/// What keys are compiled against.
+pub(super) struct Work<'w, 'a> {
+    pub everything: &'w Everything<'a>,
+    pub teams: &'w [Team<'a>],
+    pub budgets: &'w mut Budgets<'a>,
+    pub routes: &'w Routes,
+    pub grants: Grants<'a>,
+    pub previous: &'w Previous<'a>,
+}
+
+impl<'a> Work<'_, 'a> {
+    pub fn compile(mut self, served: &[Served<'a>], report: &mut Report) -> Keys {
+        self.team_budgets(report);
+        let mut names = Names::default();
+        let mut known: HashMap<Policy, u32> = HashMap::new();
+        let mut keys = Vec::with_capacity(served.len());
+        for Served { object, hash } in served {
+            let Some((policy, mut key)) = self.key(object, *hash, &mut names, report) else { continue };
+            let next = u32::try_from(known.len()).expect("there are fewer than 2^32 keys");
+            key.policy = *known.entry(policy).or_insert(next);
+            keys.push(key);
+        }
+        keys.sort_by_key(|key| key.hash);
+        let mut policies: Vec<(Policy, u32)> = known.into_iter().collect();
+        policies.sort_by_key(|(_, index)| *index);
+        Keys { keys, policies: policies.into_iter().map(|(policy, _)| policy).collect() }
+    }
+
+    fn key(
+        &mut self,
+        object: &'a Object<VirtualKeySpec>,
+        hash: KeyHash,
+        names: &mut Names<'a>,
+        report: &mut Report,
+    ) -> Option<(Policy, Key)> {
+        let VirtualKeySpec {
+            team_ref,
+            user,
+            models,
+            model_aliases,
+            limits,
+            budget,
+            budget_refs,
+            disabled,
+            expires_at,
+            rotation,
+            guardrails,
+            tags,
+            max_output_tokens,
+            secret: _,
+            key_hash: _,
+            gateway_ref: _,
+        } = &object.spec;
+        let subject = object.subject();
+        report_unused(rotation.as_ref(), guardrails, subject, report);
+        let team = match team_ref {
+            Some(reference) => {
+                let teams = &self.everything.teams;
+                let field = "spec.teamRef";
+                // Without its team a key would be without the team's bounds: it is not used.
+                let at =
+                    self.grants.resolve(teams, reference, subject, field, |spec| &spec.allowed_namespaces, report)?;
+                Some(at)
+            }
+            None => None,
+        };
+        let last = |this: &Self| this.previous.key(subject.namespace, subject.name).map(|(_, policy)| policy);
+        let mut reader = Reader::new(report, subject);
+        // A moment that cannot be read may be over: the key is.
+        let expires_at = expires_at.as_ref().map(|text| reader.moment("spec.expiresAt", text).unwrap_or(0));
+        reader.broken = false;
+        let own_models = reader.model_set("spec.models", models);
+        reader.broken = false;
+        let (mut limits, mut per_model) = read_limits(limits, &mut reader);
+        let mut cap = reader.at_least("spec.maxOutputTokens", 1, *max_output_tokens);
+        if reader.broken {
+            let last = last(self)?;
+            report.last_good(subject, "spec.limits");
+            limits = kept_limits(&object.spec.limits.overall(), limits, last.limits);
+            for (at, stated) in object.spec.limits.per_model.iter().enumerate() {
+                let before = last.per_model.iter().find(|(model, _)| **model == *stated.model);
+                let before = before.map_or_else(Limits::default, |(_, limits)| *limits);
+                per_model[at].1 = kept_limits(&stated.limits(), per_model[at].1, before);
+            }
+            cap = cap.or(max_output_tokens.and(last.max_output_tokens));
+        }
+        let team = team.map(|at| (at, &self.teams[at]));
+        if let Some((_, team)) = team {
+            limits = fill(limits, team.key_limits);
+        }
+        let team_models = team.and_then(|(_, team)| team.compiled.models.as_ref());
+        self.report_models(object, own_models.as_ref(), team_models, report);
+        let models = match (own_models, team_models) {
+            // Neither says anything: nothing is allowed.
+            (None, None) => Some(ModelSet::default()),
+            (own, _) => own,
+        };
+        let budgets = self.budgets(object, budget.as_ref(), budget_refs, team.map(|(at, _)| at), report)?;
+        let policy = Policy {
+            namespace: self
+                .routes
+                .namespace(subject.namespace)
+                .expect("routes were compiled for the namespaces of all keys"),
+            team: team.map(|(at, _)| u32::try_from(at).expect("there are fewer than 2^32 teams")),
+            models,
+            aliases: model_aliases
+                .iter()
+                .map(|(asked, meant)| (asked.as_str().into(), meant.as_str().into()))
+                .collect(),
+            limits,
+            per_model,
+            tags: tags.iter().map(|tag| tag.as_str().into()).collect(),
+            labels: object
+                .meta
+                .labels
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect(),
+            max_output_tokens: cap,
+        };
+        let key = Key {
+            hash,
+            name: object.meta.name.as_str().into(),
+            policy: 0,
+            user: user.as_deref().map(|user| names.intern(user)),
+            budgets,
+            disabled: *disabled,
+            expires_at,
+        };
+        Some((policy, key))
+    }
+
+    /// The key's own first, then those it names and those that select it, then its team's. `None`: a budget that it names
+    /// does not exist, so that nobody knows what it may spend.
+    fn budgets(
+        &mut self,
+        object: &'a Object<VirtualKeySpec>,
+        own: Option<&BudgetTerms>,
+        named: &[LocalRef],
+        team: Option<usize>,
+        report: &mut Report,
+    ) -> Option<Vec<u32>> {
+        let subject = object.subject();
+        let mut rows = Vec::new();
+        if own.is_some() && !named.is_empty() {
+            let message = "budget and budgetRefs exclude each other; both bind the key";
+            report.warning(subject, Reason::ExactlyOne, "spec.budgetRefs", message);
+        }
+        let id = || format!("{}/VirtualKey/{}", subject.namespace, subject.name);
+        let default = team.and_then(|at| self.teams[at].object.spec.key_defaults.budget.as_ref());
+        if let Some(terms) = own {
+            rows.extend(self.budgets.own_row(id(), terms, "spec.budget", subject, self.previous, report));
+        } else if let (Some(terms), Some(at), true) = (default, team, named.is_empty()) {
+            let team = self.teams[at].object.subject();
+            rows.extend(self.budgets.own_row(id(), terms, "spec.keyDefaults.budget", team, self.previous, report));
+        }
+        let mut found = Vec::with_capacity(named.len());
+        for (at, LocalRef { name }) in named.iter().enumerate() {
+            match (self.everything.budgets.get(subject.namespace, name), self.budgets.find(subject.namespace, name)) {
+                (None, _) => {
+                    let message = format!("Budget `{name}` does not exist in namespace `{}`", subject.namespace);
+                    report.error(subject, Reason::NotFound, format!("spec.budgetRefs[{at}]"), message);
+                    return None;
+                }
+                (Some(_), Some(budget)) if !found.contains(&budget) => found.push(budget),
+                (Some(_), _) => {}
+            }
+        }
+        let team_object = team.map(|at| self.teams[at].object);
+        let holder = Holder {
+            namespace: subject.namespace,
+            name: subject.name,
+            labels: &object.meta.labels,
+            user: object.spec.user.as_deref(),
+            tags: &object.spec.tags,
+            team: team_object.map(|team| (&*team.meta.namespace, &*team.meta.name, &team.meta.labels)),
+        };
+        rows.extend(self.budgets.rows_of(holder, &found));
+        for &at in team.map_or(&[][..], |at| &self.teams[at].chain) {
+            self.bind_team(at, object.spec.user.as_deref(), &mut rows, report);
+        }
+        Some(rows)
+    }
+
+    /// What the team has for all its keys, and for all keys of this user.
+    fn bind_team(&mut self, at: usize, user: Option<&str>, rows: &mut Vec<u32>, report: &mut Report) {
+        let team = self.teams[at].object;
+        let TeamSpec { budget, members, .. } = &team.spec;
+        let id = format!("{}/Team/{}", team.meta.namespace, team.meta.name);
+        let member = members.iter().position(|member| user == Some(&*member.user));
+        if let Some((at, terms)) = member.and_then(|at| Some((at, members[at].budget.as_ref()?))) {
+            let id = format!("{id}/{}", members[at].user);
+            let field = format!("spec.members[{at}].budget");
+            rows.extend(self.budgets.shared_row(id, terms, &field, team.subject(), self.previous, report));
+        }
+        if let Some(terms) = budget {
+            rows.extend(self.budgets.shared_row(id, terms, "spec.budget", team.subject(), self.previous, report));
+        }
+    }
+
+    /// Budgets of teams are there to be seen before any key is under them.
+    fn team_budgets(&mut self, report: &mut Report) {
+        for at in 0..self.teams.len() {
+            self.bind_team(at, None, &mut Vec::new(), report);
+        }
+    }
+
+    fn report_models(
+        &self,
+        object: &Object<VirtualKeySpec>,
+        own: Option<&ModelSet>,
+        team: Option<&ModelSet>,
+        report: &mut Report,
+    ) {
+        let subject = object.subject();
+        let is_empty = |set: &ModelSet| set.exact.is_empty() && set.prefixes.is_empty();
+        if own.or(team).is_none_or(is_empty) {
+            let message = "the key may ask for no model";
+            report.warning(subject, Reason::NoModels, "spec.models", message).hint =
+                "list public model names in spec.models, or name a team that allows some".to_owned();
+        }
+        let at = self.routes.namespace(subject.namespace);
+        let namespace = at.map(|at| &self.routes.namespaces[at as usize]);
+        for name in own.map_or(&[][..], |own| &own.exact) {
+            if team.is_some_and(|team| !team.contains(name)) {
+                let message = format!("the team does not allow model `{name}`");
+                report.warning(subject, Reason::NotGranted, "spec.models", message);
+            } else if namespace.is_none_or(|namespace| route::find(namespace, name).is_none()) {
+                let message = format!("no model is called `{name}` in namespace `{}`", subject.namespace);
+                report.warning(subject, Reason::NotFound, "spec.models", message);
+            }
+        }
+        for (asked, meant) in &object.spec.model_aliases {
+            let is_allowed = own.is_none_or(|own| own.contains(meant)) && team.is_none_or(|team| team.contains(meant));
+            if !is_allowed {
+                let message = format!("`{asked}` stands for `{meant}`, which the key may not ask for");
+                report.warning(subject, Reason::NotGranted, format!("spec.modelAliases.{asked}"), message);
+            }
+        }
+    }
+}
+
+fn read_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> (Limits, Vec<(Name, Limits)>) {
+    let overall = reader.limits("spec.limits", limits.overall());
+    let mut per_model = Vec::with_capacity(limits.per_model.len());
+    for (at, stated) in limits.per_model.iter().enumerate() {
+        let ModelLimits { model, requests_per_minute: _, tokens_per_minute: _, parallel_requests: _ } = stated;
+        let field = format!("spec.limits.perModel[{at}]");
+        reader.public_name(|| format!("{field}.model"), model);
+        per_model.push((model.as_str().into(), reader.limits(&field, stated.limits())));
+    }
+    (overall, per_model)
+}
+
+/// `limits`, and where they say nothing the team's defaults.
+fn fill(limits: Limits, defaults: Limits) -> Limits {
+    Limits {
+        requests_per_minute: limits.requests_per_minute.or(defaults.requests_per_minute),
+        tokens_per_minute: limits.tokens_per_minute.or(defaults.tokens_per_minute),
+        parallel_requests: limits.parallel_requests.or(defaults.parallel_requests),
+    }
+}
+
+fn report_unused(
+    rotation: Option<&Rotation>,
+    guardrails: &[String],
+    subject: super::report::Subject<'_>,
+    report: &mut Report,
+) {
+    if rotation.is_some() {
+        report.not_yet(subject, "spec.rotation", "keys are not replaced by themselves yet");
+    }
+    if !guardrails.is_empty() {
+        report.not_yet(subject, "spec.guardrails", "there are no guardrails yet; calls of the key pass none");
+    }
+}

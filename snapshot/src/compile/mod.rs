@@ -1,0 +1,106 @@
+//! `compile`: from documents to the [`Snapshot`], and what there is to say about them. The only place that decides what a
+//! document means, in a cluster and standalone. Pure, but for the time zone database that it looks names up in.
+//!
+//! ```text
+//! documents ─ objects ─┬─ gateway ──────────────┐
+//!  by kind, each once  ├─ accounts ─ deployments ┼─ groups ─ routes ─┐
+//!                      ├─ teams ─────────────────┴─ budgets ─────────┴─ keys ─ Snapshot
+//! ```
+//!
+//! One file per kind. A bad object is a finding on that object and never stops the others; a broken edit keeps what the
+//! last good snapshot says of the object ([`Input::previous`]), but never more authority than is written.
+
+mod account;
+mod budget;
+mod credential;
+mod deployment;
+mod endpoint;
+mod gateway;
+mod group;
+mod input;
+mod key;
+mod names;
+mod objects;
+mod previous;
+mod pricing;
+mod provider;
+mod quirks;
+mod report;
+mod route;
+mod team;
+mod upstream;
+mod values;
+
+pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets};
+
+use std::collections::BTreeSet;
+
+use crate::finding::Finding;
+use crate::model::{Credential, Snapshot};
+use budget::Budgets;
+use credential::Credentials;
+use gateway::Gateway;
+use key::Keys;
+use objects::{Everything, Grants};
+use previous::Previous;
+use report::Report;
+use route::Routes;
+use upstream::Judge;
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub snapshot: Snapshot,
+    /// Those that deployments of the snapshot use, sorted by id.
+    pub credentials: Vec<Credential>,
+    /// Sorted by object and field.
+    pub findings: Vec<Finding>,
+}
+
+/// The snapshot of the gateway that the documents describe, or of a default one where they describe none. The same
+/// input in any order gives the same result.
+pub fn compile(input: Input<'_>) -> Compiled {
+    let mut report = Report::default();
+    let grants = Grants { namespaces: input.namespaces };
+    let previous = Previous::new(input.previous);
+    let everything = Everything::sort(input.documents, &mut report);
+    let gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
+
+    let mut credentials = Credentials::default();
+    let mut judge = Judge { input: &input, gateway: &gateway, credentials: &mut credentials, report: &mut report };
+    let accounts = account::compile_all(&everything.accounts, &mut judge);
+    let deployments = deployment::compile_all(&everything, &accounts, grants, &previous, &mut judge);
+
+    let groups = group::compile_all(&everything, &deployments, &gateway, grants, &previous, &mut report);
+    let served = key::find_served(&everything.keys, &everything.gateways, &gateway, &input, &previous, &mut report);
+    let callers: BTreeSet<&str> = served.iter().map(|key| key.object.meta.namespace.as_str()).collect();
+    let routes = route::compile(&groups, &deployments, &callers, &gateway, grants, &mut report);
+
+    let teams = team::compile_all(&everything, grants, &previous, &mut report);
+    let namespace = &gateway.compiled.namespace;
+    let mut budgets = Budgets::compile(&everything, grants, namespace, input.now, &previous, &mut report);
+    let work = key::Work {
+        everything: &everything,
+        teams: &teams,
+        budgets: &mut budgets,
+        routes: &routes,
+        grants,
+        previous: &previous,
+    };
+    let Keys { keys, policies } = work.compile(&served, &mut report);
+
+    let Routes { routes, namespaces } = routes;
+    let deployments = deployments.compiled;
+    let credentials = credentials.used_by(&deployments);
+    let snapshot = Snapshot {
+        gateway: gateway.compiled,
+        deployments,
+        routes,
+        namespaces,
+        teams: teams.into_iter().map(|team| team.compiled).collect(),
+        budgets: budgets.into_rows(),
+        policies,
+        keys,
+    };
+    Compiled { snapshot, credentials, findings: report.into_findings() }
+}

@@ -1,0 +1,169 @@
+//! The documents by kind, sorted, each name once; and who may refer to whom across namespaces.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tollgate_crds::{
+    AllowedNamespaces, BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, NamespacesFrom, ObjectRef, ProviderAccountSpec,
+    RouteGroupSpec, TeamSpec, VirtualKeySpec,
+};
+
+use super::input::{Document, Kind, Labels, Object};
+use super::report::{Report, Subject};
+use crate::finding::Reason;
+
+/// All objects of one kind, sorted by namespace and name.
+#[derive(Debug)]
+pub(super) struct Objects<'a, S>(Vec<&'a Object<S>>);
+
+/// All objects.
+#[derive(Debug)]
+pub(super) struct Everything<'a> {
+    pub gateways: Objects<'a, LLMGatewaySpec>,
+    pub accounts: Objects<'a, ProviderAccountSpec>,
+    pub deployments: Objects<'a, ModelDeploymentSpec>,
+    pub groups: Objects<'a, RouteGroupSpec>,
+    pub teams: Objects<'a, TeamSpec>,
+    pub keys: Objects<'a, VirtualKeySpec>,
+    pub budgets: Objects<'a, BudgetSpec>,
+}
+
+impl<'a> Everything<'a> {
+    pub fn sort(documents: &'a [Document], report: &mut Report) -> Everything<'a> {
+        let (mut gateways, mut accounts, mut deployments, mut groups) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut teams, mut keys, mut budgets) = (Vec::new(), Vec::new(), Vec::new());
+        for document in documents {
+            match document {
+                Document::LLMGateway(object) => gateways.push(&**object),
+                Document::ProviderAccount(object) => accounts.push(&**object),
+                Document::ModelDeployment(object) => deployments.push(&**object),
+                Document::RouteGroup(object) => groups.push(&**object),
+                Document::Team(object) => teams.push(&**object),
+                Document::VirtualKey(object) => keys.push(&**object),
+                Document::Budget(object) => budgets.push(&**object),
+            }
+        }
+        Everything {
+            gateways: Objects::sort(gateways, report),
+            accounts: Objects::sort(accounts, report),
+            deployments: Objects::sort(deployments, report),
+            groups: Objects::sort(groups, report),
+            teams: Objects::sort(teams, report),
+            keys: Objects::sort(keys, report),
+            budgets: Objects::sort(budgets, report),
+        }
+    }
+}
+
+impl<'a, S: Kind + Serialize> Objects<'a, S> {
+    /// Of two with the same name the older stays, or where nothing says which that is, the one whose text comes first:
+    /// any choice will do as long as the order of the documents does not make it.
+    fn sort(mut objects: Vec<&'a Object<S>>, report: &mut Report) -> Objects<'a, S> {
+        objects.sort_by(|a, b| {
+            let names = (&a.meta.namespace, &a.meta.name).cmp(&(&b.meta.namespace, &b.meta.name));
+            names.then_with(|| age(a.meta.created_at).cmp(&age(b.meta.created_at))).then_with(|| text(a).cmp(&text(b)))
+        });
+        objects.dedup_by(|later, kept| {
+            let same = later.meta.namespace == kept.meta.namespace && later.meta.name == kept.meta.name;
+            if same {
+                let message = "another document has the same kind, namespace and name; only one of them is used";
+                report.error(later.subject(), Reason::Duplicate, "metadata.name", message);
+            }
+            same
+        });
+        Objects(objects)
+    }
+}
+
+impl<'a, S> Objects<'a, S> {
+    pub fn iter(&self) -> impl Iterator<Item = &'a Object<S>> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub fn position(&self, namespace: &str, name: &str) -> Option<usize> {
+        self.0.binary_search_by(|object| compare(object, namespace, name)).ok()
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&'a Object<S>> {
+        self.position(namespace, name).map(|at| self.0[at])
+    }
+
+    pub fn at(&self, position: usize) -> &'a Object<S> {
+        self.0[position]
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn compare<S>(object: &Object<S>, namespace: &str, name: &str) -> Ordering {
+    (object.meta.namespace.as_str(), object.meta.name.as_str()).cmp(&(namespace, name))
+}
+
+fn text<S: Serialize>(object: &Object<S>) -> String {
+    serde_json::to_string(&object.spec).unwrap_or_default()
+}
+
+/// Older first; what has no time is youngest.
+pub(super) fn age(created_at: Option<i64>) -> i64 {
+    created_at.unwrap_or(i64::MAX)
+}
+
+/// Who may refer to whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grants<'a> {
+    pub namespaces: &'a BTreeMap<String, Labels>,
+}
+
+impl<'a> Grants<'a> {
+    pub fn labels(self, namespace: &str) -> &'a Labels {
+        static NONE: Labels = Labels::new();
+        self.namespaces.get(namespace).unwrap_or(&NONE)
+    }
+
+    /// Whether the owner in `owner` lets `guest` use the object.
+    pub fn admits(self, allowed: &AllowedNamespaces, owner: &str, guest: &str) -> bool {
+        owner == guest
+            || match allowed.from {
+                NamespacesFrom::Same => false,
+                NamespacesFrom::All => true,
+                NamespacesFrom::Selector => {
+                    allowed.selector.as_ref().is_some_and(|selector| selector.matches(self.labels(guest)))
+                }
+            }
+    }
+
+    /// The object that `subject` refers to at `field`. A finding, and `None`, where it does not exist or its owner does
+    /// not allow it. The two read alike to whom is not allowed, so that nobody can probe for names of others.
+    pub fn resolve<S: Kind>(
+        self,
+        objects: &Objects<'a, S>,
+        reference: &ObjectRef,
+        subject: Subject<'_>,
+        field: &str,
+        allowed: impl Fn(&S) -> &AllowedNamespaces,
+        report: &mut Report,
+    ) -> Option<usize> {
+        let namespace = reference.namespace.as_deref().unwrap_or(subject.namespace);
+        let kind = S::NAME;
+        let found = objects.position(namespace, &reference.name);
+        if namespace == subject.namespace {
+            if found.is_none() {
+                let message = format!("{kind} `{}` does not exist in namespace `{namespace}`", reference.name);
+                report.error(subject, Reason::NotFound, field, message);
+            }
+            return found;
+        }
+        let granted = found.filter(|at| self.admits(allowed(&objects.at(*at).spec), namespace, subject.namespace));
+        if granted.is_none() {
+            let message =
+                format!("{kind} `{namespace}/{}` does not exist or does not allow this namespace", reference.name);
+            let hint = format!("its owner can allow namespace `{}` in spec.allowedNamespaces", subject.namespace);
+            report.error(subject, Reason::NotGranted, field, message).hint = hint;
+        }
+        granted
+    }
+}

@@ -1,0 +1,155 @@
+//! `Team`: bounds that several keys share, those of the teams above included.
+
+use tollgate_crds::{KeyDefaults, Member, MemberRole, TeamSpec};
+
+use super::input::Object;
+use super::objects::{Everything, Grants, Objects};
+use super::previous::Previous;
+use super::report::Report;
+use super::values::{Reader, intersect, kept_limits};
+use crate::finding::Reason;
+use crate::model::{self, Limits, ModelSet};
+
+/// A team and what its keys get.
+#[derive(Debug)]
+pub(super) struct Team<'a> {
+    pub object: &'a Object<TeamSpec>,
+    pub compiled: model::Team,
+    pub key_limits: Limits,
+    /// The team itself first, then those above it; positions among the teams.
+    pub chain: Vec<usize>,
+}
+
+/// In the order of the objects, so that positions are the same.
+pub(super) fn compile_all<'a>(
+    everything: &Everything<'a>,
+    grants: Grants<'a>,
+    previous: &Previous<'_>,
+    report: &mut Report,
+) -> Vec<Team<'a>> {
+    let objects = &everything.teams;
+    let parents: Vec<Parent> = objects.iter().map(|object| parent(object, objects, grants, report)).collect();
+    let mut teams: Vec<Team<'a>> = objects.iter().map(|object| own(object, previous, report)).collect();
+    for at in 0..teams.len() {
+        teams[at].chain = chain(at, &parents, &teams[at], report);
+    }
+    let own: Vec<model::Team> = teams.iter().map(|team| team.compiled.clone()).collect();
+    for team in &mut teams {
+        for &above in &team.chain[1..] {
+            bind(&mut team.compiled, &own[above]);
+        }
+        let is_orphan = |at: &usize| matches!(parents[*at], Parent::Missing);
+        // What the missing team would forbid is not known, so everything is.
+        team.compiled.blocked |= team.chain.iter().any(is_orphan);
+        if team.chain[1..].iter().any(|above| !own[*above].limits.is_unlimited()) {
+            let message = "limits of the team above bind each team below it apart, not yet all together";
+            report.not_yet(team.object.subject(), "spec.parentRef", message);
+        }
+    }
+    teams
+}
+
+/// What is above a team.
+#[derive(Clone, Copy, Debug)]
+enum Parent {
+    None,
+    At(usize),
+    Missing,
+}
+
+fn parent<'a>(
+    object: &Object<TeamSpec>,
+    objects: &Objects<'a, TeamSpec>,
+    grants: Grants<'a>,
+    report: &mut Report,
+) -> Parent {
+    let Some(reference) = &object.spec.parent_ref else { return Parent::None };
+    let subject = object.subject();
+    let found = grants.resolve(objects, reference, subject, "spec.parentRef", |spec| &spec.allowed_namespaces, report);
+    found.map_or(Parent::Missing, Parent::At)
+}
+
+/// The team and those above it, each once.
+fn chain(start: usize, parents: &[Parent], team: &Team<'_>, report: &mut Report) -> Vec<usize> {
+    let mut chain = vec![start];
+    let mut at = start;
+    while let Parent::At(above) = parents[at] {
+        if above == start {
+            let message = "the teams above it lead back to it; the bounds of all of them apply";
+            report.error(team.object.subject(), Reason::Cycle, "spec.parentRef", message);
+        }
+        if chain.contains(&above) {
+            break;
+        }
+        chain.push(above);
+        at = above;
+    }
+    chain
+}
+
+/// Makes `team` at least as strict as the one above.
+fn bind(team: &mut model::Team, above: &model::Team) {
+    let least = |own: Option<u64>, above: Option<u64>| own.into_iter().chain(above).min();
+    team.models = both(team.models.as_ref(), above.models.as_ref());
+    team.blocked |= above.blocked;
+    team.limits = Limits {
+        requests_per_minute: least(team.limits.requests_per_minute, above.limits.requests_per_minute),
+        tokens_per_minute: least(team.limits.tokens_per_minute, above.limits.tokens_per_minute),
+        parallel_requests: least(team.limits.parallel_requests, above.limits.parallel_requests),
+    };
+}
+
+fn both(a: Option<&ModelSet>, b: Option<&ModelSet>) -> Option<ModelSet> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(intersect(a, b)),
+        (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+        (None, None) => None,
+    }
+}
+
+/// What the team says itself.
+fn own<'a>(object: &'a Object<TeamSpec>, previous: &Previous<'_>, report: &mut Report) -> Team<'a> {
+    // The budget is compiled with the other budgets; metadata changes nothing, as its description says.
+    let TeamSpec {
+        models,
+        budget: _,
+        limits,
+        key_defaults: KeyDefaults { budget: _, limits: key_limits },
+        members,
+        parent_ref: _,
+        blocked,
+        metadata: _,
+        allowed_namespaces: _,
+    } = &object.spec;
+    let subject = object.subject();
+    for (at, Member { user: _, role, budget: _ }) in members.iter().enumerate() {
+        if *role != MemberRole::Member {
+            let message = "roles change nothing yet: nobody manages keys through the gateway";
+            report.not_yet(subject, format!("spec.members[{at}].role"), message);
+        }
+    }
+    let mut reader = Reader::new(report, subject);
+    let models = reader.model_set("spec.models", models);
+    reader.broken = false;
+    let mut limits = reader.limits("spec.limits", limits.clone());
+    let key_limits = reader.limits("spec.keyDefaults.limits", key_limits.clone());
+    let mut blocked = *blocked;
+    if reader.broken {
+        match previous.team(subject.namespace, subject.name) {
+            Some(last) => {
+                limits = kept_limits(&object.spec.limits, limits, last.limits);
+                report.last_good(subject, "spec.limits");
+            }
+            // Without bounds that can be read nobody is let through.
+            None => blocked = true,
+        }
+    }
+    let compiled = model::Team {
+        namespace: object.meta.namespace.as_str().into(),
+        name: object.meta.name.as_str().into(),
+        models,
+        limits,
+        blocked,
+    };
+    Team { object, compiled, key_limits, chain: Vec::new() }
+}
