@@ -10,18 +10,17 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_dialects::chat::{self, ReplyOptions, StreamOptions, Surface};
+use tollgate_dialects::chat::{self, ReplyOptions, StreamDecoder, StreamEncoder, StreamOptions};
 use tollgate_dialects::error::ErrorKind;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
 use tollgate_dialects::splice::{Splice, json_string};
-use tollgate_dialects::stream::{StreamDecoder, StreamEncoder};
-use tollgate_dialects::usage::{self, UsageQuirks};
+use tollgate_dialects::usage;
 use tollgate_dialects::{Dialect, json};
-use tollgate_snapshot::model::{Deployment, ErrorClass};
+use tollgate_snapshot::model::ErrorClass;
 use tollgate_snapshot::money::NanoUsd;
 
-use crate::admit::Admitted;
+use crate::admit::{Admitted, RequestPermits};
 use crate::attempt::{Attempting, Failure};
 use crate::booking::{Booked, Booking};
 use crate::core::Entry;
@@ -116,13 +115,13 @@ async fn unary(
     };
     lease.finished();
     record.provider += booking.started.elapsed();
-    let served_by = attempting.deployment(&booking);
-    let dialect = served_by.dialect;
+    let entry = attempting.entry(&booking);
+    let dialect = attempting.deployment(&booking).dialect;
     if admitted.call.operation == Operation::CountTokens {
         booking.release(200);
         return Ok(Judged { head: head.headers, kind: Kind::Unary { body, booked: Booked::default() }, booking });
     }
-    let notes = usage::read_unary(dialect, &body, usage_quirks(served_by));
+    let notes = usage::read_unary(dialect, &body, entry.usage_quirks);
     let Some(layout) = notes.layout else {
         tracing::warn!(%deployment, "deployment `{deployment}` sent something that is not JSON");
         booking.settle_unknown(body.len() as u64, 200);
@@ -187,10 +186,6 @@ async fn read_whole(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Re
     Ok(if buffer.is_empty() { first } else { buffer.freeze() })
 }
 
-fn usage_quirks(deployment: &Deployment) -> UsageQuirks {
-    UsageQuirks { reasoning_outside_completion: deployment.reasoning_outside_output }
-}
-
 /// Waits for the first bytes of a stream, then lets it run.
 async fn stream(
     attempting: &Attempting<'_>,
@@ -214,13 +209,21 @@ async fn stream(
     let mut flow = match outgoing.mode {
         Mode::Pass => Flow::Pass(Box::new(StreamSniffer::new(SniffOptions {
             dialect: deployment.dialect,
-            quirks: usage_quirks(deployment),
+            quirks: attempting.entry(&booking).usage_quirks,
             drop_usage: outgoing.injected_usage,
             model: (!attempting.fell_back).then(|| json_string(shown)),
         }))),
         Mode::Translate(surface) => Flow::Translate(Box::new(Translation {
             decoder: StreamDecoder::new(deployment.dialect),
-            encoder: StreamEncoder::new(surface, stream_options(admitted, surface, shown, core.unix_ms(Instant::now()) / 1000)),
+            encoder: StreamEncoder::new(
+                surface,
+                StreamOptions {
+                    model: shown.to_owned(),
+                    created: core.unix_ms(Instant::now()) / 1000,
+                    include_usage: admitted.call.head.include_usage.unwrap_or(false),
+                    id: None,
+                },
+            ),
             events: Vec::new(),
             usage: None,
             finished: false,
@@ -257,11 +260,6 @@ async fn stream(
         keepalive: admitted.call.options.keepalive.unwrap_or(core.shared.settings.keepalive),
     };
     Ok(Judged { head: head.headers, kind: Kind::Stream { upstream: body, lease, flow, ready, pace }, booking })
-}
-
-fn stream_options<'a>(admitted: &Admitted, surface: Surface, shown: &'a str, created: i64) -> StreamOptions {
-    let _ = surface;
-    StreamOptions { model: shown.to_owned(), created, include_usage: admitted.call.head.include_usage.unwrap_or(false), id: None }
 }
 
 /// An error answer of the provider.
@@ -429,7 +427,7 @@ impl Failure {
 
 impl Judged {
     /// The response to the client; counts the call unless a stream goes on counting.
-    pub fn answer(self, attempting: &Attempting<'_>, permits: crate::admit::RequestPermits, record: Record, entry: Entry) -> Response<ReplyBody> {
+    pub fn answer(self, attempting: &Attempting<'_>, permits: RequestPermits, record: Record, entry: Entry) -> Response<ReplyBody> {
         let Judged { head, kind, booking } = self;
         let core = attempting.core.clone();
         let dialect = client_dialect(attempting.admitted.call.operation);
@@ -488,7 +486,7 @@ fn add_headers(
     booking: &Booking,
     record: &Record,
     upstream: &HeaderMap,
-    permits: &crate::admit::RequestPermits,
+    permits: &RequestPermits,
 ) {
     let Attempting { core, admitted, clock, max_retries, .. } = attempting;
     let entry = attempting.entry(booking);
@@ -548,7 +546,7 @@ fn add_key_budget(headers: &mut HeaderMap, core: &crate::core::Core, admitted: &
 }
 
 /// OpenAI's names for the tightest scope, LiteLLM's for each.
-fn add_rate_limits(headers: &mut HeaderMap, permits: &crate::admit::RequestPermits) {
+fn add_rate_limits(headers: &mut HeaderMap, permits: &RequestPermits) {
     let scopes = [(&permits.per_model, &reply::MODEL_PER_KEY), (&permits.key, &reply::API_KEY), (&permits.team, &reply::TEAM)];
     let mut first = true;
     for (permit, names_of_scope) in scopes {

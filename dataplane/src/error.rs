@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tollgate_dialects::error::ErrorKind;
+
 use crate::limits::LimitType;
 
 pub type Result<T> = std::result::Result<T, Box<GatewayError>>;
@@ -75,7 +77,7 @@ pub enum Scope {
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamFailure {
     pub status: u16,
-    pub kind: tollgate_dialects::error::ErrorKind,
+    pub kind: ErrorKind,
     pub message: String,
     pub param: Option<String>,
     pub deployment: String,
@@ -100,60 +102,74 @@ pub struct Facts {
 impl GatewayError {
     /// The four answers.
     pub fn facts(&self) -> Facts {
-        use Fault::*;
         use GatewayError::*;
         let (status, error_type, code, fault, retry) = match self {
-            RouteNotFound => (404, "not_found_error", "route_not_found", Client, None),
-            MethodNotAllowed => (405, "invalid_request_error", "method_not_allowed", Client, None),
-            KeyMissing => (401, "auth_error", "key_missing", Client, None),
-            KeyUnknown => (401, "token_not_found_in_db", "key_unknown", Client, None),
-            KeyDisabled => (401, "auth_error", "key_disabled", Client, None),
-            KeyExpired { .. } => (401, "expired_key", "key_expired", Client, None),
-            TeamBlocked { .. } => (401, "auth_error", "team_blocked", Client, None),
-            AdminOnly => (403, "permission_error", "admin_only", Client, None),
-            BadRequest { .. } => (400, "invalid_request_error", "bad_request", Client, None),
-            BodyTooLarge { .. } => (413, "invalid_request_error", "body_too_large", Client, Some(false)),
-            BodyTimeout => (408, "timeout_error", "body_timeout", Client, Some(false)),
-            BodyBroken => (400, "invalid_request_error", "body_broken", Client, None),
-            EncodingUnsupported { .. } => (415, "invalid_request_error", "encoding_unsupported", Client, None),
-            ParameterRefused { .. } => (400, "invalid_request_error", "parameter_refused", Client, None),
-            ModelMissing => (400, "invalid_request_error", "model_missing", Client, None),
-            ModelUnknown { .. } => (400, "invalid_request_error", "model_not_found", Client, None),
-            ModelNotAllowed { scope: Scope::Key, .. } => (403, "key_model_access_denied", "model_not_allowed", Client, None),
-            ModelNotAllowed { scope: Scope::Team, .. } => (403, "team_model_access_denied", "model_not_allowed", Client, None),
-            ModelNotListed { .. } => (404, "not_found_error", "model_not_found", Client, None),
-            NoTarget { .. } => (400, "invalid_request_error", "no_target", Client, None),
-            OperationUnsupported { .. } => (400, "invalid_request_error", "operation_unsupported", Client, None),
-            RateLimited { .. } => (429, "throttling_error", "rate_limited", Client, None),
-            DeploymentsFull { .. } => (429, "throttling_error", "deployments_full", Gateway, None),
-            BudgetExhausted { status, .. } => (*status, "budget_exceeded", "budget_exhausted", Client, Some(false)),
-            BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Client, None),
-            BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Gateway, None),
-            PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Client, None),
-            CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Client, None),
-            Overloaded { .. } => (503, "overloaded_error", "overloaded", Gateway, None),
-            Draining => (503, "overloaded_error", "draining", Gateway, None),
-            AllCoolingDown { .. } => (429, "all_deployments_in_cooldown", "all_cooling_down", Upstream, None),
-            GatewayError::Upstream(failure) => (client_status(failure.status), failure.error_type(), "upstream_error", Upstream, None),
-            UpstreamConnect { .. } => (502, "internal_server_error", "upstream_connect", Upstream, None),
-            UpstreamTimeout { .. } => (408, "timeout_error", "upstream_timeout", Upstream, None),
-            UpstreamBroken { .. } => (502, "internal_server_error", "upstream_broken", Upstream, None),
-            Internal { .. } => (500, "internal_server_error", "internal", Gateway, None),
+            RouteNotFound => (404, "not_found_error", "route_not_found", Fault::Client, None),
+            MethodNotAllowed => (405, "invalid_request_error", "method_not_allowed", Fault::Client, None),
+            KeyMissing => (401, "auth_error", "key_missing", Fault::Client, None),
+            KeyUnknown => (401, "token_not_found_in_db", "key_unknown", Fault::Client, None),
+            KeyDisabled => (401, "auth_error", "key_disabled", Fault::Client, None),
+            KeyExpired { .. } => (401, "expired_key", "key_expired", Fault::Client, None),
+            TeamBlocked { .. } => (401, "auth_error", "team_blocked", Fault::Client, None),
+            AdminOnly => (403, "permission_error", "admin_only", Fault::Client, None),
+            BadRequest { .. } => (400, "invalid_request_error", "bad_request", Fault::Client, None),
+            BodyTooLarge { .. } => (413, "invalid_request_error", "body_too_large", Fault::Client, Some(false)),
+            BodyTimeout => (408, "timeout_error", "body_timeout", Fault::Client, Some(false)),
+            BodyBroken => (400, "invalid_request_error", "body_broken", Fault::Client, None),
+            EncodingUnsupported { .. } => (415, "invalid_request_error", "encoding_unsupported", Fault::Client, None),
+            ParameterRefused { .. } => (400, "invalid_request_error", "parameter_refused", Fault::Client, None),
+            ModelMissing => (400, "invalid_request_error", "model_missing", Fault::Client, None),
+            ModelUnknown { .. } => (400, "invalid_request_error", "model_not_found", Fault::Client, None),
+            ModelNotAllowed { scope: Scope::Key, .. } => (403, "key_model_access_denied", "model_not_allowed", Fault::Client, None),
+            ModelNotAllowed { scope: Scope::Team, .. } => (403, "team_model_access_denied", "model_not_allowed", Fault::Client, None),
+            ModelNotListed { .. } => (404, "not_found_error", "model_not_found", Fault::Client, None),
+            NoTarget { .. } => (400, "invalid_request_error", "no_target", Fault::Client, None),
+            OperationUnsupported { .. } => (400, "invalid_request_error", "operation_unsupported", Fault::Client, None),
+            RateLimited { .. } => (429, "throttling_error", "rate_limited", Fault::Client, None),
+            DeploymentsFull { .. } => (429, "throttling_error", "deployments_full", Fault::Gateway, None),
+            BudgetExhausted { status, .. } => (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false)),
+            BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
+            BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
+            PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Fault::Client, None),
+            CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Fault::Client, None),
+            Overloaded { .. } => (503, "overloaded_error", "overloaded", Fault::Gateway, None),
+            Draining => (503, "overloaded_error", "draining", Fault::Gateway, None),
+            AllCoolingDown { .. } => (429, "all_deployments_in_cooldown", "all_cooling_down", Fault::Upstream, None),
+            GatewayError::Upstream(failure) => (client_status(failure.status), failure.error_type(), "upstream_error", Fault::Upstream, None),
+            UpstreamConnect { .. } => (502, "internal_server_error", "upstream_connect", Fault::Upstream, None),
+            UpstreamTimeout { .. } => (408, "timeout_error", "upstream_timeout", Fault::Upstream, None),
+            UpstreamBroken { .. } => (502, "internal_server_error", "upstream_broken", Fault::Upstream, None),
+            Internal { .. } => (500, "internal_server_error", "internal", Fault::Gateway, None),
         };
         Facts { status, error_type, code, fault, retry }
     }
 
-    /// `error.code` of OpenAI's shape: the status as text, but for the words that clients branch on.
-    pub fn body_code(&self) -> String {
+    /// What kind of error it is in the words that all dialects share.
+    pub fn kind(&self) -> ErrorKind {
         let facts = self.facts();
+        match self {
+            GatewayError::Upstream(failure) => failure.kind,
+            GatewayError::ModelUnknown { .. } | GatewayError::ModelNotListed { .. } => ErrorKind::NotFound,
+            GatewayError::BudgetExhausted { .. } | GatewayError::BudgetReserved { .. } => ErrorKind::BudgetExceeded,
+            GatewayError::AllCoolingDown { .. } => ErrorKind::RateLimit,
+            _ => match (facts.fault, facts.status) {
+                (Fault::Gateway, 500..) => if facts.status == 503 { ErrorKind::Overloaded } else { ErrorKind::Internal },
+                (_, status) => ErrorKind::of_status(status),
+            },
+        }
+    }
+
+    /// `error.code` of OpenAI's shape where programs branch on a word; empty: the status as text.
+    pub fn body_code(&self) -> &'static str {
         match self {
             GatewayError::ModelUnknown { .. }
             | GatewayError::ModelNotListed { .. }
             | GatewayError::BudgetExhausted { .. }
             | GatewayError::BudgetReserved { .. }
             | GatewayError::BudgetUnavailable { .. }
-            | GatewayError::PriceUnknown { .. } => facts.code.to_owned(),
-            _ => facts.status.to_string(),
+            | GatewayError::PriceUnknown { .. } => self.facts().code,
+            GatewayError::Upstream(failure) if failure.kind == ErrorKind::ContextWindow => "context_length_exceeded",
+            _ => "",
         }
     }
 
@@ -254,7 +270,6 @@ impl GatewayError {
 
 impl UpstreamFailure {
     fn error_type(&self) -> &'static str {
-        use tollgate_dialects::error::ErrorKind;
         match (self.kind, self.status) {
             (ErrorKind::ContextWindow | ErrorKind::ContentPolicy, _) => "invalid_request_error",
             (_, 401) => "authentication_error",

@@ -157,15 +157,18 @@ fn cache_writes(call: &crate::call::Call, deployment: &model::Deployment) -> Cac
 /// reserve everything.
 fn affordable(core: &Rc<Core>, budgets: &[Arc<Budget>], price: &tollgate_snapshot::price::PriceSheet, bounds: &Bounds<'_>, cap: u64) -> u64 {
     let calls = core.in_flight.get().max(1) as i64 * core.shared.settings.cores.max(1) as i64;
-    let rate = price.output_rate_bound(bounds).map_or(0, |rate| rate.0);
+    let rate = price.output_rate_bound(bounds).filter(|rate| rate.0 > 0);
     let mut affordable = cap;
     for budget in budgets {
         let Some(left) = budget.hard_left() else { continue };
         let share = left.max(0) / (4 * calls);
         let tokens = match budget.unit() {
-            tollgate_ledger::Unit::NanoUsd if rate > 0 => (i128::from(share) * tollgate_snapshot::money::ATTO_PER_NANO / rate) as u64,
+            tollgate_ledger::Unit::NanoUsd => match rate {
+                Some(rate) => rate.units_for(NanoUsd(share)),
+                None => continue,
+            },
             tollgate_ledger::Unit::Tokens => share as u64,
-            tollgate_ledger::Unit::NanoUsd | tollgate_ledger::Unit::Requests => continue,
+            tollgate_ledger::Unit::Requests => continue,
         };
         affordable = affordable.min(tokens / bounds.choices.max(1));
     }
@@ -223,7 +226,7 @@ pub async fn take(
                     permits,
                     in_flight,
                     requested_service_tier: admitted.call.service_tier.clone(),
-                    trusts_reported_cost: deployment.trusts_reported_cost,
+                    trusts_reported_cost: entry.trusts_reported_cost,
                     started,
                     started_unix_ms,
                     first_byte: None,

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request};
-use tollgate_dialects::chat::{self, EncodeOptions, Surface as ChatSurface};
+use tollgate_dialects::chat::{self, EncodeOptions, MaxTokensField, Surface as ChatSurface};
+use tollgate_dialects::error::ErrorBody;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::json::{Field, Kind, Span};
 use tollgate_dialects::splice::{Pieces, Splice, json_string};
@@ -113,11 +114,10 @@ pub fn build(
             with_parameters(pieces, &deployment.parameters)?
         }
         Mode::Translate(surface) => {
-            let mut request = chat::decode_request(surface, &call.body)
-                .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.to_string() })?;
-            if request.max_output_tokens.is_none() {
-                request.max_output_tokens = inject_output;
-            }
+            let mut request = chat::decode_request(surface, &call.body).map_err(|error| refused(&ErrorBody::from(&error)))?;
+            request.max_tokens = request.max_tokens.or(inject_output);
+            // The usage is for us; the encoder of the answer knows whether the client asked for it.
+            request.include_usage |= stream;
             let options = EncodeOptions {
                 model: &model,
                 default_max_tokens: deployment.max_output_tokens.unwrap_or(admitted.caller.tables.snapshot.gateway.max_output_tokens),
@@ -125,7 +125,7 @@ pub fn build(
                 quirks: &deployment.quirks,
             };
             let body = chat::encode_request(deployment.dialect, &request, &options)
-                .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.to_string() })?;
+                .map_err(|error| refused(&ErrorBody::from(&error)))?;
             with_parameters(Bytes::from(body).into(), &deployment.parameters)?
         }
     };
@@ -133,6 +133,12 @@ pub fn build(
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
     Ok(Outgoing { mode, stream, injected_usage: inject_usage, uri, authority: entry.authority.clone(), headers, pieces })
+}
+
+/// A request that cannot be told in the deployment's dialect.
+fn refused(error: &ErrorBody) -> Box<GatewayError> {
+    let param = error.param.clone().unwrap_or_else(|| "request_body".to_owned());
+    Box::new(GatewayError::BadRequest { param, message: error.message.clone() })
 }
 
 /// The provider's name of the model; what a wildcard matched takes the place of the `*`.

@@ -164,7 +164,7 @@ pub fn backoff_ms(retries: &Retries, retry: u32, another: bool, asked_ms: Option
     if another {
         return 0;
     }
-    let jitter = |base: u64| base + random.u64(..=(base / 4).max(1));
+    let mut jitter = |base: u64| base + random.u64(..=(base / 4).max(1));
     match asked_ms {
         Some(asked @ 1..=60_000) => jitter(asked),
         _ => {

@@ -15,9 +15,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tollgate_dialects::Dialect;
-use tollgate_dialects::chat::Event;
+use tollgate_dialects::chat::{Event, StreamDecoder, StreamEncoder};
 use tollgate_dialects::sniff::StreamSniffer;
-use tollgate_dialects::stream::{StreamDecoder, StreamEncoder};
 use tollgate_dialects::usage::Usage;
 
 use crate::admit::RequestPermits;
@@ -82,7 +81,7 @@ impl Flow {
         }
     }
 
-    fn end(&mut self, out: &mut VecDeque<Bytes>) -> Ending {
+    fn end(self, out: &mut VecDeque<Bytes>) -> Ending {
         match self {
             Flow::Pass(sniffer) => {
                 let end = sniffer.finish(&mut |bytes| out.push_back(bytes));
@@ -92,7 +91,7 @@ impl Flow {
                 }
                 Ending { usage: end.usage, complete: end.done, failed: end.error.is_some(), output_bytes: end.data_bytes }
             }
-            Flow::Translate(translation) => {
+            Flow::Translate(mut translation) => {
                 let complete = translation.finish(out);
                 Ending {
                     usage: translation.usage.take(),
@@ -135,17 +134,9 @@ impl Translation {
     }
 
     fn finish(&mut self, out: &mut VecDeque<Bytes>) -> bool {
-        let decoded = self.decoder.finish(&mut self.events);
+        self.decoder.finish(&mut self.events);
         self.encode(out);
-        if decoded.is_err() || !self.finished {
-            return false;
-        }
-        let mut bytes = Vec::new();
-        self.encoder.finish(&mut bytes);
-        if !bytes.is_empty() {
-            out.push_back(bytes.into());
-        }
-        true
+        self.finished
     }
 }
 
@@ -287,14 +278,15 @@ impl Relay {
     fn end(&mut self) {
         self.ended = true;
         self.upstream = None;
-        let Some(mut flow) = self.flow.take() else { return };
+        let Some(flow) = self.flow.take() else { return };
+        let from_openai = matches!(flow, Flow::Pass(_)) && self.dialect == Dialect::OpenAi;
         let ending = flow.end(&mut self.ready);
         if let Some(lease) = self.lease.take() {
             lease.finished();
         }
         if !ending.complete && !ending.failed {
             // Without its closing event the answer may be cut: OpenAI's clients wait for `[DONE]` (API-3).
-            if ending.usage.is_some() || matches!(flow, Flow::Pass(_)) && self.dialect == Dialect::OpenAi {
+            if from_openai {
                 self.ready.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
             } else {
                 self.push_error("ended its answer without its closing event");
@@ -310,9 +302,11 @@ impl Relay {
         self.ended = true;
         self.upstream = None;
         self.lease = None;
-        let Some(mut flow) = self.flow.take() else { return };
+        let Some(flow) = self.flow.take() else { return };
         let ending = flow.end(&mut self.ready);
-        self.push_error(reason);
+        if !ending.failed {
+            self.push_error(reason);
+        }
         if let Some(closing) = self.closing.take() {
             let complete = ending.complete;
             closing.settle(&Ending { complete, ..ending }, 200);
@@ -334,7 +328,7 @@ impl Relay {
 impl Drop for Relay {
     /// The client is gone before the end.
     fn drop(&mut self) {
-        let (Some(closing), Some(mut flow)) = (self.closing.take(), self.flow.take()) else { return };
+        let (Some(closing), Some(flow)) = (self.closing.take(), self.flow.take()) else { return };
         let core = closing.booking.core.clone();
         core.bank.own.client_gone.add(1);
         let read_on = closing.booking.hard && !closing.booking.cancel_stops_billing && !flow.is_complete();

@@ -9,6 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tollgate_dialects::Dialect;
+use tollgate_dialects::error::{ErrorBody, encode_error};
 
 use crate::error::GatewayError;
 use crate::relay::Relay;
@@ -214,45 +215,21 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
 /// The JSON of an error in a dialect.
 pub fn error_body(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> Vec<u8> {
     let facts = error.facts();
-    let message = error.message();
-    match dialect {
-        Dialect::OpenAi => {
-            let error_json = serde_json::json!({
-                "message": message,
-                "type": facts.error_type,
-                "param": error.param(),
-                "code": error.body_code(),
-            });
-            match error {
-                // LiteLLM's clients look for `detail` here (ERR-14), OpenAI's for `error`.
-                GatewayError::RouteNotFound | GatewayError::MethodNotAllowed => {
-                    serde_json::json!({"detail": message, "error": error_json}).to_string().into_bytes()
-                }
-                _ => serde_json::json!({ "error": error_json }).to_string().into_bytes(),
-            }
-        }
-        Dialect::Anthropic => serde_json::json!({
-            "type": "error",
-            "error": {"type": anthropic_type(facts.status, facts.code), "message": message},
-            "request_id": call_id.to_str().unwrap_or_default(),
-        })
-        .to_string()
-        .into_bytes(),
+    let body = ErrorBody {
+        status: facts.status,
+        kind: error.kind(),
+        code: error.body_code().to_owned(),
+        message: error.message(),
+        param: error.param().map(str::to_owned),
+        type_name: Some(facts.error_type),
+    };
+    let mut json = encode_error(dialect, &body, call_id.to_str().unwrap_or_default());
+    // LiteLLM's clients look for `detail` here (ERR-14), OpenAI's for `error`.
+    let is_routing = matches!(error, GatewayError::RouteNotFound | GatewayError::MethodNotAllowed);
+    if dialect == Dialect::OpenAi && is_routing && json.pop() == Some(b'}') {
+        json.extend_from_slice(b",\"detail\":");
+        tollgate_dialects::json::push_quoted(&mut json, &body.message);
+        json.push(b'}');
     }
-}
-
-/// Anthropic's error types, by status.
-fn anthropic_type(status: u16, code: &str) -> &'static str {
-    match (status, code) {
-        (400, "model_not_found") => "not_found_error",
-        (401, _) => "authentication_error",
-        (403, _) => "permission_error",
-        (404, _) => "not_found_error",
-        (413, _) => "request_too_large",
-        (408 | 504, _) => "timeout_error",
-        (422 | 429, _) => "rate_limit_error",
-        (503 | 529, _) => "overloaded_error",
-        (400..=499, _) => "invalid_request_error",
-        _ => "api_error",
-    }
+    json
 }

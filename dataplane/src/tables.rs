@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::HashTable;
 use http::HeaderValue;
+use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
-use tollgate_snapshot::Credential;
+use tollgate_snapshot::{Credential, catalogue};
 
 use crate::cooldown::Health;
 use crate::limits::Usage;
@@ -57,6 +58,10 @@ pub struct DeploymentEntry {
     pub provider_id: NameId,
     /// Where the price comes from, for rows.
     pub price_version: NameId,
+    /// How its usage differs from its dialect's.
+    pub usage_quirks: UsageQuirks,
+    /// The provider says what a call cost, and is believed.
+    pub trusts_reported_cost: bool,
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
 }
@@ -153,7 +158,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What tables are built with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Builder {
     pub ledger: Ledger,
     pub registry: Arc<Registry>,
@@ -246,7 +251,11 @@ impl Builder {
                 Some(PreparedCredential { weight: used.weight.max(1), header, value })
             })
             .collect();
+        let provider = catalogue::find(&deployment.provider);
+        let quirk = |word| provider.is_some_and(|provider| provider.quirk(word).is_some());
         DeploymentEntry {
+            usage_quirks: UsageQuirks { reasoning_outside_completion: quirk("reasoning_outside_output") },
+            trusts_reported_cost: quirk("usage_cost_field"),
             state: self.persistent.deployment(&id),
             account: deployment.account.as_ref().map(|account| self.persistent.usage(format!("account {}", account.id))),
             target: Target { id: self.persistent.endpoint(endpoint), endpoint: endpoint.clone() },
