@@ -478,7 +478,7 @@ mod tests {
         read_head(Operation::Chat, body.as_bytes())
     }
 
-    fn of<'b>(field: Option<Field>, body: &'b str) -> Option<&'b str> {
+    fn of(field: Option<Field>, body: &str) -> Option<&str> {
         field.map(|field| &body[field.value.range()])
     }
 

@@ -25,6 +25,9 @@ const MAX_ERROR: usize = 16 << 10;
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
 
+/// The longest beginning of an event's data that is remembered.
+const MAX_BEGINNING: usize = 1 << 10;
+
 /// What to look for in a stream, and what to change.
 #[derive(Clone, Debug)]
 pub struct SniffOptions {
@@ -79,6 +82,11 @@ pub struct StreamSniffer {
     oversized: bool,
     /// Where edited events are put together.
     scratch: BytesMut,
+    /// The data of an earlier event up to the end of its model's name, which is at its end. Most
+    /// events of a stream begin alike, and what begins alike has its model in the same place.
+    beginning: Vec<u8>,
+    /// What became of that event.
+    beginning_renames: Option<Span>,
     anthropic: AnthropicFigures,
     /// A usage in `anthropic` or in `end` is that of the whole answer.
     usage_is_whole: bool,
@@ -104,6 +112,8 @@ impl StreamSniffer {
             passed: 0,
             oversized: false,
             scratch: BytesMut::new(),
+            beginning: Vec::new(),
+            beginning_renames: None,
             anthropic: AnthropicFigures::default(),
             usage_is_whole: false,
             end: StreamEnd::default(),
@@ -318,10 +328,28 @@ impl StreamSniffer {
         {
             return self.judge_openai_notes(data);
         }
-        match &self.options.model {
-            None => Verdict::Keep,
-            Some(model) => rename(json::field_named(data, "model").ok().flatten(), data, model),
+        if self.options.model.is_none() {
+            return Verdict::Keep;
         }
+        if !self.beginning.is_empty() && data.starts_with(&self.beginning) {
+            return self.beginning_renames.map_or(Verdict::Keep, Verdict::Rename);
+        }
+        self.find_model(data)
+    }
+
+    #[inline(never)]
+    fn find_model(&mut self, data: &[u8]) -> Verdict {
+        let public = self.options.model.as_deref().unwrap_or_default();
+        let model = json::field_named(data, "model").ok().flatten();
+        let verdict = rename(model, data, public);
+        if let Some(model) =
+            model.filter(|model| model.value.range().end <= MAX_BEGINNING && model.kind == Kind::String)
+        {
+            self.beginning.clear();
+            self.beginning.extend_from_slice(&data[..model.value.range().end]);
+            self.beginning_renames = matches!(verdict, Verdict::Rename(_)).then_some(model.value);
+        }
+        verdict
     }
 
     #[cold]

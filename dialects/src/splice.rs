@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::json::{self, Field, Layout, Span};
+use crate::head::Head;
+use crate::json::{self, Field, Kind, Layout, Span};
 
 /// `text` as a JSON string, ready to be put in place of a value.
 pub fn json_string(text: &str) -> Bytes {
@@ -73,6 +74,29 @@ impl Splice {
         pieces.push(body.slice(done..));
         pieces
     }
+}
+
+/// Makes an OpenAI request for a stream ask for its usage, whatever it says of it. Returns whether
+/// it did not: then the usage event is ours and not for the client.
+pub fn ask_for_usage(splice: &mut Splice, head: &Head, body: &[u8]) -> bool {
+    const OPTIONS: Bytes = Bytes::from_static(b"{\"include_usage\":true}");
+    if head.include_usage == Some(true) {
+        return false;
+    }
+    match head.stream_options {
+        None => splice.insert("stream_options", OPTIONS),
+        Some(options) if options.kind != Kind::Object => splice.replace(options.value, OPTIONS),
+        Some(options) => match head.include_usage_place(body) {
+            Some(place) => splice.replace(place, Bytes::from_static(b"true")),
+            None => {
+                let inside = options.value.start + 1;
+                let is_empty = options.of(body)[1..].trim_ascii_start() == b"}";
+                let field: &[u8] = if is_empty { b"\"include_usage\":true" } else { b"\"include_usage\":true," };
+                splice.replace(Span { start: inside, end: inside }, Bytes::from_static(field));
+            }
+        },
+    }
+    true
 }
 
 /// Fields that follow one another are taken out as one, with the comma after them or, at the end
@@ -248,6 +272,34 @@ mod tests {
             add(splice);
         });
         assert_eq!(text, r#"{"a":1,"z":true}"#);
+    }
+
+    #[test]
+    fn a_stream_is_made_to_tell_its_usage_however_it_was_asked() {
+        let cases = [
+            ("", true),
+            (r#","stream_options":null"#, true),
+            (r#","stream_options":{}"#, true),
+            (r#","stream_options" : { } "#, true),
+            (r#","stream_options":{"x":[1]}"#, true),
+            (r#","stream_options":{"include_usage":false,"x":1}"#, true),
+            (r#","stream_options":{"x":1, "include_usage" : null}"#, true),
+            (r#","stream_options":{"include_usage":true}"#, false),
+        ];
+        for (options, ours) in cases {
+            let body = Bytes::from(format!(r#"{{"messages":[]{options},"z":1.0}}"#));
+            let head = crate::head::read_head(crate::head::Operation::Chat, &body).expect("a request");
+            let mut splice = Splice::default();
+            assert_eq!(ask_for_usage(&mut splice, &head, &body), ours, "{options}");
+            assert_eq!(splice.is_empty(), !ours);
+            let mut expected: Value = serde_json::from_slice(&body).expect("valid");
+            if !expected["stream_options"].is_object() {
+                expected["stream_options"] = serde_json::json!({});
+            }
+            expected["stream_options"]["include_usage"] = Value::from(true);
+            let edited = splice.apply(&body, head.layout).into_bytes();
+            assert_eq!(serde_json::from_slice::<Value>(&edited).expect("valid"), expected, "{options}");
+        }
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -1,48 +1,62 @@
-//! Many bytes at a time: which of them end a plain run of a string. Plain loops over fixed arrays,
-//! in a form that the compiler turns into vector instructions of whatever the target has.
+//! Many bytes at a time: which of them end a plain run of a string. A word holds eight bytes, and
+//! plain arithmetic on words in fixed arrays is what compilers turn into vector instructions of
+//! whatever the target has; comparing byte by byte is not.
 
-/// 0xff where a byte ends a plain run (a quote, a backslash, a control character), else 0.
+/// The top bit of each byte of a word.
+const TOP: u64 = all(0x80);
+
+/// A word of eight times this byte.
+const fn all(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The top bit of each byte is set where it is neither a quote, a backslash nor a control
+/// character. Exact: no sum of seven bits carries into the next byte.
 #[inline(always)]
-fn stop(byte: u8) -> u8 {
-    let stops = (byte == b'"') | (byte == b'\\') | (byte < 0x20);
-    0u8.wrapping_sub(u8::from(stops))
+fn plain(word: u64) -> u64 {
+    let low = word & all(0x7f);
+    let no_control = low + all(0x80 - 0x20);
+    let no_quote = (low ^ all(b'"')) + all(0x7f);
+    let no_backslash = (low ^ all(b'\\')) + all(0x7f);
+    (no_control & no_quote & no_backslash) | word
 }
 
 /// The lane of the first byte that ends a plain run or is not ASCII; 16 if there is none.
 #[inline(always)]
 pub(super) fn first_mark(bytes: &[u8; 16]) -> usize {
-    let mut marks = [0; 16];
-    for (mark, &byte) in marks.iter_mut().zip(bytes) {
-        *mark = stop(byte) | (byte & 0x80);
+    let mark = |word: u64| (!plain(word) | word) & TOP;
+    let words = u128::from_le_bytes(*bytes);
+    let near = mark(words as u64);
+    if near != 0 {
+        return near.trailing_zeros() as usize / 8;
     }
-    (u128::from_le_bytes(marks).trailing_zeros() / 8) as usize
+    8 + mark((words >> 64) as u64).trailing_zeros() as usize / 8
 }
 
 /// Whether a byte ends a plain run, and whether any is not ASCII.
 #[inline(always)]
 pub(super) fn any_stop(bytes: &[u8; 64]) -> (bool, bool) {
-    let (mut stops, mut seen) = (0, 0);
-    for &byte in bytes {
-        stops |= stop(byte);
-        seen |= byte;
+    let (mut all_plain, mut seen) = (u64::MAX, 0);
+    for eight in bytes.as_chunks::<8>().0 {
+        let word = u64::from_le_bytes(*eight);
+        all_plain &= plain(word);
+        seen |= word;
     }
-    (stops != 0, seen >= 0x80)
+    (all_plain & TOP != TOP, seen & TOP != 0)
 }
 
 /// A bit for each byte, lowest first: whether it ends a plain run.
 #[inline(always)]
 pub(super) fn stops(bytes: &[u8; 64]) -> u64 {
-    // Of eight bytes of all ones or none, one bit each is kept, and a product gathers them on top.
-    const ONE_EACH: u64 = 0x8040_2010_0804_0201;
-    const GATHER: u64 = 0x0101_0101_0101_0101;
-    let mut marks = [0; 64];
-    for (mark, &byte) in marks.iter_mut().zip(bytes) {
-        *mark = stop(byte);
-    }
     let mut bits = 0;
-    for (index, eight) in marks.as_chunks::<8>().0.iter().enumerate() {
-        let gathered = (u64::from_le_bytes(*eight) & ONE_EACH).wrapping_mul(GATHER) >> 56;
-        bits |= gathered << (8 * index);
+    for (index, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+        // Eight bits that stand eight apart are moved together in three steps, by shifts alone:
+        // vectors of the baseline have no product of words.
+        let mut gathered = (!plain(u64::from_le_bytes(*eight)) & TOP) >> 7;
+        gathered |= gathered >> 7;
+        gathered |= gathered >> 14;
+        gathered |= gathered >> 28;
+        bits |= (gathered & 0xff) << (8 * index);
     }
     bits
 }

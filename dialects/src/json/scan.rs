@@ -94,6 +94,9 @@ fn resolve(name: &[u8], text: Text) -> Cow<'_, [u8]> {
 
 #[inline(never)]
 fn resolve_escapes(name: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\\', name).is_none() {
+        return Cow::Borrowed(name);
+    }
     match string::decode(name) {
         Some(Cow::Owned(name)) => Cow::Owned(name.into_bytes()),
         Some(Cow::Borrowed(_)) | None => Cow::Borrowed(name),

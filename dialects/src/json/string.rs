@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use super::JsonError;
 use super::lanes::{any_stop, first_mark, stops};
 
+/// How many times sixteen bytes are looked at before going on by 64.
+const NEAR_LOOKS: usize = 3;
+
 /// A string whose end was found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text {
@@ -19,39 +22,53 @@ pub(super) struct Text {
 #[inline(always)]
 pub(super) fn end(bytes: &[u8], start: usize) -> Option<Text> {
     // Most keys and many values are short: one look finds their end.
+    let mut at = start;
     if let Some(chunk) = bytes.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
         let first = first_mark(chunk);
-        if chunk.get(first) == Some(&b'"') {
-            return Some(Text { end: start + first, plain: true });
+        match chunk.get(first) {
+            Some(b'"') => return Some(Text { end: start + first, plain: true }),
+            Some(_) => {}
+            None => at += 16,
         }
     }
-    end_of_any(bytes, start).map(|end| Text { end, plain: false })
+    end_beyond(bytes, start, at).map(|end| Text { end, plain: false })
 }
 
+/// The end of a string that is plain ASCII from `start` to `at`.
 #[inline(never)]
-fn end_of_any(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
+fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<usize> {
+    for _ in 0..NEAR_LOOKS {
+        let rest = bytes.get(at..)?;
+        let first = match rest.first_chunk::<16>() {
+            Some(chunk) => first_mark(chunk),
+            None => first_mark(&filled_up(rest)),
+        };
+        if first < 16 {
+            if rest.get(first) == Some(&b'"') {
+                return Some(at + first);
+            }
+            break;
+        }
+        at += 16;
+    }
     let mut wide = false;
     loop {
         let rest = bytes.get(at..)?;
-        let mut marks = match rest.first_chunk::<64>() {
-            Some(chunk) => {
-                let (any, not_ascii) = any_stop(chunk);
-                wide |= not_ascii;
-                if !any {
-                    at += 64;
-                    continue;
-                }
-                stops(chunk)
-            }
+        let filled;
+        let chunk = match rest.first_chunk::<64>() {
+            Some(chunk) => chunk,
             None => {
-                // Zeros fill up, and stop like the control characters they are.
-                let mut chunk = [0; 64];
-                chunk[..rest.len()].copy_from_slice(rest);
-                wide |= any_stop(&chunk).1;
-                stops(&chunk)
+                filled = filled_up(rest);
+                &filled
             }
         };
+        let (any, not_ascii) = any_stop(chunk);
+        wide |= not_ascii;
+        if !any {
+            at += 64;
+            continue;
+        }
+        let mut marks = stops(chunk);
         let chunk_end = at + 64;
         at = loop {
             if marks == 0 {
@@ -73,6 +90,14 @@ fn end_of_any(bytes: &[u8], start: usize) -> Option<usize> {
             }
         };
     }
+}
+
+/// The last bytes of a text, filled up with zeros, which stop like the control characters they are.
+#[inline(always)]
+fn filled_up<const N: usize>(rest: &[u8]) -> [u8; N] {
+    let mut chunk = [0; N];
+    chunk[..rest.len()].copy_from_slice(rest);
+    chunk
 }
 
 /// The offset after the escape whose backslash is at `at`.
