@@ -80,6 +80,10 @@ pub struct StreamSniffer {
     passed: usize,
     /// The event at hand is too long to be read.
     oversized: bool,
+    /// Nothing will be edited, from the start or any more: slices go on as they come.
+    watches: bool,
+    /// What could be edited has passed.
+    settled: bool,
     /// Where edited events are put together.
     scratch: BytesMut,
     /// The data of an earlier event up to the end of its model's name, which is at its end. Most
@@ -105,7 +109,10 @@ enum Verdict {
 
 impl StreamSniffer {
     pub fn new(options: SniffOptions) -> Self {
+        let drops = options.drop_usage && options.dialect == Dialect::OpenAi;
         Self {
+            watches: !drops && options.model.is_none(),
+            settled: false,
             options,
             framer: Framer::default(),
             held: BytesMut::new(),
@@ -133,7 +140,8 @@ impl StreamSniffer {
     /// Takes what came from the upstream and gives `out` what is to be sent on now: one slice, if
     /// any; a second only where an event grows too long to be held.
     pub fn push(&mut self, chunk: Bytes, out: &mut impl FnMut(Bytes)) {
-        if !self.edits() {
+        self.watches |= self.settled && self.held.is_empty();
+        if self.watches {
             self.watch(&chunk);
             return out(chunk);
         }
@@ -180,7 +188,7 @@ impl StreamSniffer {
                 }
             }
         }
-        if self.edits() {
+        if !self.watches {
             let rest = rest.unwrap_or_else(|| held.freeze().slice(self.passed..));
             if !rest.is_empty() {
                 out(rest);
@@ -199,10 +207,6 @@ impl StreamSniffer {
             end.partial_usage = end.usage.take();
         }
         end
-    }
-
-    fn edits(&self) -> bool {
-        self.options.drop_usage || self.options.model.is_some()
     }
 
     fn watch(&mut self, chunk: &[u8]) {
@@ -415,6 +419,8 @@ impl StreamSniffer {
     fn judge_anthropic_kind(&mut self, kind: &[u8], data: &[u8]) -> Verdict {
         match kind {
             b"message_start" => {
+                // No other event names the model.
+                self.settled = true;
                 let Ok([Some(message)]) = json::find(data, ["message"]) else { return Verdict::Keep };
                 let base = message.value.start;
                 let message = message.of(data);
@@ -594,6 +600,20 @@ mod tests {
         }
         let end = sniffer.finish(&mut |_| panic!("nothing is held back"));
         assert_eq!(end.usage, Some(openai_usage()));
+    }
+
+    #[test]
+    fn an_anthropic_stream_is_edited_no_longer_than_it_names_the_model() {
+        let (start, rest) = ANTHROPIC.split_at(ANTHROPIC.find("event: ping").expect("there"));
+        let mut sniffer = StreamSniffer::new(editing(Dialect::Anthropic));
+        sniffer.push(Bytes::from_static(start.as_bytes()), &mut |slice| assert_ne!(slice, start));
+        for chunk in rest.as_bytes().chunks(10) {
+            let mut seen = Vec::new();
+            sniffer.push(Bytes::from_static(chunk), &mut |slice| seen.push(slice.as_ptr()));
+            assert_eq!(seen, [chunk.as_ptr()]);
+        }
+        let end = sniffer.finish(&mut |_| panic!("nothing is held back"));
+        assert!(end.done && end.usage.is_some());
     }
 
     #[test]
