@@ -92,7 +92,9 @@ fn find_model<'a>(caller: &'a Caller, asked: &'a str) -> Result<(u32, &'a str)> 
     let key_name = || caller.key().map(|key| key.name.to_string()).unwrap_or_default();
     match (key_allows, team_allows) {
         (Some(false), _) => Err(refused(Scope::Key, key_name())),
-        (_, Some(false)) => Err(refused(Scope::Team, caller.team().map(|team| team.name.to_string()).unwrap_or_default())),
+        (_, Some(false)) => {
+            Err(refused(Scope::Team, caller.team().map(|team| team.name.to_string()).unwrap_or_default()))
+        }
         // Neither says anything: nothing is allowed.
         (None, None) => Err(refused(Scope::Key, key_name())),
         _ => Ok((route, name)),

@@ -21,11 +21,20 @@ use crate::reply::{self, ReplyBody};
 const CREATED: i64 = 1_677_610_602;
 
 /// Answers one of our own paths.
-pub fn answer(core: &Rc<Core>, handler: Handler, model: Option<String>, query: &str, headers: &HeaderMap, record: &Record) -> Response<ReplyBody> {
+pub fn answer(
+    core: &Rc<Core>,
+    handler: Handler,
+    model: Option<String>,
+    query: &str,
+    headers: &HeaderMap,
+    record: &Record,
+) -> Response<ReplyBody> {
     let anthropic = headers.contains_key("anthropic-version");
     let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let answered = match handler {
-        Handler::Forward(_) => Err(Box::new(GatewayError::Internal { reason: "a forwarded path was answered locally" })),
+        Handler::Forward(_) => {
+            Err(Box::new(GatewayError::Internal { reason: "a forwarded path was answered locally" }))
+        }
         Handler::Liveness => Ok(liveness(core)),
         Handler::Readiness => Ok(readiness(core)),
         Handler::Home => Ok(home()),
@@ -33,7 +42,9 @@ pub fn answer(core: &Rc<Core>, handler: Handler, model: Option<String>, query: &
         Handler::Metrics => metrics(core, headers),
         Handler::SnapshotInfo => Ok(snapshot_info(core)),
         Handler::Models => identify_now(core, headers).map(|caller| models(&caller, anthropic)),
-        Handler::Model => identify_now(core, headers).and_then(|caller| one_model(&caller, &model.unwrap_or_default(), anthropic)),
+        Handler::Model => {
+            identify_now(core, headers).and_then(|caller| one_model(&caller, &model.unwrap_or_default(), anthropic))
+        }
     };
     match answered {
         Ok(response) => response,
@@ -102,7 +113,9 @@ fn health(core: &Core, headers: &HeaderMap, query: &str) -> Result<Response<Repl
         if !caller.is_master() && Some(&*deployment.namespace) != namespace_name(&caller) {
             continue;
         }
-        if wanted.is_some_and(|wanted| wanted != &*deployment.name && wanted != &*deployment.model && wanted != &*entry.id) {
+        if wanted
+            .is_some_and(|wanted| wanted != &*deployment.name && wanted != &*deployment.model && wanted != &*entry.id)
+        {
             continue;
         }
         let mut row = json!({
@@ -183,7 +196,8 @@ fn visible(caller: &Caller) -> Vec<(&str, &Deployment)> {
     let team_models = caller.team().and_then(|team| team.models.as_ref());
     let may = |name: &str| {
         let allows = |set: Option<&ModelSet>| set.is_none_or(|set| set.contains(name));
-        caller.is_master() || ((key_models.is_some() || team_models.is_some()) && allows(key_models) && allows(team_models))
+        caller.is_master()
+            || ((key_models.is_some() || team_models.is_some()) && allows(key_models) && allows(team_models))
     };
     let mut names: Vec<(&str, &Deployment)> = Vec::new();
     for (name, route) in &snapshot.namespaces[namespace as usize].exact {
@@ -220,7 +234,8 @@ fn model_json(name: &str, deployment: &Deployment, anthropic: bool) -> Value {
 }
 
 fn models(caller: &Caller, anthropic: bool) -> Response<ReplyBody> {
-    let rows: Vec<Value> = visible(caller).into_iter().map(|(name, deployment)| model_json(name, deployment, anthropic)).collect();
+    let rows: Vec<Value> =
+        visible(caller).into_iter().map(|(name, deployment)| model_json(name, deployment, anthropic)).collect();
     let body = if anthropic {
         let id = |row: Option<&Value>| row.map_or(Value::Null, |row| row["id"].clone());
         json!({"first_id": id(rows.first()), "last_id": id(rows.last()), "has_more": false, "data": rows})
@@ -233,6 +248,9 @@ fn models(caller: &Caller, anthropic: bool) -> Response<ReplyBody> {
 fn one_model(caller: &Caller, name: &str, anthropic: bool) -> Result<Response<ReplyBody>> {
     match visible(caller).into_iter().find(|(visible, _)| *visible == name) {
         Some((name, deployment)) => Ok(json_reply(StatusCode::OK, &model_json(name, deployment, anthropic))),
-        None => Err(GatewayError::ModelNotListed { model: name.chars().filter(|one| !one.is_control()).take(128).collect() }.into()),
+        None => Err(GatewayError::ModelNotListed {
+            model: name.chars().filter(|one| !one.is_control()).take(128).collect(),
+        }
+        .into()),
     }
 }

@@ -148,10 +148,21 @@ pub async fn run(
             let deployment = picked.deployment;
             record.attempts += 1;
             record.deployment = tables.deployments[deployment as usize].label;
-            let others = route.targets.iter().enumerate().filter(|(index, target)| target.deployment != deployment && takes(*index));
+            let others = route
+                .targets
+                .iter()
+                .enumerate()
+                .filter(|(index, target)| target.deployment != deployment && takes(*index));
             let alone = others.count() == 0 && route.fallbacks.is_empty() && admitted.fallbacks.is_empty();
-            let clock = clock(&admitted, route, &tables.snapshot.deployments[deployment as usize].timeouts, gateway.timeouts, &record);
-            let attempting = Attempting { core: &core, admitted: &admitted, route, clock, alone, fell_back, max_retries };
+            let clock = clock(
+                &admitted,
+                route,
+                &tables.snapshot.deployments[deployment as usize].timeouts,
+                gateway.timeouts,
+                &record,
+            );
+            let attempting =
+                Attempting { core: &core, admitted: &admitted, route, clock, alone, fell_back, max_retries };
             match one(&attempting, picked, &mut record).await {
                 Ok(judged) => {
                     let permits = std::mem::take(&mut permits);
@@ -160,6 +171,7 @@ pub async fn run(
                 }
                 Err(failure) => {
                     let Failure { error, class: failed_class, final_here, retry_after_ms } = failure;
+                    let elsewhere = matches!(error.facts().status, 401..=404);
                     last_error = Some(error);
                     class = failed_class;
                     let Some(failed_class) = failed_class else { break };
@@ -169,7 +181,7 @@ pub async fn run(
                     last_deployment = Some(deployment);
                     let wants_fallback = matches!(failed_class, ErrorClass::ContextWindow | ErrorClass::ContentPolicy)
                         && !plan::fallbacks(route, failed_class).is_empty();
-                    if wants_fallback || tries >= max_retries || !plan::may_retry(&route.retries, failed_class) && !final_here {
+                    if wants_fallback || tries >= max_retries {
                         break;
                     }
                     let another = route.targets.iter().enumerate().any(|(index, target)| {
@@ -179,15 +191,25 @@ pub async fn run(
                             && takes(index)
                             && state.health.benched_for(core.uptime_ms(Instant::now())).is_none()
                     });
-                    // A refusal is repeated only elsewhere.
-                    if final_here && !another {
+                    // What the client got wrong is wrong everywhere; a credential or a missing model only here (RT-42).
+                    let may_retry = if final_here {
+                        another && elsewhere
+                    } else {
+                        plan::may_retry(&route.retries, failed_class)
+                    };
+                    if !may_retry {
                         break;
                     }
                     // Rate limited, nobody else here, but a fallback: no waiting (RT-42).
-                    if failed_class == ErrorClass::RateLimit && !another && !plan::fallbacks(route, failed_class).is_empty() {
+                    if failed_class == ErrorClass::RateLimit
+                        && !another
+                        && !plan::fallbacks(route, failed_class).is_empty()
+                    {
                         break;
                     }
-                    let wait = fastrand_with(|random| plan::backoff_ms(&route.retries, tries, another, retry_after_ms, random));
+                    let wait = fastrand_with(|random| {
+                        plan::backoff_ms(&route.retries, tries, another, retry_after_ms, random)
+                    });
                     if wait > 0 {
                         let wait = Duration::from_millis(wait);
                         if Instant::now() + wait >= clock.deadline {
@@ -227,7 +249,7 @@ async fn one<'a>(attempting: &Attempting<'a>, picked: Picked, record: &mut Recor
     let deployment = &tables.snapshot.deployments[picked.deployment as usize];
     let entry = &tables.deployments[picked.deployment as usize];
     let mut permits = picked.permits;
-    let refund = |permits: &mut Vec<crate::limits::Permit>| permits.iter_mut().for_each(crate::limits::Permit::refund);
+    let refund = |permits: &mut crate::limits::Permits| permits.iter_mut().for_each(crate::limits::Permit::refund);
     let terms = match hold::terms(core, admitted, picked.deployment) {
         Ok(terms) => terms,
         Err(error) => {
@@ -305,7 +327,12 @@ impl Failure {
     }
 }
 
-fn nothing_to_pick(pick: Pick, tables: &crate::tables::Tables, admitted: &Admitted, route: &Route) -> Box<GatewayError> {
+fn nothing_to_pick(
+    pick: Pick,
+    tables: &crate::tables::Tables,
+    admitted: &Admitted,
+    route: &Route,
+) -> Box<GatewayError> {
     let model = admitted.model.to_string();
     Box::new(match pick {
         Pick::AllBenched { deployments, retry_after_ms } => GatewayError::AllCoolingDown {

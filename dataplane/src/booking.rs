@@ -13,7 +13,7 @@ use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Cost, CostContext, PriceSheet};
 
 use crate::core::Core;
-use crate::limits::Permit;
+use crate::limits::Permits;
 use crate::tables::DeploymentState;
 
 /// Counts an attempt under way at its deployment, for least-busy routing.
@@ -42,7 +42,7 @@ pub struct Booking {
     /// Some budget of the call is a Hard one.
     pub hard: bool,
     /// Limits of the deployment and its account.
-    pub permits: Vec<Permit>,
+    pub permits: Permits,
     pub in_flight: InFlight,
     /// `namespace/name`
     pub deployment: Name,
@@ -92,7 +92,8 @@ impl Booking {
 
     /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged.
     pub fn estimate(&mut self, output_bytes: u64, status: u16) -> Booked {
-        let usage = Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
+        let usage =
+            Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
         let context = CostContext { at_unix_seconds: Some(self.started_unix_ms / 1000), ..CostContext::default() };
         let cost = match &self.price {
             None => Cost::default(),

@@ -62,10 +62,15 @@ impl Options {
                 "timeout" => options.timeout = seconds(text),
                 "stream-timeout" => options.stream_timeout = seconds(text),
                 "num-retries" => options.num_retries = text.parse().ok(),
-                "tags" => options.tags = text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+                "tags" => {
+                    options.tags =
+                        text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
+                }
                 "end-user-id" | "customer-id" if !text.is_empty() => options.end_user = Some(text.to_owned()),
                 "call-id" if (1..=128).contains(&text.len()) => options.call_id = Some(value.clone()),
-                "keepalive-seconds" => options.keepalive = seconds(text).filter(|every| *every >= Duration::from_secs(1)),
+                "keepalive-seconds" => {
+                    options.keepalive = seconds(text).filter(|every| *every >= Duration::from_secs(1))
+                }
                 _ => {}
             }
         }
@@ -119,7 +124,8 @@ pub async fn decode(
     }
     let mut options = Options::read(&headers);
     if head.num_retries.is_some() || head.timeout.is_some() {
-        options.num_retries = options.num_retries.or(head.num_retries_value.map(|retries| retries.min(u64::from(u32::MAX)) as u32));
+        options.num_retries =
+            options.num_retries.or(head.num_retries_value.map(|retries| retries.min(u64::from(u32::MAX)) as u32));
         let timeout = head.timeout.and_then(|field| std::str::from_utf8(field.of(&body)).ok());
         options.timeout = options.timeout.or(timeout.and_then(seconds));
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 use tollgate_snapshot::model::{Key, KeyHash, Policy, Team};
 
 use crate::error::{GatewayError, Result};
-use crate::tables::{Builder, KeyState, TeamEntry, Tables};
+use crate::tables::{Builder, KeyState, Tables, TeamEntry};
 
 /// Who calls, on the snapshot that the whole call is served with.
 #[derive(Clone, Debug)]

@@ -14,7 +14,8 @@ use crate::reply::{self, ReplyBody};
 pub fn locally(core: &Core, admitted: &Admitted, record: &Record) -> Option<Response<ReplyBody>> {
     let snapshot = &admitted.caller.tables.snapshot;
     let route = &snapshot.routes[admitted.route as usize];
-    let counts = |deployment: u32| Mode::of(Operation::CountTokens, &snapshot.deployments[deployment as usize]).is_some();
+    let counts =
+        |deployment: u32| Mode::of(Operation::CountTokens, &snapshot.deployments[deployment as usize]).is_some();
     if route.targets.iter().any(|target| counts(target.deployment)) {
         return None;
     }

@@ -53,7 +53,12 @@ enum Kind {
 /// # Errors
 /// The failure, its hold settled: released where the provider answered with a complete error, charged where nobody
 /// knows what it did.
-pub async fn send(attempting: &Attempting<'_>, outgoing: Outgoing, mut booking: Booking, record: &mut Record) -> Result<Judged, Failure> {
+pub async fn send(
+    attempting: &Attempting<'_>,
+    outgoing: Outgoing,
+    mut booking: Booking,
+    record: &mut Record,
+) -> Result<Judged, Failure> {
     let Attempting { core, clock, admitted, .. } = attempting;
     let deployment = booking.deployment.to_string();
     let entry = attempting.entry(&booking);
@@ -70,14 +75,20 @@ pub async fn send(attempting: &Attempting<'_>, outgoing: Outgoing, mut booking: 
             booking.release(0);
             record.provider += booking.started.elapsed();
             log_connect(&deployment, &error);
-            return Err(Failure::of_provider(GatewayError::UpstreamConnect { deployment, attempts: 1 }, ErrorClass::Connect));
+            return Err(Failure::of_provider(
+                GatewayError::UpstreamConnect { deployment, attempts: 1 },
+                ErrorClass::Connect,
+            ));
         }
         Ok(Err(SendError::Broken(error))) => {
             tracing::warn!(%deployment, %error, "deployment `{deployment}` closed the connection before it answered");
             booking.settle_unknown(0, 502);
             record.provider += booking.started.elapsed();
             let reason = "closed the connection before it answered";
-            return Err(Failure::of_provider(GatewayError::UpstreamBroken { deployment, attempts: 1, reason }, ErrorClass::Connect));
+            return Err(Failure::of_provider(
+                GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+                ErrorClass::Connect,
+            ));
         }
         Err(_) => return Err(timed_out(booking, record, deployment)),
     };
@@ -90,8 +101,14 @@ pub async fn send(attempting: &Attempting<'_>, outgoing: Outgoing, mut booking: 
         tracing::warn!(%deployment, ?encoding, "deployment `{deployment}` compressed its answer unasked");
         return Err(broken(booking, record, "sent an answer in an encoding that nobody asked for"));
     }
-    let is_stream = outgoing.stream && admitted.call.operation != Operation::Embeddings && admitted.call.operation != Operation::CountTokens;
-    if is_stream { stream(attempting, outgoing, head, body, lease, booking, record).await } else { unary(attempting, outgoing, head, body, lease, booking, record).await }
+    let is_stream = outgoing.stream
+        && admitted.call.operation != Operation::Embeddings
+        && admitted.call.operation != Operation::CountTokens;
+    if is_stream {
+        stream(attempting, outgoing, head, body, lease, booking, record).await
+    } else {
+        unary(attempting, outgoing, head, body, lease, booking, record).await
+    }
 }
 
 /// Reads a reply whole and settles it.
@@ -126,14 +143,18 @@ async fn unary(
         tracing::warn!(%deployment, "deployment `{deployment}` sent something that is not JSON");
         booking.settle_unknown(body.len() as u64, 200);
         let reason = "sent an answer that is not JSON";
-        return Err(Failure::of_provider(GatewayError::UpstreamBroken { deployment, attempts: 1, reason }, ErrorClass::ServerError));
+        return Err(Failure::of_provider(
+            GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+            ErrorClass::ServerError,
+        ));
     };
     let booked = match notes.usage {
         Some(usage) => booking.settle(usage, 200),
         None => booking.settle_unknown(body.len() as u64, 200),
     };
     // After a fallback clients see who really answered; else the name they asked for (API-1).
-    let shown: &str = if attempting.fell_back { &admitted.model } else { admitted.call.model().unwrap_or(&admitted.model) };
+    let shown: &str =
+        if attempting.fell_back { &admitted.model } else { admitted.call.model().unwrap_or(&admitted.model) };
     let body = match outgoing.mode {
         Mode::Pass => match notes.model {
             Some(field) if !attempting.fell_back && field.of(&body) != &json::quoted(shown)[..] => {
@@ -153,7 +174,10 @@ async fn unary(
                 Err(error) => {
                     tracing::warn!(%deployment, %error, "deployment `{deployment}` sent an answer that is not of its dialect");
                     let reason = "sent an answer that is not of its dialect";
-                    return Err(Failure::of_provider(GatewayError::UpstreamBroken { deployment, attempts: 1, reason }, ErrorClass::ServerError));
+                    return Err(Failure::of_provider(
+                        GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+                        ErrorClass::ServerError,
+                    ));
                 }
             }
         }
@@ -162,7 +186,8 @@ async fn unary(
 }
 
 async fn read_whole(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, &'static str> {
-    let expected = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
+    let expected =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
     if expected > limit {
         return Err("sent an answer that is too large");
     }
@@ -199,10 +224,9 @@ async fn stream(
     let Attempting { core, clock, admitted, .. } = attempting;
     let deployment = attempting.deployment(&booking);
     let shown: &str = admitted.call.model().unwrap_or(&admitted.model);
-    let is_event_stream = head
-        .headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream")));
+    let is_event_stream = head.headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes().get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+    });
     if !is_event_stream {
         return Err(broken(booking, record, "answered a stream with something else"));
     }
@@ -296,7 +320,8 @@ async fn failed(
         "deployment `{deployment}` answered attempt {} with status {status}",
         record.attempts
     );
-    let final_here = !matches!(class, ErrorClass::RateLimit | ErrorClass::Timeout | ErrorClass::ServerError | ErrorClass::Connect);
+    let final_here =
+        !matches!(class, ErrorClass::RateLimit | ErrorClass::Timeout | ErrorClass::ServerError | ErrorClass::Connect);
     let error = GatewayError::Upstream(Box::new(UpstreamFailure {
         status,
         kind: upstream.kind,
@@ -401,8 +426,19 @@ fn echoed_name(name: &HeaderName) -> Option<HeaderName> {
     const MAX_NAMES: usize = 512;
     let hidden = matches!(
         name.as_str(),
-        "connection" | "keep-alive" | "transfer-encoding" | "content-length" | "content-encoding" | "trailer" | "upgrade"
-            | "set-cookie" | "location" | "alt-svc" | "proxy-authenticate" | "proxy-authorization" | "te"
+        "connection"
+            | "keep-alive"
+            | "transfer-encoding"
+            | "content-length"
+            | "content-encoding"
+            | "trailer"
+            | "upgrade"
+            | "set-cookie"
+            | "location"
+            | "alt-svc"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
     );
     if hidden {
         return None;
@@ -427,7 +463,13 @@ impl Failure {
 
 impl Judged {
     /// The response to the client; counts the call unless a stream goes on counting.
-    pub fn answer(self, attempting: &Attempting<'_>, permits: RequestPermits, record: Record, entry: Entry) -> Response<ReplyBody> {
+    pub fn answer(
+        self,
+        attempting: &Attempting<'_>,
+        permits: RequestPermits,
+        record: Record,
+        entry: Entry,
+    ) -> Response<ReplyBody> {
         let Judged { head, kind, booking } = self;
         let core = attempting.core.clone();
         let dialect = client_dialect(attempting.admitted.call.operation);
@@ -461,7 +503,9 @@ impl Judged {
 
 fn add_cost(headers: &mut HeaderMap, booked: &Booked) {
     let cost = &booked.cost;
-    let text = |amount: NanoUsd| HeaderValue::try_from(amount.to_decimal_text()).unwrap_or_else(|_| HeaderValue::from_static("0"));
+    let text = |amount: NanoUsd| {
+        HeaderValue::try_from(amount.to_decimal_text()).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    };
     let total = text(cost.total);
     headers.insert(names::RESPONSE_COST_ORIGINAL.clone(), total.clone());
     headers.insert(names::RESPONSE_COST.clone(), total);
@@ -547,7 +591,8 @@ fn add_key_budget(headers: &mut HeaderMap, core: &crate::core::Core, admitted: &
 
 /// OpenAI's names for the tightest scope, LiteLLM's for each.
 fn add_rate_limits(headers: &mut HeaderMap, permits: &RequestPermits) {
-    let scopes = [(&permits.per_model, &reply::MODEL_PER_KEY), (&permits.key, &reply::API_KEY), (&permits.team, &reply::TEAM)];
+    let scopes =
+        [(&permits.per_model, &reply::MODEL_PER_KEY), (&permits.key, &reply::API_KEY), (&permits.team, &reply::TEAM)];
     let mut first = true;
     for (permit, names_of_scope) in scopes {
         let Some(permit) = permit else { continue };

@@ -27,43 +27,114 @@ pub enum GatewayError {
     KeyUnknown,
     KeyDisabled,
     /// When it expired, as text.
-    KeyExpired { at: String },
-    TeamBlocked { team: String },
+    KeyExpired {
+        at: String,
+    },
+    TeamBlocked {
+        team: String,
+    },
     AdminOnly,
     /// The body is not what the operation takes. `param`: the field, or `request_body`.
-    BadRequest { param: String, message: String },
-    BodyTooLarge { limit_bytes: usize },
+    BadRequest {
+        param: String,
+        message: String,
+    },
+    BodyTooLarge {
+        limit_bytes: usize,
+    },
     BodyTimeout,
     BodyBroken,
-    EncodingUnsupported { encoding: String },
+    EncodingUnsupported {
+        encoding: String,
+    },
     /// A parameter that clients may not set.
-    ParameterRefused { param: String },
+    ParameterRefused {
+        param: String,
+    },
     ModelMissing,
-    ModelUnknown { model: String },
-    ModelNotAllowed { model: String, scope: Scope, name: String },
+    ModelUnknown {
+        model: String,
+    },
+    ModelNotAllowed {
+        model: String,
+        scope: Scope,
+        name: String,
+    },
     /// `GET /v1/models/{id}` of a name that the key may not see.
-    ModelNotListed { model: String },
+    ModelNotListed {
+        model: String,
+    },
     /// No target of the route takes this call.
-    NoTarget { model: String },
-    OperationUnsupported { model: String, operation: &'static str },
-    RateLimited { scope: &'static str, value: String, limit_type: LimitType, limit: u64, remaining: u64, resets_in: u64 },
+    NoTarget {
+        model: String,
+    },
+    OperationUnsupported {
+        model: String,
+        operation: &'static str,
+    },
+    RateLimited {
+        scope: &'static str,
+        value: String,
+        limit_type: LimitType,
+        limit: u64,
+        remaining: u64,
+        resets_in: u64,
+    },
     /// Every deployment is at its own limits.
-    DeploymentsFull { model: String, resets_in: u64 },
-    BudgetExhausted { budget: String, spent: String, limit: String, resets_at: Option<i64>, status: u16 },
-    BudgetReserved { budget: String, held: String, limit: String },
-    BudgetUnavailable { budget: String },
-    PriceUnknown { model: String },
+    DeploymentsFull {
+        model: String,
+        resets_in: u64,
+    },
+    BudgetExhausted {
+        budget: String,
+        spent: String,
+        limit: String,
+        resets_at: Option<i64>,
+        status: u16,
+    },
+    BudgetReserved {
+        budget: String,
+        held: String,
+        limit: String,
+    },
+    BudgetUnavailable {
+        budget: String,
+    },
+    PriceUnknown {
+        model: String,
+    },
     /// The worst case of the call cannot be bounded, so a Hard budget cannot promise its cap.
-    CostUnbounded { reason: String },
-    Overloaded { reason: &'static str },
+    CostUnbounded {
+        reason: String,
+    },
+    Overloaded {
+        reason: &'static str,
+    },
     Draining,
-    AllCoolingDown { model: String, deployments: Vec<String>, retry_after: u64 },
+    AllCoolingDown {
+        model: String,
+        deployments: Vec<String>,
+        retry_after: u64,
+    },
     /// An error answer of the provider.
     Upstream(Box<UpstreamFailure>),
-    UpstreamConnect { deployment: String, attempts: u32 },
-    UpstreamTimeout { deployment: String, attempts: u32, after: Duration },
-    UpstreamBroken { deployment: String, attempts: u32, reason: &'static str },
-    Internal { reason: &'static str },
+    UpstreamConnect {
+        deployment: String,
+        attempts: u32,
+    },
+    UpstreamTimeout {
+        deployment: String,
+        attempts: u32,
+        after: Duration,
+    },
+    UpstreamBroken {
+        deployment: String,
+        attempts: u32,
+        reason: &'static str,
+    },
+    Internal {
+        reason: &'static str,
+    },
 }
 
 /// Who does not allow a model.
@@ -120,14 +191,20 @@ impl GatewayError {
             ParameterRefused { .. } => (400, "invalid_request_error", "parameter_refused", Fault::Client, None),
             ModelMissing => (400, "invalid_request_error", "model_missing", Fault::Client, None),
             ModelUnknown { .. } => (400, "invalid_request_error", "model_not_found", Fault::Client, None),
-            ModelNotAllowed { scope: Scope::Key, .. } => (403, "key_model_access_denied", "model_not_allowed", Fault::Client, None),
-            ModelNotAllowed { scope: Scope::Team, .. } => (403, "team_model_access_denied", "model_not_allowed", Fault::Client, None),
+            ModelNotAllowed { scope: Scope::Key, .. } => {
+                (403, "key_model_access_denied", "model_not_allowed", Fault::Client, None)
+            }
+            ModelNotAllowed { scope: Scope::Team, .. } => {
+                (403, "team_model_access_denied", "model_not_allowed", Fault::Client, None)
+            }
             ModelNotListed { .. } => (404, "not_found_error", "model_not_found", Fault::Client, None),
             NoTarget { .. } => (400, "invalid_request_error", "no_target", Fault::Client, None),
             OperationUnsupported { .. } => (400, "invalid_request_error", "operation_unsupported", Fault::Client, None),
             RateLimited { .. } => (429, "throttling_error", "rate_limited", Fault::Client, None),
             DeploymentsFull { .. } => (429, "throttling_error", "deployments_full", Fault::Gateway, None),
-            BudgetExhausted { status, .. } => (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false)),
+            BudgetExhausted { status, .. } => {
+                (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false))
+            }
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
             BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
             PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Fault::Client, None),
@@ -135,7 +212,9 @@ impl GatewayError {
             Overloaded { .. } => (503, "overloaded_error", "overloaded", Fault::Gateway, None),
             Draining => (503, "overloaded_error", "draining", Fault::Gateway, None),
             AllCoolingDown { .. } => (429, "all_deployments_in_cooldown", "all_cooling_down", Fault::Upstream, None),
-            GatewayError::Upstream(failure) => (client_status(failure.status), failure.error_type(), "upstream_error", Fault::Upstream, None),
+            GatewayError::Upstream(failure) => {
+                (client_status(failure.status), failure.error_type(), "upstream_error", Fault::Upstream, None)
+            }
             UpstreamConnect { .. } => (502, "internal_server_error", "upstream_connect", Fault::Upstream, None),
             UpstreamTimeout { .. } => (408, "timeout_error", "upstream_timeout", Fault::Upstream, None),
             UpstreamBroken { .. } => (502, "internal_server_error", "upstream_broken", Fault::Upstream, None),
@@ -153,7 +232,13 @@ impl GatewayError {
             GatewayError::BudgetExhausted { .. } | GatewayError::BudgetReserved { .. } => ErrorKind::BudgetExceeded,
             GatewayError::AllCoolingDown { .. } => ErrorKind::RateLimit,
             _ => match (facts.fault, facts.status) {
-                (Fault::Gateway, 500..) => if facts.status == 503 { ErrorKind::Overloaded } else { ErrorKind::Internal },
+                (Fault::Gateway, 500..) => {
+                    if facts.status == 503 {
+                        ErrorKind::Overloaded
+                    } else {
+                        ErrorKind::Internal
+                    }
+                }
                 (_, status) => ErrorKind::of_status(status),
             },
         }
@@ -177,7 +262,9 @@ impl GatewayError {
     pub fn param(&self) -> Option<&str> {
         match self {
             GatewayError::BadRequest { param, .. } | GatewayError::ParameterRefused { param } => Some(param),
-            GatewayError::ModelMissing | GatewayError::ModelUnknown { .. } | GatewayError::ModelNotAllowed { .. } => Some("model"),
+            GatewayError::ModelMissing | GatewayError::ModelUnknown { .. } | GatewayError::ModelNotAllowed { .. } => {
+                Some("model")
+            }
             GatewayError::Upstream(failure) => failure.param.as_deref(),
             _ => None,
         }
@@ -186,7 +273,9 @@ impl GatewayError {
     /// Seconds for `retry-after`.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            GatewayError::RateLimited { resets_in, .. } | GatewayError::DeploymentsFull { resets_in, .. } => Some(*resets_in),
+            GatewayError::RateLimited { resets_in, .. } | GatewayError::DeploymentsFull { resets_in, .. } => {
+                Some(*resets_in)
+            }
             GatewayError::AllCoolingDown { retry_after, .. } => Some(*retry_after),
             GatewayError::BudgetReserved { .. } | GatewayError::BudgetUnavailable { .. } => Some(2),
             GatewayError::Overloaded { .. } | GatewayError::Draining => Some(1),

@@ -18,7 +18,7 @@ use crate::booking::{Booking, InFlight};
 use crate::condition;
 use crate::core::Core;
 use crate::error::{GatewayError, Result};
-use crate::limits::Permit;
+use crate::limits::{Permit, Permits};
 use crate::record::Record;
 use crate::tables::Tables;
 
@@ -100,7 +100,8 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
             let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
             let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
             if hard_usd || hard_tokens {
-                let cap = affordable(core, &budgets, price, &bounds, cap).max(snapshot.gateway.min_output_tokens.min(cap));
+                let cap =
+                    affordable(core, &budgets, price, &bounds, cap).max(snapshot.gateway.min_output_tokens.min(cap));
                 inject_output = Some(cap);
                 cap
             } else {
@@ -155,7 +156,13 @@ fn cache_writes(call: &crate::call::Call, deployment: &model::Deployment) -> Cac
 
 /// The output that what is left allows: a quarter of each call's share, so that the first of many agents does not
 /// reserve everything.
-fn affordable(core: &Rc<Core>, budgets: &[Arc<Budget>], price: &tollgate_snapshot::price::PriceSheet, bounds: &Bounds<'_>, cap: u64) -> u64 {
+fn affordable(
+    core: &Rc<Core>,
+    budgets: &[Arc<Budget>],
+    price: &tollgate_snapshot::price::PriceSheet,
+    bounds: &Bounds<'_>,
+    cap: u64,
+) -> u64 {
     let calls = core.in_flight.get().max(1) as i64 * core.shared.settings.cores.max(1) as i64;
     let rate = price.output_rate_bound(bounds).filter(|rate| rate.0 > 0);
     let mut affordable = cap;
@@ -184,7 +191,7 @@ pub async fn take(
     admitted: &Admitted,
     deployment_index: u32,
     terms: Terms,
-    mut permits: Vec<Permit>,
+    mut permits: Permits,
     in_flight: InFlight,
     record: &Record,
 ) -> Result<Booking> {

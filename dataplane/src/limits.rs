@@ -58,7 +58,11 @@ impl Window {
 fn open(word: u64, now: u64) -> (u64, u64) {
     let now = now & START_MASK;
     let start = word >> COUNT_BITS;
-    if word == 0 || now.wrapping_sub(start) & START_MASK >= WINDOW_SECONDS { (now, 0) } else { (start, word & COUNT_MASK) }
+    if word == 0 || now.wrapping_sub(start) & START_MASK >= WINDOW_SECONDS {
+        (now, 0)
+    } else {
+        (start, word & COUNT_MASK)
+    }
 }
 
 fn resets_in(start: u64, now: u64) -> u64 {
@@ -123,6 +127,9 @@ pub struct Remaining {
     pub tokens_reset: u64,
 }
 
+/// Of a deployment and its account.
+pub type Permits = smallvec::SmallVec<[Permit; 2]>;
+
 /// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
 /// called.
 #[derive(Debug)]
@@ -139,7 +146,13 @@ pub struct Permit {
 impl Usage {
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
     pub fn take(self: &std::sync::Arc<Usage>, limits: &Limits, tokens: u64, now: u64) -> Result<Permit, Reached> {
-        let mut permit = Permit { usage: self.clone(), parallel: false, tokens: None, request: None, remaining: Remaining::default() };
+        let mut permit = Permit {
+            usage: self.clone(),
+            parallel: false,
+            tokens: None,
+            request: None,
+            remaining: Remaining::default(),
+        };
         if let Some(limit) = limits.parallel_requests {
             let entered = self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1));
             if entered.is_err() {

@@ -14,8 +14,9 @@ use std::time::Duration;
 pub const MAX_SERIES: usize = 20_000;
 
 /// Seconds; LiteLLM's dashboards expect 0.005 to 600.
-pub const BUCKETS: [f64; 20] =
-    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0];
+pub const BUCKETS: [f64; 20] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0,
+];
 
 /// A configured name, numbered for the life of the process. 0 is no name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

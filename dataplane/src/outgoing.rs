@@ -7,7 +7,7 @@ use tollgate_dialects::chat::{self, EncodeOptions, MaxTokensField, Surface as Ch
 use tollgate_dialects::error::ErrorBody;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::json::{Field, Kind, Span};
-use tollgate_dialects::splice::{Pieces, Splice, json_string};
+use tollgate_dialects::splice::{Pieces, Splice, ask_for_usage, json_string};
 use tollgate_dialects::{Dialect, json};
 use tollgate_snapshot::model::{Deployment, Parameters, Route};
 
@@ -32,13 +32,19 @@ impl Mode {
         let native = &deployment.native;
         match (operation, deployment.dialect) {
             (Operation::Chat, Dialect::OpenAi) => native.chat.then_some(Mode::Pass),
-            (Operation::Chat, Dialect::Anthropic) => native.messages.then_some(Mode::Translate(ChatSurface::OpenAiChat)),
+            (Operation::Chat, Dialect::Anthropic) => {
+                native.messages.then_some(Mode::Translate(ChatSurface::OpenAiChat))
+            }
             (Operation::Completions, Dialect::OpenAi) if native.completions => Some(Mode::Pass),
-            (Operation::Completions, _) => (native.chat || native.messages).then_some(Mode::Translate(ChatSurface::OpenAiCompletions)),
+            (Operation::Completions, _) => {
+                (native.chat || native.messages).then_some(Mode::Translate(ChatSurface::OpenAiCompletions))
+            }
             (Operation::Embeddings, Dialect::OpenAi) => native.embeddings.then_some(Mode::Pass),
             (Operation::Embeddings, Dialect::Anthropic) => None,
             (Operation::Messages, Dialect::Anthropic) => native.messages.then_some(Mode::Pass),
-            (Operation::Messages, Dialect::OpenAi) => native.chat.then_some(Mode::Translate(ChatSurface::AnthropicMessages)),
+            (Operation::Messages, Dialect::OpenAi) => {
+                native.chat.then_some(Mode::Translate(ChatSurface::AnthropicMessages))
+            }
             // Whoever cannot count is answered here, before a deployment is chosen.
             (Operation::CountTokens, _) => native.count_tokens.then_some(Mode::Pass),
         }
@@ -88,12 +94,13 @@ pub fn build(
     inject_output: Option<u64>,
 ) -> Result<Outgoing> {
     let call = &admitted.call;
-    let mode = Mode::of(call.operation, deployment).ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
+    let mode = Mode::of(call.operation, deployment)
+        .ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
     let model = upstream_model(route, deployment, &admitted.model);
     let stream = call.stream;
-    let client_wants_usage = call.head.include_usage.unwrap_or(false);
     let usage_by_option = deployment.dialect == Dialect::OpenAi && !deployment.quirks.no_stream_usage;
-    let inject_usage = stream && usage_by_option && !client_wants_usage && matches!(call.operation, Operation::Chat | Operation::Completions);
+    let asks_for_usage = stream && usage_by_option && matches!(call.operation, Operation::Chat | Operation::Completions);
+    let mut injected_usage = false;
     let pieces = match mode {
         Mode::Pass => {
             let mut splice = Splice::default();
@@ -103,8 +110,8 @@ pub fn build(
                 // Named by the path: providers want it in the body.
                 None => splice.insert("model", json_string(&model)),
             }
-            if inject_usage {
-                ask_for_usage(&mut splice, call);
+            if asks_for_usage {
+                injected_usage = ask_for_usage(&mut splice, &call.head, &call.body);
             }
             if let Some(cap) = inject_output {
                 splice.insert(output_field(call.operation, deployment), Bytes::from(cap.to_string()));
@@ -114,13 +121,16 @@ pub fn build(
             with_parameters(pieces, &deployment.parameters)?
         }
         Mode::Translate(surface) => {
-            let mut request = chat::decode_request(surface, &call.body).map_err(|error| refused(&ErrorBody::from(&error)))?;
+            let mut request =
+                chat::decode_request(surface, &call.body).map_err(|error| refused(&ErrorBody::from(&error)))?;
             request.max_tokens = request.max_tokens.or(inject_output);
             // The usage is for us; the encoder of the answer knows whether the client asked for it.
             request.include_usage |= stream;
             let options = EncodeOptions {
                 model: &model,
-                default_max_tokens: deployment.max_output_tokens.unwrap_or(admitted.caller.tables.snapshot.gateway.max_output_tokens),
+                default_max_tokens: deployment
+                    .max_output_tokens
+                    .unwrap_or(admitted.caller.tables.snapshot.gateway.max_output_tokens),
                 drop_unsupported: admitted.caller.tables.snapshot.gateway.drop_unsupported_parameters,
                 quirks: &deployment.quirks,
             };
@@ -132,7 +142,15 @@ pub fn build(
     let headers = outgoing_headers(admitted, deployment, entry, mode);
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
-    Ok(Outgoing { mode, stream, injected_usage: inject_usage, uri, authority: entry.authority.clone(), headers, pieces })
+    Ok(Outgoing {
+        mode,
+        stream,
+        injected_usage,
+        uri,
+        authority: entry.authority.clone(),
+        headers,
+        pieces,
+    })
 }
 
 /// A request that cannot be told in the deployment's dialect.
@@ -153,12 +171,20 @@ fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) ->
 /// The field that caps the output.
 fn output_field(operation: Operation, deployment: &Deployment) -> &'static str {
     match operation {
-        Operation::Chat if deployment.quirks.max_tokens_field == MaxTokensField::MaxCompletionTokens => "max_completion_tokens",
+        Operation::Chat if deployment.quirks.max_tokens_field == MaxTokensField::MaxCompletionTokens => {
+            "max_completion_tokens"
+        }
         _ => "max_tokens",
     }
 }
 
-fn target(operation: Operation, mode: Mode, deployment: &Deployment, entry: &DeploymentEntry, model: &str) -> Option<http::Uri> {
+fn target(
+    operation: Operation,
+    mode: Mode,
+    deployment: &Deployment,
+    entry: &DeploymentEntry,
+    model: &str,
+) -> Option<http::Uri> {
     let (prepared, path) = match (mode, deployment.dialect) {
         (Mode::Translate(_), Dialect::OpenAi) => (&entry.paths.chat, "/chat/completions"),
         (Mode::Translate(_), Dialect::Anthropic) => (&entry.paths.messages, "/messages"),
@@ -176,7 +202,12 @@ fn target(operation: Operation, mode: Mode, deployment: &Deployment, entry: &Dep
 /// Version that Anthropic's API is asked in where the client names none.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-fn outgoing_headers(admitted: &Admitted, deployment: &Deployment, entry: &DeploymentEntry, mode: Mode) -> Vec<(HeaderName, HeaderValue)> {
+fn outgoing_headers(
+    admitted: &Admitted,
+    deployment: &Deployment,
+    entry: &DeploymentEntry,
+    mode: Mode,
+) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::with_capacity(4 + entry.extra_headers.len());
     if let Some(credential) = choose_credential(entry) {
         headers.push((credential.header.clone(), credential.value.clone()));
@@ -211,25 +242,6 @@ fn choose_credential(entry: &DeploymentEntry) -> Option<&crate::tables::Prepared
             chosen
         })
         .or(credentials.first())
-}
-
-/// Asks for the usage of a stream.
-fn ask_for_usage(splice: &mut Splice, call: &Call) {
-    const TRUE: Bytes = Bytes::from_static(b"true");
-    const OPTIONS: Bytes = Bytes::from_static(br#"{"include_usage":true}"#);
-    if let Some(place) = call.head.include_usage_place(&call.body) {
-        return splice.replace(place, TRUE);
-    }
-    match call.head.stream_options {
-        None => splice.insert("stream_options", OPTIONS),
-        Some(options) if options.kind == Kind::Object => {
-            let open = options.value.start + 1;
-            let empty = call.body[open as usize..options.value.end as usize - 1].trim_ascii().is_empty();
-            let text: &'static [u8] = if empty { br#""include_usage":true"# } else { br#""include_usage":true,"# };
-            splice.replace(Span { start: open, end: open }, Bytes::from_static(text));
-        }
-        Some(options) => splice.replace(options.value, OPTIONS),
-    }
 }
 
 /// Fields that are meant for a gateway, not for a provider (LiteLLM's extensions of the body).

@@ -35,7 +35,9 @@ pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Reply
     let mut record = Record::new("other", arrived, core.unix_ms(arrived));
     let (handler, path_model) = match recognise(&parts.method, parts.uri.path()) {
         Recognised::Route { handler, model } => (handler, model.map(|model| model.into_owned())),
-        Recognised::WrongMethod => return reply::error(&GatewayError::MethodNotAllowed, Dialect::OpenAi, &record.call_id),
+        Recognised::WrongMethod => {
+            return reply::error(&GatewayError::MethodNotAllowed, Dialect::OpenAi, &record.call_id);
+        }
         Recognised::NotFound => return reply::error(&GatewayError::RouteNotFound, Dialect::OpenAi, &record.call_id),
     };
     let Handler::Forward(operation) = handler else {
@@ -110,7 +112,10 @@ fn count_failure(core: &Core, error: &GatewayError, record: &Record) {
     let own = &core.bank.own;
     match error {
         GatewayError::Overloaded { .. } | GatewayError::Draining => own.shed.add(1),
-        GatewayError::KeyMissing | GatewayError::KeyUnknown | GatewayError::KeyDisabled | GatewayError::KeyExpired { .. } => {
+        GatewayError::KeyMissing
+        | GatewayError::KeyUnknown
+        | GatewayError::KeyDisabled
+        | GatewayError::KeyExpired { .. } => {
             own.unauthenticated.add(1);
         }
         GatewayError::BadRequest { .. } => own.bad_requests.add(1),

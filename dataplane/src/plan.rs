@@ -5,14 +5,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tollgate_snapshot::model::{ErrorClass, Retries, Route, Strategy};
 
-use crate::limits::{Permit, Reached};
+use smallvec::SmallVec;
+
+use crate::limits::{Permit, Permits, Reached};
 use crate::tables::Tables;
 
 /// What to do next within a route.
 pub enum Pick {
     Deployment(Picked),
     /// Every target that could serve is benched; milliseconds until the first is tried again.
-    AllBenched { deployments: Vec<u32>, retry_after_ms: u64 },
+    AllBenched {
+        deployments: Vec<u32>,
+        retry_after_ms: u64,
+    },
     /// Every target that could serve is at its own limits.
     AllFull(Reached),
     /// No target takes this call.
@@ -23,8 +28,11 @@ pub enum Pick {
 pub struct Picked {
     pub deployment: u32,
     /// Of the deployment and of its account.
-    pub permits: Vec<Permit>,
+    pub permits: Permits,
 }
+
+/// Places in a list of targets; most routes have few.
+type Places = SmallVec<[usize; 8]>;
 
 /// What is known of a call when the next deployment is chosen.
 pub struct Choice<'a> {
@@ -44,12 +52,12 @@ pub struct Choice<'a> {
 /// Chooses a deployment: lowest priority value first; within one priority by the strategy; benched, full and refused
 /// ones are passed over while another can serve.
 pub fn pick(choice: &Choice<'_>, random: &mut fastrand::Rng) -> Pick {
-    let targets: Vec<usize> = (0..choice.route.targets.len()).filter(|index| (choice.eligible)(*index)).collect();
+    let targets: Places = (0..choice.route.targets.len()).filter(|index| (choice.eligible)(*index)).collect();
     if targets.is_empty() {
         return Pick::None;
     }
     let refused = |index: usize| choice.refused.contains(&choice.route.targets[index].deployment);
-    let mut open: Vec<usize> = targets.iter().copied().filter(|index| !refused(*index)).collect();
+    let mut open: Places = targets.iter().copied().filter(|index| !refused(*index)).collect();
     if open.is_empty() {
         return Pick::None;
     }
@@ -89,13 +97,13 @@ pub fn pick(choice: &Choice<'_>, random: &mut fastrand::Rng) -> Pick {
 fn choose(choice: &Choice<'_>, open: &[usize], random: &mut fastrand::Rng) -> usize {
     let targets = &choice.route.targets;
     let best = open.iter().map(|index| targets[*index].priority).min().unwrap_or_default();
-    let mut candidates: Vec<usize> = (0..open.len()).filter(|position| targets[open[*position]].priority == best).collect();
+    let mut candidates: Places = (0..open.len()).filter(|position| targets[open[*position]].priority == best).collect();
     if candidates.len() > 1
         && let Some(last) = choice.last
     {
         let others = |position: &usize| targets[open[*position]].deployment != last;
         if candidates.iter().any(others) {
-            candidates.retain(others);
+            candidates.retain(|position| others(position));
         }
     }
     let load = |position: usize| {
@@ -125,11 +133,11 @@ fn choose(choice: &Choice<'_>, open: &[usize], random: &mut fastrand::Rng) -> us
 }
 
 /// Counts the call against the deployment's and its account's limits, or says which one is reached.
-fn enter(choice: &Choice<'_>, deployment: u32) -> Result<Vec<Permit>, Reached> {
+fn enter(choice: &Choice<'_>, deployment: u32) -> Result<Permits, Reached> {
     let entry = &choice.tables.deployments[deployment as usize];
     let model = &choice.tables.snapshot.deployments[deployment as usize];
     let now = choice.uptime_ms / 1000 + 1;
-    let mut permits = Vec::new();
+    let mut permits = Permits::new();
     if !model.limits.is_unlimited() {
         permits.push(entry.state.usage.take(&model.limits, choice.tokens, now)?);
     }
@@ -160,7 +168,13 @@ pub fn fallbacks(route: &Route, class: ErrorClass) -> &[u32] {
 
 /// How long to wait before try number `retry` (0 is the first repetition). Nothing when another deployment can serve at
 /// once; else what the provider asked for, within a minute; else exponential with jitter (LiteLLM RT-43).
-pub fn backoff_ms(retries: &Retries, retry: u32, another: bool, asked_ms: Option<u64>, random: &mut fastrand::Rng) -> u64 {
+pub fn backoff_ms(
+    retries: &Retries,
+    retry: u32,
+    another: bool,
+    asked_ms: Option<u64>,
+    random: &mut fastrand::Rng,
+) -> u64 {
     if another {
         return 0;
     }

@@ -48,7 +48,12 @@ pub const ROUTES: &[Route] = &[
     Route { method: Post, path: "/v1/messages", openai_prefixes: false, handler: Forward(Operation::Messages) },
     Route { method: Post, path: "/completions", openai_prefixes: true, handler: Forward(Operation::Completions) },
     Route { method: Post, path: "/embeddings", openai_prefixes: true, handler: Forward(Operation::Embeddings) },
-    Route { method: Post, path: "/v1/messages/count_tokens", openai_prefixes: false, handler: Forward(Operation::CountTokens) },
+    Route {
+        method: Post,
+        path: "/v1/messages/count_tokens",
+        openai_prefixes: false,
+        handler: Forward(Operation::CountTokens),
+    },
     Route { method: Get, path: "/models", openai_prefixes: true, handler: Models },
     Route { method: Get, path: "/models/{}", openai_prefixes: true, handler: Model },
     Route { method: Get, path: "/health", openai_prefixes: false, handler: Health },
@@ -66,7 +71,10 @@ pub const ROUTES: &[Route] = &[
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recognised<'a> {
     /// A route, and the model that the path names, percent-decoded.
-    Route { handler: Handler, model: Option<Cow<'a, str>> },
+    Route {
+        handler: Handler,
+        model: Option<Cow<'a, str>>,
+    },
     /// The path exists, but not for this method.
     WrongMethod,
     NotFound,
@@ -182,8 +190,14 @@ mod tests {
         ] {
             assert_eq!(found(Method::POST, path), Some((chat, model.map(str::to_owned))), "{path}");
         }
-        assert_eq!(found(Method::POST, "/openai/deployments/e/embeddings"), Some((Forward(Operation::Embeddings), Some("e".into()))));
-        assert_eq!(found(Method::POST, "/engines/g/completions"), Some((Forward(Operation::Completions), Some("g".into()))));
+        assert_eq!(
+            found(Method::POST, "/openai/deployments/e/embeddings"),
+            Some((Forward(Operation::Embeddings), Some("e".into())))
+        );
+        assert_eq!(
+            found(Method::POST, "/engines/g/completions"),
+            Some((Forward(Operation::Completions), Some("g".into())))
+        );
         assert_eq!(found(Method::GET, "/v1/models/a/b"), Some((Model, Some("a/b".into()))));
         assert_eq!(found(Method::GET, "/models"), Some((Models, None)));
     }
@@ -191,7 +205,14 @@ mod tests {
     #[test]
     fn other_methods_and_paths_are_told_apart() {
         assert_eq!(recognise(&Method::GET, "/v1/chat/completions"), Recognised::WrongMethod);
-        for path in ["/v1/nothing", "/v1/chat/completions/", "//v1/chat/completions", "/v2/chat/completions", "/openai/deployments//chat/completions", "/V1/models"] {
+        for path in [
+            "/v1/nothing",
+            "/v1/chat/completions/",
+            "//v1/chat/completions",
+            "/v2/chat/completions",
+            "/openai/deployments//chat/completions",
+            "/V1/models",
+        ] {
             assert_eq!(recognise(&Method::POST, path), Recognised::NotFound, "{path}");
         }
     }

@@ -89,7 +89,12 @@ impl Flow {
                     // What we add must not become part of the event that was cut.
                     out.push_back(Bytes::from_static(b"\n\n"));
                 }
-                Ending { usage: end.usage, complete: end.done, failed: end.error.is_some(), output_bytes: end.data_bytes }
+                Ending {
+                    usage: end.usage,
+                    complete: end.done,
+                    failed: end.error.is_some(),
+                    output_bytes: end.data_bytes,
+                }
             }
             Flow::Translate(mut translation) => {
                 let complete = translation.finish(out);
@@ -351,7 +356,14 @@ impl Drop for Relay {
 
 /// Reads an abandoned stream to the usage that the provider reports, because a Hard budget must know. Bounded in number
 /// by the caller, in time here.
-async fn read_to_usage(core: Rc<Core>, mut upstream: Incoming, lease: Lease, mut flow: Flow, closing: Closing, limit: Duration) {
+async fn read_to_usage(
+    core: Rc<Core>,
+    mut upstream: Incoming,
+    lease: Lease,
+    mut flow: Flow,
+    closing: Closing,
+    limit: Duration,
+) {
     let mut discarded = VecDeque::new();
     let read = async {
         while let Some(Ok(frame)) = upstream.frame().await {

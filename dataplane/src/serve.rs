@@ -66,7 +66,12 @@ pub enum Phase {
 ///
 /// # Errors
 /// A runtime could not be made.
-pub fn run(shared: &Arc<Shared>, listeners: Vec<StdListener>, writers: Vec<tollgate_ledger::Writer>, phase: &watch::Receiver<Phase>) -> std::io::Result<()> {
+pub fn run(
+    shared: &Arc<Shared>,
+    listeners: Vec<StdListener>,
+    writers: Vec<tollgate_ledger::Writer>,
+    phase: &watch::Receiver<Phase>,
+) -> std::io::Result<()> {
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for (index, (listener, writer)) in listeners.into_iter().zip(writers).enumerate() {
@@ -84,7 +89,12 @@ pub fn run(shared: &Arc<Shared>, listeners: Vec<StdListener>, writers: Vec<tollg
     })
 }
 
-fn run_core(shared: Arc<Shared>, listener: StdListener, writer: tollgate_ledger::Writer, phase: watch::Receiver<Phase>) -> std::io::Result<()> {
+fn run_core(
+    shared: Arc<Shared>,
+    listener: StdListener,
+    writer: tollgate_ledger::Writer,
+    phase: watch::Receiver<Phase>,
+) -> std::io::Result<()> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {

@@ -20,7 +20,7 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// Largest unary answer of a provider, bytes.
     pub max_reply_bytes: usize,
-    /// Until the head of a request must be complete.
+    /// Until the head of a request must be complete, and how long a connection may be idle between two.
     pub header_timeout: Duration,
     /// Longest pause inside a request body.
     pub body_idle_timeout: Duration,
@@ -44,7 +44,7 @@ impl Default for Settings {
             max_bodies_bytes: 512 << 20,
             max_in_flight: 4_096,
             max_reply_bytes: 128 << 20,
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
             body_idle_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(15),
             // The longest stream we promise to finish: the default total timeout.

@@ -257,14 +257,21 @@ impl Builder {
             usage_quirks: UsageQuirks { reasoning_outside_completion: quirk("reasoning_outside_output") },
             trusts_reported_cost: quirk("usage_cost_field"),
             state: self.persistent.deployment(&id),
-            account: deployment.account.as_ref().map(|account| self.persistent.usage(format!("account {}", account.id))),
+            account: deployment
+                .account
+                .as_ref()
+                .map(|account| self.persistent.usage(format!("account {}", account.id))),
             target: Target { id: self.persistent.endpoint(endpoint), endpoint: endpoint.clone() },
             credentials,
             paths: Paths::of(deployment),
             label: self.registry.label(&id),
             name_id: self.ledger.intern(&id),
             provider_id: self.ledger.intern(&deployment.provider),
-            price_version: deployment.price.as_ref().map(|price| self.ledger.intern(price.version())).unwrap_or_default(),
+            price_version: deployment
+                .price
+                .as_ref()
+                .map(|price| self.ledger.intern(price.version()))
+                .unwrap_or_default(),
             headers: DeploymentHeaders {
                 model_id: header_value(&id),
                 model_name: header_value(&format!("{}/{}", deployment.provider, deployment.model)),

@@ -47,8 +47,10 @@ fn explain(loaded: &Loaded, asked: &str, key: Option<&str>) -> anyhow::Result<Ex
     let mut text = String::new();
     let (namespace, name) = match key {
         None => {
-            let namespace = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
-            let _ = writeln!(text, "key:    master key (namespace {}, no limits of its own)", snapshot.gateway.namespace);
+            let namespace =
+                snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
+            let _ =
+                writeln!(text, "key:    master key (namespace {}, no limits of its own)", snapshot.gateway.namespace);
             (namespace, asked.to_owned())
         }
         Some(wanted) => {
@@ -56,7 +58,9 @@ fn explain(loaded: &Loaded, asked: &str, key: Option<&str>) -> anyhow::Result<Ex
                 let namespace = &snapshot.namespaces[snapshot.policies[key.policy as usize].namespace as usize].name;
                 *key.name == *wanted || format!("{namespace}/{}", key.name) == wanted
             });
-            let Some(key) = found else { anyhow::bail!("there is no usable VirtualKey `{wanted}`; `tollgate check` says why") };
+            let Some(key) = found else {
+                anyhow::bail!("there is no usable VirtualKey `{wanted}`; `tollgate check` says why")
+            };
             let policy = &snapshot.policies[key.policy as usize];
             let namespace = policy.namespace as usize;
             let team = policy.team.map(|team| &snapshot.teams[team as usize]);
@@ -145,14 +149,21 @@ fn describe(text: &mut String, snapshot: &Snapshot, route: &Route, word: &str) {
             let price = match &deployment.price {
                 None => "no price".to_owned(),
                 Some(price) => {
-                    let rate = |rate: Option<tollgate_snapshot::money::Rate>| rate.map_or("-".to_owned(), |rate| rate.to_per_million_text());
+                    let rate = |rate: Option<tollgate_snapshot::money::Rate>| {
+                        rate.map_or("-".to_owned(), |rate| rate.to_per_million_text())
+                    };
                     format!("${} in, ${} out per million tokens", rate(price.input_rate()), rate(price.output_rate()))
                 }
             };
             let _ = writeln!(
                 text,
                 "  priority {priority}: {}/{} {share}% → {} {} at {}:{} ({price}{condition})",
-                deployment.namespace, deployment.name, deployment.provider, deployment.model, deployment.endpoint.host, deployment.endpoint.port
+                deployment.namespace,
+                deployment.name,
+                deployment.provider,
+                deployment.model,
+                deployment.endpoint.host,
+                deployment.endpoint.port
             );
         }
     }

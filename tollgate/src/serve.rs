@@ -87,10 +87,14 @@ pub fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
+    raise_file_limit();
     let data = arguments.data.clone().unwrap_or_else(default_data_folder);
     std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data folder `{}`", data.display()))?;
     let source = arguments.config.clone().map_or(Source::Demo, Source::Path);
-    let mock = tollgate_mock::Mock::start(tollgate_mock::Options::default()).await.context("cannot start the mock provider")?;
+    let mock =
+        tollgate_mock::Mock::start(tollgate_mock::Options { keep_requests: 0, keep_invoice: 0, ..Default::default() })
+            .await
+            .context("cannot start the mock provider")?;
     let mut loader = Loader {
         source,
         namespace: arguments.namespace.clone(),
@@ -121,7 +125,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     report_recovery(&recovery);
     let first = loader.load_first()?;
     let registry = Arc::new(Registry::default());
-    let builder = Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
+    let builder =
+        Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
     let Loaded { snapshot, credentials, findings, keys, is_litellm } = first;
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
@@ -139,7 +144,9 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let (phase, phases) = watch::channel(Phase::Serving);
     let serving = {
         let shared = shared.clone();
-        std::thread::Builder::new().name("serve".into()).spawn(move || listeners::run(&shared, sockets, writers, &phases))?
+        std::thread::Builder::new()
+            .name("serve".into())
+            .spawn(move || listeners::run(&shared, sockets, writers, &phases))?
     };
     banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
     loader.remember(&shared);
@@ -166,7 +173,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Says what a last run that did not end in good order left.
 fn report_recovery(recovery: &RecoveryReport) {
-    let RecoveryReport { last_end, boot: _, recovered_attempts, recovered_nano_usd, adjustments, damaged_slots } = recovery;
+    let RecoveryReport { last_end, boot: _, recovered_attempts, recovered_nano_usd, adjustments, damaged_slots } =
+        recovery;
     let charged = tollgate_snapshot::money::NanoUsd(*recovered_nano_usd);
     let how = match last_end {
         LastEnd::None | LastEnd::Stopped => return,
@@ -216,7 +224,8 @@ impl Loader {
     /// The environment's master key, else the configuration's, else one of ours.
     fn add_master_key(&self, loaded: &mut Loaded) -> anyhow::Result<()> {
         let gateway = &mut loaded.snapshot.gateway;
-        let object = ObjectRef { kind: "LLMGateway", namespace: gateway.namespace.to_string(), name: gateway.name.to_string() };
+        let object =
+            ObjectRef { kind: "LLMGateway", namespace: gateway.namespace.to_string(), name: gateway.name.to_string() };
         if gateway.master_key.is_none() {
             let text = match &self.master_key {
                 Some(text) => text.clone(),
@@ -224,7 +233,8 @@ impl Loader {
             };
             if text.len() < WEAK_KEY_LENGTH {
                 let message = "the master key is short enough to be guessed";
-                let finding = Finding::warning(&object, Reason::WeakKey, "", message).hint("use 32 random characters or more");
+                let finding =
+                    Finding::warning(&object, Reason::WeakKey, "", message).hint("use 32 random characters or more");
                 loaded.findings.push(Placed { finding, file: None, at: None });
             }
             gateway.master_key = Some(KeyHash::of(text.as_bytes()));
@@ -297,7 +307,11 @@ async fn follow(loader: &mut Loader, shared: &Arc<Shared>, mut findings: Vec<Pla
                 report(&loaded.findings, &findings, loader);
                 findings = loaded.findings;
                 loader.remember(shared);
-                tracing::info!(generation, "configuration generation {generation} is live after {} ms", begun.elapsed().as_millis());
+                tracing::info!(
+                    generation,
+                    "configuration generation {generation} is live after {} ms",
+                    begun.elapsed().as_millis()
+                );
             }
         }
     }
@@ -346,7 +360,14 @@ async fn stop_signal() -> anyhow::Result<&'static str> {
 }
 
 /// What is served and how to call it, in at most ten lines.
-fn banner(shared: &Shared, loader: &Loader, address: SocketAddr, keys: &[NewKey], is_litellm: bool, took: Duration) -> anyhow::Result<()> {
+fn banner(
+    shared: &Shared,
+    loader: &Loader,
+    address: SocketAddr,
+    keys: &[NewKey],
+    is_litellm: bool,
+    took: Duration,
+) -> anyhow::Result<()> {
     let tables = shared.tables.load();
     let snapshot = &tables.snapshot;
     // Something a browser or curl on this machine can reach.
@@ -365,7 +386,13 @@ fn banner(shared: &Shared, loader: &Loader, address: SocketAddr, keys: &[NewKey]
     writeln!(out, "config:  {}{format}, generation {}", loader.source, tables.generation)?;
     let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
     writeln!(out, "models:  {shown}{and_more} ({} deployments)", snapshot.deployments.len())?;
-    writeln!(out, "keys:    {}, budgets: {}, data: {}", snapshot.keys.len(), snapshot.budgets.len(), loader.data.display())?;
+    writeln!(
+        out,
+        "keys:    {}, budgets: {}, data: {}",
+        snapshot.keys.len(),
+        snapshot.budgets.len(),
+        loader.data.display()
+    )?;
     let key = match (&loader.source, keys.first()) {
         (Source::Demo, Some(key)) => {
             writeln!(out, "key:     {}", key.text)?;
@@ -386,10 +413,25 @@ fn banner(shared: &Shared, loader: &Loader, address: SocketAddr, keys: &[NewKey]
             }
         }
     };
-    writeln!(out, "try:     curl {url}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\")?;
-    writeln!(out, "           -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'")?;
+    writeln!(
+        out,
+        "try:     curl {url}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\"
+    )?;
+    writeln!(
+        out,
+        "           -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+    )?;
     out.flush()?;
     Ok(())
+}
+
+/// A stream takes two file descriptors, and the usual soft limit of 1,024 is there for programs that cannot do with more.
+fn raise_file_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files: {error}");
+    }
 }
 
 fn default_data_folder() -> PathBuf {

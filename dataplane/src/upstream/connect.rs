@@ -105,7 +105,9 @@ fn tls_config() -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        tracing::error!("no certificate authority was found: every https provider will be refused (install ca-certificates)");
+        tracing::error!(
+            "no certificate authority was found: every https provider will be refused (install ca-certificates)"
+        );
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -127,7 +129,8 @@ pub fn may_call(address: IpAddr, allow_loopback: bool) -> bool {
             !reserved && v4.octets()[0] != 0 && (allow_loopback || !v4.is_loopback())
         }
         IpAddr::V6(v6) => {
-            let reserved = v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local() || is_cloud_metadata(v6);
+            let reserved =
+                v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local() || is_cloud_metadata(v6);
             !reserved && (allow_loopback || !v6.is_loopback())
         }
     }
@@ -216,8 +219,19 @@ mod tests {
     #[test]
     fn addresses_that_lead_to_metadata_or_nowhere_are_never_called() {
         for text in [
-            "169.254.169.254", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "fe80::1", "ff02::1",
-            "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "fd00:ec2::254",
+            "169.254.169.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fd00:ec2::254",
         ] {
             let address: IpAddr = text.parse().unwrap();
             assert!(!may_call(address, true), "{text}");

@@ -123,7 +123,8 @@ impl Pool {
             host: endpoint.host.to_string(),
             source: std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout"),
         };
-        let stream = tokio::time::timeout(timeout, self.connector.connect(endpoint)).await.map_err(|_| timed_out())??;
+        let stream =
+            tokio::time::timeout(timeout, self.connector.connect(endpoint)).await.map_err(|_| timed_out())??;
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::Tcp {
             host: endpoint.host.to_string(),

@@ -25,7 +25,10 @@ pub struct Part<'a> {
 pub enum Parsed {
     Resource(Document),
     Secret(Secret),
-    Namespace { name: String, labels: BTreeMap<String, String> },
+    Namespace {
+        name: String,
+        labels: BTreeMap<String, String>,
+    },
     /// Of a kind that is not ours.
     Foreign,
 }
@@ -79,7 +82,8 @@ pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -
     }
     let Some(kind) = tollgate_crds::Resource::KINDS.iter().copied().find(|kind| *kind == head.kind) else {
         let ours = head.api_version.starts_with("tollgate.dev/");
-        let mut foreign = Read { object: object("Document"), parsed: Some(Parsed::Foreign), findings: Vec::new(), at: None };
+        let mut foreign =
+            Read { object: object("Document"), parsed: Some(Parsed::Foreign), findings: Vec::new(), at: None };
         let message = format!("kind `{}` is not one of ours and is passed over", head.kind);
         let hint = format!("kinds: {}", tollgate_crds::Resource::KINDS.join(", "));
         foreign.findings.push(if ours {
@@ -187,7 +191,13 @@ fn usual_head(text: &str) -> Option<Head> {
                     read_metadata(&mut head.metadata, name, plain(value)?);
                 }
             }
-        } else if !(line.starts_with(' ') || line.starts_with('#') || line.starts_with('-') || line.is_empty() || line.starts_with("spec:") || line.starts_with("status:")) {
+        } else if !(line.starts_with(' ')
+            || line.starts_with('#')
+            || line.starts_with('-')
+            || line.is_empty()
+            || line.starts_with("spec:")
+            || line.starts_with("status:"))
+        {
             return None;
         }
     }
@@ -217,7 +227,9 @@ fn typed<S: DeserializeOwned>(text: &str, object: ObjectRef, document: fn(Box<Ob
         // What API servers add to an object that was read from one.
         if !path.starts_with("metadata.") && !path.starts_with("status") {
             let message = format!("`{path}` is not a field of {}", object.kind);
-            findings.push(Finding::error(&object, Reason::UnknownField, path, message).hint("see `tollgate crds` for its fields"));
+            findings.push(
+                Finding::error(&object, Reason::UnknownField, path, message).hint("see `tollgate crds` for its fields"),
+            );
         }
     });
     match whole {
@@ -231,7 +243,12 @@ fn typed<S: DeserializeOwned>(text: &str, object: ObjectRef, document: fn(Box<Ob
                 annotations: metadata.annotations,
                 created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
             };
-            Read { object, parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))), findings, at: None }
+            Read {
+                object,
+                parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))),
+                findings,
+                at: None,
+            }
         }
     }
 }
@@ -271,14 +288,22 @@ fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variab
     let mut values: BTreeMap<String, Arc<str>> = BTreeMap::new();
     for (name, text) in data {
         use base64::Engine;
-        let decoded = base64::engine::general_purpose::STANDARD.decode(text.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok());
         match decoded {
             Some(value) => {
                 values.insert(name, value.into());
             }
             None => findings.push(
-                Finding::error(&object, Reason::InvalidValue, format!("data.{name}"), "the value is not base64 of a text")
-                    .hint("plain text belongs under stringData"),
+                Finding::error(
+                    &object,
+                    Reason::InvalidValue,
+                    format!("data.{name}"),
+                    "the value is not base64 of a text",
+                )
+                .hint("plain text belongs under stringData"),
             ),
         }
     }
@@ -355,7 +380,10 @@ mod tests {
         ] {
             let fast = usual_head(text).expect("simple enough");
             let slow: Head = yaml_serde::from_str(text).unwrap();
-            assert_eq!((fast.kind, fast.metadata.name, fast.metadata.namespace), (slow.kind, slow.metadata.name, slow.metadata.namespace));
+            assert_eq!(
+                (fast.kind, fast.metadata.name, fast.metadata.namespace),
+                (slow.kind, slow.metadata.name, slow.metadata.namespace)
+            );
         }
         assert!(usual_head("{kind: VirtualKey}").is_none());
         assert!(usual_head("apiVersion: a\nkind: \"b\"\nmetadata: {name: c}\n").is_none());
@@ -371,7 +399,8 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_a_finding_and_the_object_lives() {
-        let text = "apiVersion: tollgate.dev/v1alpha1\nkind: Team\nmetadata: {name: t}\nspec: {models: [a], colour: red}\n";
+        let text =
+            "apiVersion: tollgate.dev/v1alpha1\nkind: Team\nmetadata: {name: t}\nspec: {models: [a], colour: red}\n";
         let read = read(Part { text, line: 1 }, "default", &none);
         assert!(matches!(read.parsed, Some(Parsed::Resource(Document::Team(_)))));
         assert_eq!(read.findings[0].reason, Reason::UnknownField);

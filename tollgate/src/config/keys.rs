@@ -35,7 +35,9 @@ impl Keys {
         anyhow::ensure!(plain(namespace) && plain(name), "`{namespace}/{name}` cannot be the name of a file");
         let path = self.folder.join(namespace).join(name);
         match std::fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => return Ok(Generated { text: text.trim().to_owned(), path, is_new: false }),
+            Ok(text) if !text.trim().is_empty() => {
+                return Ok(Generated { text: text.trim().to_owned(), path, is_new: false });
+            }
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
@@ -67,7 +69,8 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make `{}`", folder.display()))?;
     let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         file.write_all(text.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;

@@ -165,7 +165,12 @@ fn add(gathered: &mut Gathered, files: &[File], file: usize, part: Part<'_>, rea
     let Some(parsed) = read.parsed else { return };
     let is_resource = matches!(parsed, Parsed::Resource(_) | Parsed::Secret(_));
     if is_resource && let Some(first) = gathered.entries.get(&read.object) {
-        let message = format!("{} is written a second time; the first is in `{}`, line {}", read.object, files[first.file].path.display(), first.line);
+        let message = format!(
+            "{} is written a second time; the first is in `{}`, line {}",
+            read.object,
+            files[first.file].path.display(),
+            first.line
+        );
         let finding = Finding::error(&read.object, Reason::Duplicate, "metadata.name", message);
         let at = Some((part.line, 1));
         gathered.findings.push(Placed { finding, file: Some(path.clone()), at });
@@ -189,7 +194,8 @@ fn import(gathered: &mut Gathered, index: usize, file: &File, settings: &Setting
     let imported = tollgate_import::import(&file.text, settings.default_namespace, settings.variables);
     for note in imported.notes {
         let severity = if note.is_error { Severity::Error } else { Severity::Warning };
-        let object = ObjectRef { kind: "LiteLLM", namespace: settings.default_namespace.to_owned(), name: String::new() };
+        let object =
+            ObjectRef { kind: "LiteLLM", namespace: settings.default_namespace.to_owned(), name: String::new() };
         let reason = if note.is_error { Reason::Malformed } else { Reason::NotSupportedYet };
         let at = locate(&file.text, &note.path);
         let finding = Finding { object, severity, reason, field: note.path, message: note.message, hint: note.hint };
@@ -251,7 +257,8 @@ fn place(finding: Finding, entries: &HashMap<ObjectRef, Entry>, files: &[File]) 
     let Some(entry) = entries.get(&finding.object) else { return Placed { finding, file: None, at: None } };
     let file = &files[entry.file];
     let part = document::split(&file.text).into_iter().find(|part| part.line == entry.line);
-    let inside = part.and_then(|part| locate(part.text, &finding.field).map(|(line, column)| (line + part.line - 1, column)));
+    let inside =
+        part.and_then(|part| locate(part.text, &finding.field).map(|(line, column)| (line + part.line - 1, column)));
     let at = inside.or(Some((entry.line, 1)));
     debug_assert_eq!(entry.object, finding.object);
     Placed { finding, file: Some(file.path.clone()), at }
@@ -260,7 +267,9 @@ fn place(finding: Finding, entries: &HashMap<ObjectRef, Entry>, files: &[File]) 
 /// A finding as one line: place, severity, object, reason, text, advice.
 pub fn line(placed: &Placed, base: Option<&Path>) -> String {
     let Placed { finding, file, at } = placed;
-    let shown = file.as_deref().map(|file| base.and_then(|base| file.strip_prefix(base).ok()).unwrap_or(file).display().to_string());
+    let shown = file
+        .as_deref()
+        .map(|file| base.and_then(|base| file.strip_prefix(base).ok()).unwrap_or(file).display().to_string());
     let place = match (shown, at) {
         (Some(file), Some((line, column))) => format!("{file}:{line}:{column}: "),
         (Some(file), None) => format!("{file}: "),

@@ -26,7 +26,11 @@ impl Watch {
     pub fn new(path: &Path) -> Watch {
         // One place: a change that is not taken up yet stands for all that follow.
         let (sender, changes) = mpsc::channel(1);
-        let folder = if path.is_dir() { path } else { path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")) };
+        let folder = if path.is_dir() {
+            path
+        } else {
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| !event.kind.is_access()) {
                 let _ = sender.try_send(());
