@@ -253,11 +253,16 @@ impl Copier {
         let (done, left): (Vec<Tracked>, Vec<Tracked>) =
             std::mem::take(&mut self.segments).into_iter().partition(Tracked::is_done);
         self.segments = left;
-        for tracked in done {
+        let mut done = done.into_iter();
+        while let Some(tracked) = done.next() {
             if let Err(error) = self.retire_one(&tracked.segment) {
                 self.segments.push(tracked);
+                self.segments.extend(done);
                 return Err(error);
             }
+            let number = tracked.segment.number;
+            self.pool.recycle(tracked.segment);
+            let _ = self.grants.try_send(Request::Removed { segment: number });
         }
         Ok(())
     }
@@ -271,8 +276,6 @@ impl Copier {
         if !answer.recv().map_err(|_| gone(()))? {
             return Err("sums of a segment cannot be written to the grants log".to_owned());
         }
-        self.pool.remove(&segment.path);
-        let _ = self.grants.try_send(Request::Removed { segment: segment.number });
         Ok(())
     }
 }

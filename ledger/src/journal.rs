@@ -30,6 +30,9 @@ pub const UNFINISHED: &str = "unfinished";
 pub const SLOT_BITS: u32 = 16;
 pub const SEQUENCE_BITS: u32 = 24;
 
+/// Files kept for use again: what a busy second fills.
+const MAX_SPENT: usize = 4;
+
 /// How often a stuck factory looks again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -81,6 +84,8 @@ pub struct Pool {
     sequence: AtomicU64,
     /// Files in the folder, of all boots.
     pub live: AtomicUsize,
+    /// Files of segments that are done, with their blocks: cheaper than new ones.
+    spent: Mutex<Vec<(PathBuf, File)>>,
     pub stopping: AtomicBool,
 }
 
@@ -181,6 +186,7 @@ impl Pool {
             max_segments,
             sequence: AtomicU64::new(0),
             live: AtomicUsize::new(live),
+            spent: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
     }
@@ -210,8 +216,22 @@ impl Pool {
         let slots = (self.segment_bytes / SLOT_BYTES) as u32;
         let header = Header { number, boot: self.boot, kernel_boot: self.kernel_boot, slots };
         // It gets its name when it is whole: one that is not whole is damaged, never half made.
-        let unfinished = path.with_extension(UNFINISHED);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (unfinished, file) = match spent {
+            Some(spent) => spent,
+            None => {
+                let unfinished = path.with_extension(UNFINISHED);
+                let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+                match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.segment_bytes as u64) {
+                    Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                    Err(error) => {
+                        let _ = std::fs::remove_file(&unfinished);
+                        return Err(error.into());
+                    }
+                }
+                (unfinished, file)
+            }
+        };
         let made = self.fill(&file, &header, durable).and_then(|map| {
             std::fs::rename(&unfinished, &path)?;
             if durable {
@@ -237,10 +257,6 @@ impl Pool {
     }
 
     fn fill(&self, file: &File, header: &Header, durable: bool) -> io::Result<MmapMut> {
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, self.segment_bytes as u64) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-            Err(error) => return Err(error.into()),
-        }
         // Written out as well: some file systems promise less than they say, and the first store finds the page.
         let mut bytes = vec![0; self.segment_bytes];
         bytes[..SLOT_BYTES].copy_from_slice(&header.encode());
@@ -249,6 +265,25 @@ impl Pool {
             file.sync_all()?;
         }
         map_segment(file, self.segment_bytes)
+    }
+
+    /// Lets a segment go whose attempts have ended; its file is used again if nobody can have it mapped any more.
+    pub fn recycle(&self, segment: Arc<Segment>) {
+        let path = segment.path.clone();
+        let unfinished = path.with_extension(UNFINISHED);
+        match Arc::try_unwrap(segment) {
+            Ok(Segment { file, .. }) if std::fs::rename(&path, &unfinished).is_ok() => {
+                let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+                if spent.len() < MAX_SPENT {
+                    spent.push((unfinished, file));
+                    self.live.fetch_sub(1, Relaxed);
+                } else {
+                    drop(spent);
+                    self.remove(&unfinished);
+                }
+            }
+            Ok(_) | Err(_) => self.remove(&path),
+        }
     }
 
     /// Forgets a segment: removes its file.

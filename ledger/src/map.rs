@@ -12,8 +12,9 @@ use memmap2::{MmapMut, MmapOptions};
 /// The kernel's, when it refuses the mapping.
 pub fn map_segment(file: &File, bytes: usize) -> io::Result<MmapMut> {
     // SAFETY: a map is unsound to read while others change the file. The data folder is locked against other
-    // processes, each segment has exactly one mapping, owned by one thread, and nothing in this process writes to or
-    // truncates the file by other means while it is mapped; others only read it, through the file descriptor. All of
+    // processes, each segment has exactly one mapping with one owner, and nothing in this process writes to or truncates
+    // the file by other means while it is mapped (it is used again only when the owner is gone); others only read it,
+    // through the file descriptor. All of
     // its blocks are allocated before it is mapped, so that a full disk cannot turn a store into a SIGBUS.
     unsafe { MmapOptions::new().len(bytes).map_mut(file) }
 }

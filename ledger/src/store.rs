@@ -15,6 +15,9 @@ use crate::terms::{Outcome, Unit};
 /// How long the writer waits for another process that has the database locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Pages of the write-ahead log (4 KiB each) before they are moved to the database.
+const CHECKPOINT_PAGES: i64 = 4000;
+
 /// Changes of the schema, in order; `user_version` counts those that were made.
 const MIGRATIONS: [&str; 1] = ["
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
@@ -128,6 +131,7 @@ impl Store {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         migrate(&mut connection)?;
         let known_names = connection.query_row("SELECT coalesce(max(id), 0) FROM names", [], |row| row.get(0))?;
         Ok(Store { connection, known_names })

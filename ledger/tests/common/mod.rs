@@ -108,5 +108,6 @@ pub fn adjusted(folder: &Path) -> i64 {
 }
 
 pub fn segments(folder: &Path) -> usize {
-    std::fs::read_dir(folder.join("journal")).unwrap().count()
+    let files = std::fs::read_dir(folder.join("journal")).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "segment")).count()
 }
