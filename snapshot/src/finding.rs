@@ -96,10 +96,22 @@ pub struct Finding {
 
 impl Finding {
     pub fn error(object: &ObjectRef, reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Finding {
-        Finding { object: object.clone(), severity: Severity::Error, reason, field: field.into(), message: message.into(), hint: String::new() }
+        Finding {
+            object: object.clone(),
+            severity: Severity::Error,
+            reason,
+            field: field.into(),
+            message: message.into(),
+            hint: String::new(),
+        }
     }
 
-    pub fn warning(object: &ObjectRef, reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Finding {
+    pub fn warning(
+        object: &ObjectRef,
+        reason: Reason,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Finding {
         Finding { severity: Severity::Warning, ..Finding::error(object, reason, field, message) }
     }
 

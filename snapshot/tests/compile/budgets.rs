@@ -1,0 +1,235 @@
+//! Which budgets bind which key, and how much they allow.
+
+use tollgate_snapshot::Reason;
+use tollgate_snapshot::compile::Compiled;
+use tollgate_snapshot::model::{CalendarUnit, Period};
+
+use crate::keys::world;
+use crate::world::{Ask, World};
+
+fn compile(yaml: &str) -> Compiled {
+    world(&format!("{yaml}\n---\nkind: VirtualKey\nmetadata: {{name: k, labels: {{env: dev}}}}\nspec: {{models: [chat], user: alice, secret: {{name: s}}}}")).compile()
+}
+
+fn budget(name: &str, spec: &str) -> String {
+    format!("kind: Budget\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n")
+}
+
+const DAY: &str = "period: {calendar: Day}";
+
+#[test]
+fn a_budget_binds_what_it_selects() {
+    for (scope, binds) in [
+        ("", true),
+        ("appliesTo: {keySelector: {matchLabels: {env: dev}}}", true),
+        ("appliesTo: {keySelector: {matchLabels: {env: prod}}}", false),
+        ("appliesTo: {users: [alice]}", true),
+        ("appliesTo: {users: [bob]}", false),
+        ("appliesTo: {teamSelector: {}}", false),
+        ("appliesTo: {keySelector: {matchLabels: {env: dev}}, users: [bob]}", false),
+        ("appliesTo: {endUsers: [x]}", false),
+        ("appliesTo: {tags: [x]}", false),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {scope}")).trim_end_matches("---\n"));
+        assert_eq!(compiled.budget_ids_of("k") == ["default/Budget/b"], binds, "{scope}");
+    }
+}
+
+#[test]
+fn each_member_has_a_budget_of_its_own() {
+    for (per, id) in [
+        ("Key", Some("default/Budget/b/k")),
+        ("User", Some("default/Budget/b/alice")),
+        ("Namespace", Some("default/Budget/b/default")),
+        ("Team", None),
+        ("Model", Some("default/Budget/b")),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, per: {per}")).trim_end_matches("---\n"));
+        assert_eq!(compiled.budget_ids_of("k").first().copied(), id, "{per}");
+    }
+}
+
+#[test]
+fn amounts_and_periods_are_read_exactly() {
+    let utc = |unit| Period::Calendar { unit, time_zone: "UTC".into() };
+    for (spec, limit, period) in [
+        ("limit: '0.10', period: {calendar: Month}", 100_000_000, utc(CalendarUnit::Month)),
+        ("limit: '5000', unit: Tokens, period: {rolling: 24h}", 5_000, Period::Rolling { seconds: 86_400 }),
+        ("limit: '7', unit: Requests, period: {lifetime: {}}", 7, Period::Lifetime),
+        (
+            "limit: '1', period: {calendar: Day}, boost: {amount: '2', until: '2099-01-01T00:00:00Z'}",
+            3_000_000_000,
+            utc(CalendarUnit::Day),
+        ),
+        (
+            "limit: '1', period: {calendar: Day}, boost: {amount: '2', until: '2020-01-01T00:00:00Z'}",
+            1_000_000_000,
+            utc(CalendarUnit::Day),
+        ),
+    ] {
+        let compiled = compile(budget("b", spec).trim_end_matches("---\n"));
+        let found = compiled.budgets_of("k")[0];
+        assert_eq!((found.limit, &found.period), (limit, &period), "{spec}");
+        assert_eq!(compiled.summary(), Vec::<String>::new(), "{spec}");
+    }
+}
+
+#[test]
+fn a_hard_budget_that_cannot_be_read_allows_nothing() {
+    for spec in [
+        "limit: '-1', period: {calendar: Day}",
+        "limit: '0.0000000001', period: {calendar: Day}",
+        "limit: '1.5', unit: Tokens, period: {calendar: Day}",
+        "limit: '1', period: {}",
+        "limit: '1', period: {calendar: Day, lifetime: {}}",
+        "limit: '1', period: {rolling: 3s}",
+        "limit: '1', period: {calendar: Day, timeZone: Mars/Olympus}",
+        "limit: '1', period: {calendar: Day}, parentRef: {name: gone}",
+        "limit: '1', period: {calendar: Day}, parentRef: {name: gone, namespace: other}",
+    ] {
+        let hard = compile(budget("b", spec).trim_end_matches("---\n"));
+        assert_eq!((hard.budgets_of("k")[0].limit, hard.errors().len()), (0, 1), "{spec}: {:?}", hard.errors());
+        let soft = compile(budget("b", &format!("{spec}, enforcement: Soft")).trim_end_matches("---\n"));
+        assert!(soft.budgets_of("k").iter().all(|budget| budget.limit > 0), "{spec}");
+        assert_eq!(soft.errors().len(), 1, "{spec}");
+    }
+}
+
+#[test]
+fn parents_count_what_their_children_count() {
+    let yaml = [
+        budget(
+            "child",
+            &format!("limit: '1', {DAY}, appliesTo: {{models: ['gpt-*']}}, per: Key, parentRef: {{name: parent}}"),
+        ),
+        budget("parent", "limit: '10', period: {calendar: Year}, appliesTo: {users: [bob], models: [llama]}"),
+    ]
+    .concat();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    assert_eq!(compiled.budget_ids_of("k"), ["default/Budget/child/k", "default/Budget/parent"]);
+    let parent = compiled.budgets_of("k")[1];
+    let models = parent.models.as_ref().unwrap();
+    assert!(models.contains("gpt-4o") && !models.contains("llama"), "the parent itself does not select this key");
+}
+
+#[test]
+fn a_parent_that_selects_the_key_too_counts_both() {
+    let yaml = [
+        budget("child", &format!("limit: '1', {DAY}, appliesTo: {{models: ['gpt-*']}}, parentRef: {{name: parent}}")),
+        budget("parent", "limit: '10', period: {calendar: Year}, appliesTo: {models: [llama]}"),
+    ]
+    .concat();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    assert_eq!(compiled.budget_ids_of("k"), ["default/Budget/child", "default/Budget/parent"], "once each");
+    let models = compiled.budgets_of("k")[1].models.clone().unwrap();
+    assert!(models.contains("gpt-4o") && models.contains("llama") && !models.contains("chat"));
+}
+
+#[test]
+fn budgets_above_each_other_in_a_circle_are_told() {
+    let yaml = [
+        budget("a", &format!("limit: '1', {DAY}, parentRef: {{name: b}}")),
+        budget("b", &format!("limit: '1', {DAY}, parentRef: {{name: a}}")),
+    ]
+    .concat();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    assert_eq!(compiled.budget_ids_of("k"), ["default/Budget/a", "default/Budget/b"]);
+    assert_eq!(
+        compiled.summary(),
+        ["Error Cycle Budget default/a spec.parentRef", "Error Cycle Budget default/b spec.parentRef"]
+    );
+}
+
+#[test]
+fn a_child_above_its_parent_is_told() {
+    let yaml = [
+        budget("child", &format!("limit: '20', {DAY}, parentRef: {{name: parent}}")),
+        budget("parent", "limit: '10', period: {calendar: Year}"),
+    ]
+    .concat();
+    assert_eq!(
+        compile(yaml.trim_end_matches("---\n")).summary(),
+        ["Warning AboveParent Budget default/child spec.limit"]
+    );
+}
+
+#[test]
+fn a_budget_of_the_gateways_namespace_binds_every_namespace() {
+    let yaml = "
+kind: LLMGateway
+metadata: {name: default, namespace: tollgate}
+spec: {default: true, allowedNamespaces: {from: All}}
+---
+kind: Namespace
+metadata: {name: a, labels: {llm: allowed}}
+---
+kind: Budget
+metadata: {name: all, namespace: tollgate}
+spec: {limit: '10', period: {calendar: Month}, appliesTo: {namespaceSelector: {matchLabels: {llm: allowed}}}, per: Key}
+---
+kind: Budget
+metadata: {name: mine, namespace: a}
+spec: {limit: '10', period: {calendar: Month}, appliesTo: {namespaceSelector: {}}}
+---
+kind: VirtualKey
+metadata: {name: ka, namespace: a}
+spec: {models: ['x*'], secret: {name: s}}
+---
+kind: VirtualKey
+metadata: {name: kb, namespace: b}
+spec: {models: ['x*'], secret: {name: s}}
+";
+    let compiled = World::read(yaml).compile();
+    assert_eq!(compiled.budget_ids_of("ka"), ["a/Budget/mine", "tollgate/Budget/all/a/ka"]);
+    assert_eq!(compiled.budget_ids_of("kb"), Vec::<&str>::new());
+    assert_eq!(compiled.said("mine", Reason::InvalidValue).len(), 1);
+}
+
+#[test]
+fn teams_and_their_members_have_budgets() {
+    let yaml = "
+kind: Team
+metadata: {name: t}
+spec:
+  models: [chat]
+  budget: {limit: '100', period: {calendar: Month}}
+  keyDefaults: {budget: {limit: '5', period: {calendar: Day}, enforcement: Soft}}
+  members: [{user: alice, budget: {limit: '10', period: {calendar: Month}}}]
+---
+kind: VirtualKey
+metadata: {name: hers}
+spec: {teamRef: {name: t}, user: alice, secret: {name: s}}
+---
+kind: VirtualKey
+metadata: {name: own}
+spec: {teamRef: {name: t}, budget: {limit: '1', period: {lifetime: {}}}, secret: {name: s2}}
+";
+    let compiled = world(yaml).compile();
+    assert_eq!(compiled.budget_ids_of("hers"), ["default/VirtualKey/hers", "default/Team/t/alice", "default/Team/t"]);
+    assert!(!compiled.budgets_of("hers")[0].hard);
+    assert_eq!(compiled.budget_ids_of("own"), ["default/VirtualKey/own", "default/Team/t"]);
+    assert_eq!(compiled.budgets_of("own")[0].limit, 1_000_000_000);
+    assert_eq!(compiled.summary(), Vec::<String>::new());
+}
+
+#[test]
+fn what_budgets_do_not_do_yet_is_told() {
+    let spec = format!(
+        "limit: '1', {DAY}, enforcement: Soft, onAllocatorUnavailable: Deny, thresholds: [{{percent: 80}}], per: Tag, \
+         whenLow: {{belowPercent: 10, models: [chat]}}, whenExhausted: {{action: Throttle, percent: 10}}, appliesTo: {{tags: [x], endUsers: [z]}}"
+    );
+    let compiled = compile(budget("b", &spec).trim_end_matches("---\n"));
+    let fields: Vec<&str> = compiled.said("b", Reason::NotSupportedYet).iter().map(|one| one.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.appliesTo.endUsers",
+            "spec.appliesTo.tags",
+            "spec.onAllocatorUnavailable",
+            "spec.per",
+            "spec.thresholds[0]",
+            "spec.whenExhausted",
+            "spec.whenLow",
+        ]
+    );
+}

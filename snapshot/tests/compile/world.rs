@@ -1,0 +1,190 @@
+//! A folder of YAML, read and compiled: what every test here starts from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tollgate_snapshot::compile::{
+    Compiled, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, compile,
+};
+use tollgate_snapshot::model::{Budget, Deployment, Endpoint, Key, KeyHash, Namespace, Policy, Route, Snapshot};
+use tollgate_snapshot::{Finding, Reason, Severity};
+
+/// 2026-11-21, noon.
+pub const NOW: i64 = 1_795_262_400;
+
+/// Everything that `compile` is given.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub documents: Vec<Document>,
+    pub secrets: Secrets,
+    pub namespaces: BTreeMap<String, Labels>,
+    pub key_hashes: KeyHashes,
+    pub mode: Mode,
+    pub now: i64,
+    pub previous: Option<Snapshot>,
+}
+
+impl World {
+    /// Documents without a namespace are of `default`. Every VirtualKey with a `secret` has been generated.
+    pub fn read(yaml: &str) -> World {
+        let mut world = World {
+            documents: Vec::new(),
+            secrets: Secrets::default(),
+            namespaces: BTreeMap::new(),
+            key_hashes: KeyHashes::default(),
+            mode: Mode::Standalone,
+            now: NOW,
+            previous: None,
+        };
+        let values: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the YAML of a test is valid");
+        for value in values {
+            world.add(value);
+        }
+        world
+    }
+
+    fn add(&mut self, value: Value) {
+        let metadata = &value["metadata"];
+        let meta = Meta {
+            namespace: metadata["namespace"].as_str().unwrap_or("default").to_owned(),
+            name: metadata["name"].as_str().expect("a document has a name").to_owned(),
+            labels: text_map(&metadata["labels"]),
+            annotations: text_map(&metadata["annotations"]),
+            created_at: metadata["createdAt"].as_i64(),
+        };
+        let spec = &value["spec"];
+        let kind = value["kind"].as_str().expect("a document has a kind");
+        let document = match kind {
+            "Namespace" => {
+                self.namespaces.insert(meta.name, meta.labels);
+                return;
+            }
+            "Secret" => {
+                let data = text_map(&value["stringData"]);
+                let data = data.into_iter().map(|(entry, value)| (entry, Arc::from(value))).collect();
+                self.secrets.insert(Secret { meta, data });
+                return;
+            }
+            "LLMGateway" => Document::LLMGateway(object(meta, spec)),
+            "ProviderAccount" => Document::ProviderAccount(object(meta, spec)),
+            "ModelDeployment" => Document::ModelDeployment(object(meta, spec)),
+            "RouteGroup" => Document::RouteGroup(object(meta, spec)),
+            "Team" => Document::Team(object(meta, spec)),
+            "VirtualKey" => {
+                let hash = KeyHash::of(format!("{}/{}", meta.namespace, meta.name).as_bytes());
+                self.key_hashes.insert(&meta.namespace, &meta.name, hash);
+                Document::VirtualKey(object(meta, spec))
+            }
+            "Budget" => Document::Budget(object(meta, spec)),
+            other => panic!("no kind is called {other}"),
+        };
+        self.documents.push(document);
+    }
+
+    /// What is written now replaces what was; what it said remains the last good state.
+    pub fn edited(&self, yaml: &str) -> World {
+        World { previous: Some(self.compile().snapshot), ..World::read(yaml) }
+    }
+
+    pub fn compile(&self) -> Compiled {
+        compile(Input {
+            documents: &self.documents,
+            secrets: &self.secrets,
+            namespaces: &self.namespaces,
+            mode: self.mode,
+            mock_endpoint: Some(mock_endpoint()),
+            key_hashes: &self.key_hashes,
+            previous: self.previous.as_ref(),
+            default_namespace: "default",
+            now: self.now,
+        })
+    }
+}
+
+pub fn mock_endpoint() -> Endpoint {
+    Endpoint { tls: false, host: "127.0.0.1".into(), port: 4010, path: "/v1".into() }
+}
+
+fn object<S: DeserializeOwned>(meta: Meta, spec: &Value) -> Box<Object<S>> {
+    let spec = serde_json::from_value(spec.clone()).unwrap_or_else(|error| panic!("{}: {error}", meta.name));
+    Box::new(Object { meta, spec })
+}
+
+fn text_map(value: &Value) -> Labels {
+    let fields = value.as_object().into_iter().flatten();
+    fields.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// Questions that tests ask of a result.
+pub trait Ask {
+    fn namespace(&self, name: &str) -> &Namespace;
+    fn route(&self, namespace: &str, name: &str) -> Option<&Route>;
+    fn targets(&self, namespace: &str, name: &str) -> Vec<String>;
+    fn deployment(&self, name: &str) -> Option<&Deployment>;
+    fn key(&self, name: &str) -> Option<(&Key, &Policy)>;
+    fn budgets_of(&self, key: &str) -> Vec<&Budget>;
+    fn budget_ids_of(&self, key: &str) -> Vec<&str>;
+    fn said(&self, name: &str, reason: Reason) -> Vec<&Finding>;
+    fn summary(&self) -> Vec<String>;
+    fn errors(&self) -> Vec<String>;
+}
+
+impl Ask for Compiled {
+    fn namespace(&self, name: &str) -> &Namespace {
+        self.snapshot.namespaces.iter().find(|namespace| &*namespace.name == name).expect("the namespace is there")
+    }
+
+    /// By the exact name or the pattern as it is written.
+    fn route(&self, namespace: &str, name: &str) -> Option<&Route> {
+        let Namespace { exact, prefixes, .. } = self.namespace(namespace);
+        let found = match name.strip_suffix('*') {
+            Some(prefix) => prefixes.iter().find(|(known, _)| &**known == prefix),
+            None => exact.iter().find(|(known, _)| &**known == name),
+        };
+        found.map(|(_, route)| &self.snapshot.routes[*route as usize])
+    }
+
+    /// `namespace/name` of each.
+    fn targets(&self, namespace: &str, name: &str) -> Vec<String> {
+        let targets = self.route(namespace, name).map_or(&[][..], |route| &route.targets);
+        let deployments = targets.iter().map(|target| &self.snapshot.deployments[target.deployment as usize]);
+        deployments.map(|deployment| format!("{}/{}", deployment.namespace, deployment.name)).collect()
+    }
+
+    fn deployment(&self, name: &str) -> Option<&Deployment> {
+        self.snapshot.deployments.iter().find(|deployment| &*deployment.name == name)
+    }
+
+    fn key(&self, name: &str) -> Option<(&Key, &Policy)> {
+        let key = self.snapshot.keys.iter().find(|key| &*key.name == name)?;
+        Some((key, &self.snapshot.policies[key.policy as usize]))
+    }
+
+    fn budgets_of(&self, key: &str) -> Vec<&Budget> {
+        let (key, _) = self.key(key).expect("the key is there");
+        key.budgets.iter().map(|budget| &self.snapshot.budgets[*budget as usize]).collect()
+    }
+
+    fn budget_ids_of(&self, key: &str) -> Vec<&str> {
+        self.budgets_of(key).into_iter().map(|budget| &*budget.id).collect()
+    }
+
+    fn said(&self, name: &str, reason: Reason) -> Vec<&Finding> {
+        self.findings.iter().filter(|finding| finding.object.name == name && finding.reason == reason).collect()
+    }
+
+    fn summary(&self) -> Vec<String> {
+        let line = |finding: &Finding| {
+            let Finding { object, severity, reason, field, .. } = finding;
+            format!("{severity:?} {reason} {} {}/{} {field}", object.kind, object.namespace, object.name)
+        };
+        self.findings.iter().map(line).collect()
+    }
+
+    fn errors(&self) -> Vec<String> {
+        let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| format!("{}: {} {}", finding.object, finding.field, finding.message)).collect()
+    }
+}
