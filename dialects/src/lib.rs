@@ -6,9 +6,15 @@
 //! dialects does, beside the fast path.
 #![forbid(unsafe_code)]
 
+mod anthropic;
+pub mod chat;
+mod completions;
 pub mod dialect;
+pub mod error;
+pub mod estimate;
 pub mod head;
 pub mod json;
+mod openai;
 pub mod sniff;
 pub mod splice;
 pub mod sse;
