@@ -1,0 +1,242 @@
+//! Rates and calls at once, per key, model, team and deployment (litellm.md ERR-7, HDR-7; resources.md).
+
+use tollgate_harness::{Response, Stage, Step, Tokens, json, objects};
+
+fn rate_limited(reply: &Response, scope: &str, kind: &str) {
+    let error = reply.json()["error"].clone();
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.starts_with(&format!("Rate limit exceeded for {scope}: ")), "{message}");
+    assert!(message.contains(&format!("Limit type: {kind}. Current limit: ")), "{message}");
+    assert!(message.contains("Limit resets at: 20") && message.ends_with(" UTC"), "{message}");
+    assert_eq!(reply.header("rate_limit_type"), Some(kind));
+    assert!(reply.header("reset_at").is_some());
+    let after: u64 = reply.header("retry-after").and_then(|after| after.parse().ok()).expect("retry-after");
+    assert!((1..=60).contains(&after), "{after}");
+}
+
+#[tokio::test]
+async fn requests_per_minute_of_a_key() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"requestsPerMinute": 3}))]
+    })
+    .await;
+    for left in ["2", "1", "0"] {
+        let reply = stage.gateway.chat("m").send().await.expect(200);
+        assert_eq!(reply.header("x-ratelimit-api_key-limit-requests"), Some("3"));
+        assert_eq!(reply.header("x-ratelimit-api_key-remaining-requests"), Some(left));
+        assert_eq!(
+            (reply.header("x-ratelimit-limit-requests"), reply.header("x-ratelimit-remaining-requests")),
+            (Some("3"), Some(left))
+        );
+        let reset = reply.header("x-ratelimit-reset-requests").expect("when the window ends");
+        assert!(
+            reset
+                .strip_suffix('s')
+                .and_then(|seconds| seconds.parse::<u64>().ok())
+                .is_some_and(|seconds| (1..=60).contains(&seconds)),
+            "{reset}"
+        );
+    }
+    let reply = stage.gateway.chat("m").send().await.expect(429);
+    rate_limited(&reply, "api_key", "requests");
+    assert_eq!(reply.header("x-ratelimit-api_key-remaining-requests"), Some("0"));
+    assert_eq!(stage.mock.requests().len(), 3);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn tokens_per_minute_of_a_key_count_what_was_really_used() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"tokensPerMinute": 2000}))]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(900, 100)).repeat(2)]);
+    let first = stage.gateway.chat("m").send().await.expect(200);
+    assert_eq!(first.header("x-ratelimit-api_key-limit-tokens"), Some("2000"));
+    let second = stage.gateway.chat("m").send().await.expect(200);
+    let left: u64 =
+        second.header("x-ratelimit-api_key-remaining-tokens").and_then(|left| left.parse().ok()).expect("a number");
+    assert!(left <= 1000, "the first call's 1000 tokens are counted: {left}");
+    let reply = stage.gateway.chat("m").send().await.expect(429);
+    rate_limited(&reply, "api_key", "tokens");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn tokens_that_a_request_may_use_are_counted_before_it_is_sent() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"tokensPerMinute": 1000}))]
+    })
+    .await;
+    let body = json!({"model": "m", "max_tokens": 5000, "messages": [{"role": "user", "content": "Hi"}]});
+    let reply = stage.gateway.chat("m").json(&body).send().await.expect(429);
+    rate_limited(&reply, "api_key", "tokens");
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn calls_at_once_of_a_key_and_a_stream_counts_until_it_ends() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"parallelRequests": 2}))]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usual().gate("open").repeat(2)]);
+    let unary = tokio::spawn(stage.gateway.chat("m").send());
+    let stream = tokio::spawn(async_stream(stage.gateway.chat_stream("m")));
+    stage.mock.wait_at_gate("open", 2).await;
+    let reply = stage.gateway.chat("m").send().await.expect(429);
+    rate_limited(&reply, "api_key", "max_parallel_requests");
+    stage.mock.open_gate("open");
+    unary.await.expect("it ends").expect(200);
+    stream.await.expect("it ends");
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+async fn async_stream(call: tollgate_harness::Call) {
+    call.stream().await.rest().await;
+}
+
+#[tokio::test]
+async fn a_slot_comes_back_when_its_client_leaves() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"parallelRequests": 1}))]
+    })
+    .await;
+    let cut =
+        tollgate_harness::Cut { after_events: Some(2), how: tollgate_harness::CutHow::Hang, ..Default::default() };
+    stage.mock.script("up-m", [tollgate_harness::Reply { cut: Some(cut), ..Default::default() }]);
+    let mut stream = stage.gateway.chat_stream("m").stream().await;
+    stream.next().await.expect("an event");
+    stage.gateway.chat("m").send().await.expect(429);
+    drop(stream);
+    stage.mock.wait_for_invoice(1).await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish_flagged().await;
+}
+
+#[tokio::test]
+async fn limits_per_model_of_a_key() {
+    let stage = Stage::start(|mock| {
+        let limits = json!({"requestsPerMinute": 100, "perModel": [{"model": "a", "requestsPerMinute": 1}]});
+        vec![
+            objects::deployment("m", mock).set("spec.modelNames", json!(["a", "b"])),
+            objects::caller().set("spec.limits", limits),
+        ]
+    })
+    .await;
+    let reply = stage.gateway.chat("a").send().await.expect(200);
+    assert_eq!(reply.header("x-ratelimit-model_per_key-remaining-requests"), Some("0"));
+    assert_eq!(reply.header("x-litellm-key-remaining-requests-a"), Some("0"), "HDR-7");
+    let reply = stage.gateway.chat("a").send().await.expect(429);
+    rate_limited(&reply, "model_per_key", "requests");
+    let reply = stage.gateway.chat("b").send().await.expect(200);
+    assert_eq!(reply.header("x-ratelimit-api_key-remaining-requests"), Some("98"), "a refused call counts nowhere");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn limits_of_a_team_are_shared_by_its_keys() {
+    let stage = Stage::start(|mock| {
+        let member =
+            |name: &str| objects::key(name, &objects::key_text(name)).set("spec.teamRef", json!({"name": "squad"}));
+        let team = objects::team("squad").set("spec.limits", json!({"requestsPerMinute": 2}));
+        vec![objects::deployment("m", mock), team, member("one"), member("two")]
+    })
+    .await;
+    let ask = |name: &str| stage.gateway.chat("m").key(&objects::key_text(name)).send();
+    ask("one").await.expect(200);
+    let reply = ask("two").await.expect(200);
+    assert_eq!(reply.header("x-ratelimit-team-remaining-requests"), Some("0"));
+    rate_limited(&ask("one").await.expect(429), "team", "requests");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_team_gives_its_keys_limits() {
+    let stage = Stage::start(|mock| {
+        let member =
+            |name: &str| objects::key(name, &objects::key_text(name)).set("spec.teamRef", json!({"name": "squad"}));
+        let team = objects::team("squad").set("spec.keyDefaults", json!({"limits": {"requestsPerMinute": 1}}));
+        vec![objects::deployment("m", mock), team, member("one"), member("two")]
+    })
+    .await;
+    for name in ["one", "two"] {
+        stage.gateway.chat("m").key(&objects::key_text(name)).send().await.expect(200);
+        stage.gateway.chat("m").key(&objects::key_text(name)).send().await.expect(429);
+    }
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_full_deployment_is_passed_over() {
+    let stage = Stage::start(|mock| {
+        let small = objects::deployment("small", mock).set("spec.limits", json!({"requestsPerMinute": 2}));
+        let large = objects::deployment("large", mock).set("spec.priority", 1);
+        vec![small.set("spec.modelNames", json!(["both"])), large.set("spec.modelNames", json!(["both"]))]
+    })
+    .await;
+    for _ in 0..5 {
+        stage.gateway.chat("both").send().await.expect(200);
+    }
+    let models: Vec<String> =
+        stage.mock.requests().iter().map(|seen| seen.json()["model"].as_str().expect("a model").to_owned()).collect();
+    assert_eq!(models, ["up-small", "up-small", "up-large", "up-large", "up-large"]);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_lone_deployment_that_is_full_is_429_with_a_time() {
+    let stage =
+        Stage::start(|mock| vec![objects::deployment("m", mock).set("spec.limits", json!({"parallelRequests": 1}))])
+            .await;
+    stage.mock.script("up-m", [Step::usual().gate("open")]);
+    let first = tokio::spawn(stage.gateway.chat("m").send());
+    stage.mock.wait_at_gate("open", 1).await;
+    let reply = stage.gateway.chat("m").send().await.expect(429);
+    assert!(reply.header("retry-after").is_some());
+    stage.mock.open_gate("open");
+    first.await.expect("it ends").expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn limits_hold_under_concurrency() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"requestsPerMinute": 20}))]
+    })
+    .await;
+    let calls: Vec<_> = (0..60).map(|_| tokio::spawn(stage.gateway.chat("m").send())).collect();
+    let mut statuses = Vec::new();
+    for call in calls {
+        statuses.push(call.await.expect("it ends").status);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 20);
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 40);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn counts_survive_an_edit_of_the_configuration() {
+    let mut stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"requestsPerMinute": 1}))]
+    })
+    .await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.edit(|objects| objects.push(objects::key("another", &objects::key_text("another")))).await;
+    stage.gateway.chat("m").send().await.expect(429);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn the_master_key_has_no_limits() {
+    let stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"requestsPerMinute": 1}))]
+    })
+    .await;
+    for _ in 0..5 {
+        stage.gateway.chat("m").key(tollgate_harness::MASTER_KEY).send().await.expect(200);
+    }
+    stage.finish().await;
+}

@@ -1,0 +1,294 @@
+//! Edits of a running gateway's files (issue part 5; resources.md, a broken edit).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tollgate_harness::{Gateway, KEY, Object, Reply, Stage, Step, Value, documents, json, objects};
+
+/// Longest time from an edit to its effect.
+const LIVE: Duration = Duration::from_millis(500);
+
+fn change(objects: &mut [Object], kind: &str, name: &str, with: impl Fn(Object) -> Object) {
+    let mut found = false;
+    for object in objects.iter_mut().filter(|object| object.id() == (kind, name)) {
+        *object = with(object.clone());
+        found = true;
+    }
+    assert!(found, "there is no {kind} {name}");
+}
+
+async fn findings(gateway: &Gateway) -> Vec<Value> {
+    gateway.health().await["config"]["findings"].as_array().expect("a list of findings").clone()
+}
+
+fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with([' ', '{']));
+    let line = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+#[tokio::test]
+async fn an_edit_is_live_within_half_a_second() {
+    let stage = Stage::one().await;
+    let mut slowest = Duration::ZERO;
+    for round in 0..5 {
+        let name = format!("added-{round}");
+        let mut objects = stage.objects.clone();
+        objects.push(objects::deployment(&name, &stage.mock));
+        assert_eq!(stage.gateway.chat(&name).send().await.status, 400);
+        stage.gateway.edit("config.yaml", &documents(&objects));
+        let edited = Instant::now();
+        while stage.gateway.chat(&name).send().await.status != 200 {
+            assert!(edited.elapsed() < Duration::from_secs(10), "the edit has no effect:\n{}", stage.gateway.log());
+        }
+        slowest = slowest.max(edited.elapsed());
+    }
+    assert!(slowest <= LIVE, "{slowest:?}");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn files_may_be_added_and_taken_away() {
+    let stage = Stage::one().await;
+    stage.gateway.edit_and_wait("more.yaml", &documents(&[objects::deployment("more", &stage.mock)])).await;
+    stage.gateway.chat("more").send().await.expect(200);
+    let before = stage.gateway.generation().await;
+    std::fs::remove_file(stage.gateway.config().join("more.yaml")).expect("it is there");
+    stage.gateway.wait_for_generation(before + 1).await;
+    stage.gateway.chat("more").send().await.expect(400);
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_edits_under_load_fail_no_request_and_cut_no_stream() {
+    let stage = Stage::one().await;
+    stage.mock.script(
+        "up-m",
+        [Step::from(Reply { text: Some("w ".repeat(80)), chunk_delay_ms: 25, ..Reply::default() }).repeat(4)],
+    );
+    let long: Vec<_> = (0..4)
+        .map(|_| {
+            let call = stage.gateway.chat_stream("m");
+            tokio::spawn(async move {
+                let mut stream = call.stream().await;
+                let events = stream.rest().await;
+                assert!(
+                    !stream.broken && events.last().is_some_and(tollgate_harness::Event::is_done),
+                    "{}",
+                    stream.text()
+                );
+                assert!(!stream.text().contains("\"error\""), "{}", stream.text());
+            })
+        })
+        .collect();
+    stage.mock.wait_for_requests(4).await;
+    let (ended, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..4)
+        .map(|worker| {
+            let (ended, count) = (ended.clone(), count.clone());
+            let (unary, stream) = (stage.gateway.chat("m"), stage.gateway.chat_stream("m"));
+            tokio::spawn(async move {
+                while !ended.load(Relaxed) {
+                    if worker % 2 == 0 {
+                        unary.clone().send().await.expect(200);
+                    } else {
+                        let mut stream = stream.clone().stream().await;
+                        assert!(
+                            stream.rest().await.last().is_some_and(tollgate_harness::Event::is_done),
+                            "{}",
+                            stream.text()
+                        );
+                    }
+                    count.fetch_add(1, Relaxed);
+                }
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let mut objects = stage.objects.clone();
+        change(&mut objects, "ModelDeployment", "m", |object| object.set("spec.weight", round + 1));
+        objects.push(objects::key(&format!("key-{round}"), &objects::key_text(&format!("{round}"))));
+        let edited = Instant::now();
+        stage.gateway.edit_and_wait("config.yaml", &documents(&objects)).await;
+        // Beside a load on two cores; the quiet case is the test above.
+        assert!(edited.elapsed() < Duration::from_secs(5), "{:?}", edited.elapsed());
+    }
+    ended.store(true, Relaxed);
+    for task in load.into_iter().chain(long) {
+        task.await.expect("no request failed");
+    }
+    assert!(count.load(Relaxed) > 20, "{}", count.load(Relaxed));
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_bad_edit_keeps_the_last_good_state_and_says_so() {
+    let mut stage = Stage::one().await;
+    let good = stage.objects.clone();
+    stage
+        .edit(|objects| {
+            change(objects, "ModelDeployment", "m", |object| object.set("spec.pricing.perMillionTokens.input", "cheap"))
+        })
+        .await;
+    stage.gateway.chat("m").send().await.expect(200);
+    let findings = findings(&stage.gateway).await;
+    let about = |finding: &&Value| {
+        finding["object"].as_str().is_some_and(|object| object.contains("ModelDeployment") && object.contains('m'))
+    };
+    let finding = findings.iter().find(about).unwrap_or_else(|| panic!("{findings:?}"));
+    assert_eq!(finding["severity"].as_str().map(str::to_lowercase).as_deref(), Some("error"));
+    assert!(
+        finding["reason"].is_string() && finding["field"].as_str().is_some_and(|field| field.contains("pricing")),
+        "{finding}"
+    );
+    let metrics = stage.gateway.metrics().await;
+    assert!(metric(&metrics, "tollgate_config_errors") >= 1.0);
+    assert_eq!(metric(&metrics, "tollgate_config_healthy"), 0.0);
+    assert!(stage.gateway.log().contains("pricing"), "the log tells it too");
+
+    stage.edit(|objects| *objects = good).await;
+    assert_eq!(metric(&stage.gateway.metrics().await, "tollgate_config_healthy"), 1.0);
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_bad_object_does_not_keep_others_from_changing() {
+    let mut stage = Stage::one().await;
+    let mock = objects::deployment("fresh", &stage.mock);
+    stage
+        .edit(|objects| {
+            change(objects, "ModelDeployment", "m", |object| object.set("spec.provider", "no-such-provider"));
+            objects.push(mock);
+        })
+        .await;
+    stage.gateway.chat("fresh").send().await.expect(200);
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_yaml_keeps_what_was_served() {
+    let stage = Stage::one().await;
+    stage.gateway.edit("config.yaml", "kind: [unclosed\n  - {");
+    let seen = async {
+        while findings(&stage.gateway).await.is_empty()
+            && metric(&stage.gateway.metrics().await, "tollgate_config_healthy") == 1.0
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tollgate_harness::patiently("a finding about the file", seen).await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.gateway.edit_and_wait("config.yaml", &documents(&stage.objects)).await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn the_last_good_state_survives_a_restart() {
+    let mut stage = Stage::one().await;
+    stage.edit(|objects| change(objects, "ModelDeployment", "m", |object| object.set("spec.weight", -5))).await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.gateway.restart().await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_removed_is_refused_at_once() {
+    let mut stage =
+        Stage::start(|mock| vec![objects::deployment("m", mock), objects::key("gone", &objects::key_text("gone"))])
+            .await;
+    let key = objects::key_text("gone");
+    stage.gateway.chat("m").key(&key).send().await.expect(200);
+    stage.edit(|objects| objects.retain(|object| object.name() != "gone")).await;
+    stage.gateway.chat("m").key(&key).send().await.expect(401);
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn disabled_applies_although_other_fields_are_bad() {
+    let mut stage = Stage::one().await;
+    stage.gateway.chat("m").send().await.expect(200);
+    stage
+        .edit(|objects| {
+            change(objects, "VirtualKey", "caller", |object| {
+                object.set("spec.disabled", true).set("spec.limits", json!({"requestsPerMinute": "many"}))
+            });
+        })
+        .await;
+    let reply = stage.gateway.chat("m").send().await.expect(401);
+    assert!(reply.text().contains("disabled"), "{}", reply.text());
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn an_expiry_applies_although_other_fields_are_bad() {
+    let mut stage = Stage::one().await;
+    stage
+        .edit(|objects| {
+            change(objects, "VirtualKey", "caller", |object| {
+                object
+                    .set("spec.expiresAt", "2020-01-01T00:00:00Z")
+                    .set("spec.teamRef", json!({"name": "no-such-team"}))
+            });
+        })
+        .await;
+    assert_eq!(stage.gateway.chat("m").send().await.expect(401).json()["error"]["type"], "expired_key");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_when_its_key_and_deployment_are_removed() {
+    let stage = Stage::start(|mock| vec![objects::deployment("m", mock), objects::deployment("other", mock)]).await;
+    let cut = tollgate_harness::Cut {
+        after_events: Some(3),
+        how: tollgate_harness::CutHow::Gate("rest".into()),
+        ..Default::default()
+    };
+    stage.mock.script("up-m", [Reply { text: Some("a b c d".into()), cut: Some(cut), ..Reply::default() }]);
+    let mut stream = stage.gateway.chat_stream("m").stream().await;
+    stream.next().await.expect("an event");
+    let kept: Vec<&Object> = stage.objects.iter().filter(|object| !["m", "caller"].contains(&object.name())).collect();
+    stage.gateway.edit_and_wait("config.yaml", &documents(kept)).await;
+    stage.gateway.chat("other").key(KEY).send().await.expect(401);
+    stage.mock.open_gate("rest");
+    let events = stream.rest().await;
+    assert!(events.last().is_some_and(tollgate_harness::Event::is_done), "{}", stream.text());
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_new_limit_applies_to_what_was_already_used() {
+    let mut stage = Stage::start(|mock| {
+        vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"requestsPerMinute": 100}))]
+    })
+    .await;
+    for _ in 0..3 {
+        stage.gateway.chat("m").send().await.expect(200);
+    }
+    stage
+        .edit(|objects| {
+            change(objects, "VirtualKey", "caller", |object| object.set("spec.limits", json!({"requestsPerMinute": 3})))
+        })
+        .await;
+    stage.gateway.chat("m").send().await.expect(429);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_new_credential_is_used_at_once() {
+    let mut stage = Stage::one().await;
+    stage
+        .edit(|objects| {
+            change(objects, "Secret", "provider", |_| objects::secret_of("provider", "sk-rotated-0123456789abcdef"))
+        })
+        .await;
+    stage.gateway.chat("m").send().await.expect(200);
+    assert_eq!(stage.last_seen().header("authorization"), Some("Bearer sk-rotated-0123456789abcdef"));
+    stage.finish().await;
+}
