@@ -12,6 +12,7 @@ use crate::counters::Counters;
 use crate::durable::Adjustment;
 use crate::grants::Request;
 use crate::journal::{Pool, Segment, read_slots, row_id};
+use crate::log::sync_folder;
 use crate::names::Names;
 use crate::record::Slot;
 use crate::store::{Row, Store};
@@ -61,12 +62,14 @@ struct Tracked {
     copied_count: u32,
     /// All slots below have been copied.
     low: u32,
+    /// Its name in the folder is durable.
+    is_named: bool,
 }
 
 impl Tracked {
     fn new(segment: Arc<Segment>) -> Tracked {
         let copied = vec![0; (segment.slots as usize + 1).div_ceil(64)];
-        Tracked { segment, copied, copied_count: 0, low: 1 }
+        Tracked { segment, copied, copied_count: 0, low: 1, is_named: false }
     }
 
     fn is_copied(&self, slot: u32) -> bool {
@@ -236,6 +239,9 @@ impl Copier {
         }
         // The journal is at least as durable as its copy.
         segment.file.sync_data().map_err(text)?;
+        if !std::mem::replace(&mut self.segments[at].is_named, true) {
+            sync_folder(segment.path.parent().unwrap_or(&segment.path)).map_err(text)?;
+        }
         for batch in rows.chunks(BATCH) {
             let (slots, rows): (Vec<u32>, Vec<Row>) = batch.iter().cloned().unzip();
             self.copy_rows(&rows)?;

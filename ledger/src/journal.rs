@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use memmap2::MmapMut;
 
-use crate::log::sync_folder;
 use crate::map::map_segment;
 use crate::record::{self, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Slot};
 use crate::terms::{AttemptStart, Settlement};
@@ -191,11 +190,12 @@ impl Pool {
         }
     }
 
-    /// Makes a segment: its blocks allocated, its header written. `durable`: synced, with its name.
+    /// Makes a segment: its blocks allocated, its header written. Not synced: the copier does that, with its rows, and a
+    /// page that is clean costs its next store more.
     ///
     /// # Errors
     /// The bound on segments is reached, or the disk refuses.
-    pub fn make(&self, durable: bool) -> io::Result<Ready> {
+    pub fn make(&self) -> io::Result<Ready> {
         if self.live.fetch_add(1, Relaxed) >= self.max_segments {
             self.live.fetch_sub(1, Relaxed);
             return Err(io::Error::other(format!(
@@ -203,14 +203,14 @@ impl Pool {
                 self.max_segments
             )));
         }
-        let made = self.make_file(durable);
+        let made = self.make_file();
         if made.is_err() {
             self.live.fetch_sub(1, Relaxed);
         }
         made
     }
 
-    fn make_file(&self, durable: bool) -> io::Result<Ready> {
+    fn make_file(&self) -> io::Result<Ready> {
         let number = (self.boot << SEQUENCE_BITS) | self.sequence.fetch_add(1, Relaxed);
         let path = path_of(&self.folder, number);
         let slots = (self.segment_bytes / SLOT_BYTES) as u32;
@@ -232,11 +232,8 @@ impl Pool {
                 (unfinished, file)
             }
         };
-        let made = self.fill(&file, &header, durable).and_then(|map| {
+        let made = self.fill(&file, &header).and_then(|map| {
             std::fs::rename(&unfinished, &path)?;
-            if durable {
-                sync_folder(&self.folder)?;
-            }
             Ok(map)
         });
         let map = made.inspect_err(|_| {
@@ -256,14 +253,11 @@ impl Pool {
         Ok(Ready { segment: Arc::new(segment), map })
     }
 
-    fn fill(&self, file: &File, header: &Header, durable: bool) -> io::Result<MmapMut> {
+    fn fill(&self, file: &File, header: &Header) -> io::Result<MmapMut> {
         // Written out as well: some file systems promise less than they say, and the first store finds the page.
         let mut bytes = vec![0; self.segment_bytes];
         bytes[..SLOT_BYTES].copy_from_slice(&header.encode());
         file.write_all_at(&bytes, 0)?;
-        if durable {
-            file.sync_all()?;
-        }
         map_segment(file, self.segment_bytes)
     }
 
@@ -298,7 +292,7 @@ impl Pool {
     /// Keeps segments ready, so that a core seldom makes one itself. Runs until the pool stops.
     pub fn run(&self, spares: &SyncSender<Ready>) {
         while !self.stopping.load(Acquire) {
-            match self.make(true) {
+            match self.make() {
                 Ok(mut ready) => {
                     // The queue is bounded; it is full most of the time.
                     while let Err(back) = spares.try_send(ready) {
@@ -343,7 +337,7 @@ impl Journal {
         let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
         let ready = match spare {
             Ok(ready) => ready,
-            Err(_) => self.pool.make(false).map_err(|error| format!("no journal segment: {error}"))?,
+            Err(_) => self.pool.make().map_err(|error| format!("no journal segment: {error}"))?,
         };
         let Ready { segment, map } = ready;
         // Bounded by the bound on segments; the copier always takes from it.

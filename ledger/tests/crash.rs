@@ -346,6 +346,7 @@ fn a_crash_between_copy_and_removal_copies_nothing_twice() {
     ledger.flush().unwrap();
     drop((ledger, writers));
     assert_eq!(rows(folder.path()).len(), 40);
+    segment_files(folder.path()).iter().for_each(|file| std::fs::remove_file(file).unwrap());
     for file in segment_files(original.path()) {
         std::fs::copy(&file, folder.path().join("journal").join(file.file_name().unwrap())).unwrap();
     }
