@@ -5,7 +5,7 @@ use tollgate_crds::{KeyDefaults, Member, MemberRole, TeamSpec};
 use super::input::Object;
 use super::objects::{Everything, Grants, Objects};
 use super::previous::Previous;
-use super::report::Report;
+use super::report::{Report, Subject};
 use super::values::{Reader, intersect, kept_limits};
 use crate::finding::Reason;
 use crate::model::{self, Limits, ModelSet};
@@ -30,8 +30,8 @@ pub(super) fn compile_all<'a>(
     let objects = &everything.teams;
     let parents: Vec<Parent> = objects.iter().map(|object| parent(object, objects, grants, report)).collect();
     let mut teams: Vec<Team<'a>> = objects.iter().map(|object| own(object, previous, report)).collect();
-    for at in 0..teams.len() {
-        teams[at].chain = chain(at, &parents, &teams[at], report);
+    for (at, team) in teams.iter_mut().enumerate() {
+        team.chain = chain(at, &parents, team.object.subject(), report);
     }
     let own: Vec<model::Team> = teams.iter().map(|team| team.compiled.clone()).collect();
     for team in &mut teams {
@@ -70,13 +70,13 @@ fn parent<'a>(
 }
 
 /// The team and those above it, each once.
-fn chain(start: usize, parents: &[Parent], team: &Team<'_>, report: &mut Report) -> Vec<usize> {
+fn chain(start: usize, parents: &[Parent], subject: Subject<'_>, report: &mut Report) -> Vec<usize> {
     let mut chain = vec![start];
     let mut at = start;
     while let Parent::At(above) = parents[at] {
         if above == start {
             let message = "the teams above it lead back to it; the bounds of all of them apply";
-            report.error(team.object.subject(), Reason::Cycle, "spec.parentRef", message);
+            report.error(subject, Reason::Cycle, "spec.parentRef", message);
         }
         if chain.contains(&above) {
             break;
