@@ -69,10 +69,6 @@ impl Block {
     pub fn path(&self) -> &str {
         &self.path
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 impl Item {

@@ -42,7 +42,8 @@ pub fn budget(settings: &mut Settings, context: &mut Context<'_>) -> Option<Budg
             match period(&text) {
                 Some((period, is_aligned)) => {
                     if !is_aligned {
-                        let message = format!("`{text}` counts what was spent in the time up to now; it has no fixed beginning");
+                        let message =
+                            format!("`{text}` counts what was spent in the time up to now; it has no fixed beginning");
                         context.notes.warn(&item.path, message, "1h, 1d, 7d, 30d and 1y are periods of the calendar");
                     }
                     period

@@ -174,9 +174,14 @@ mod tests {
 
     #[test]
     fn seconds_become_durations() {
-        for (seconds, text) in
-            [("90", Some("90s")), ("1.5", Some("1500ms")), ("0", Some("0s")), ("0.0001", None), ("6e9", Some("1666666h")), ("1e15", None)]
-        {
+        for (seconds, text) in [
+            ("90", Some("90s")),
+            ("1.5", Some("1500ms")),
+            ("0", Some("0s")),
+            ("0.0001", None),
+            ("6e9", Some("1666666h")),
+            ("1e15", None),
+        ] {
             let read = duration_text(&Decimal::parse(seconds).unwrap());
             assert_eq!(read.as_ref().map(DurationText::as_str), text, "{seconds}");
         }

@@ -184,7 +184,11 @@ fn credential(
     {
         if !row.credential_is_optional {
             let message = format!("no key is sent to `{host}`: LiteLLM would send it the key of {}", row.name);
-            context.notes.warn(place, message, format!("if that is wanted write api_key: os.environ/{}", row.key_env[0]));
+            context.notes.warn(
+                place,
+                message,
+                format!("if that is wanted write api_key: os.environ/{}", row.key_env[0]),
+            );
         }
         return None;
     }
@@ -192,7 +196,11 @@ fn credential(
         Some((variable, value)) => Some(secrets.refer(Some(&variable), &purpose, "api-key", value, other_host)),
         None => {
             if !row.credential_is_optional {
-                let message = format!("there is no key for {}: no api_key, and {} is not set", row.name, row.key_env.join(" or "));
+                let message = format!(
+                    "there is no key for {}: no api_key, and {} is not set",
+                    row.name,
+                    row.key_env.join(" or ")
+                );
                 context.notes.warn(place, message, format!("set {}", row.key_env[0]));
             }
             None

@@ -1,6 +1,6 @@
 //! One entry of `model_list` as one ModelDeployment, together with what only its group can decide.
 
-use tollgate_crds::{Cooldown, DurationText, JsonFields, Limits, ModelDeploymentSpec, Parameters, Pricing, Timeouts};
+use tollgate_crds::{Cooldown, DurationText, JsonFields, Limits, ModelDeploymentSpec, Parameters, Timeouts};
 use tollgate_snapshot::price::PriceTable;
 
 use crate::block::{Block, Item};
@@ -104,6 +104,10 @@ pub struct Shelf<'s> {
 /// Reads an entry; `None`, and a note, where it can be no deployment.
 pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Option<Entry> {
     let path = item.path.clone();
+    let Node::Map(_) = item.node else {
+        context.unexpected(&item, "an entry with model_name and litellm_params");
+        return None;
+    };
     let mut block = Block::open(item, context);
     let group = block.take("model_name").and_then(|item| context.text(&item));
     let mut params = block.take_block("litellm_params", context);
@@ -113,7 +117,7 @@ pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Opt
     }
     let model = params.take("model").and_then(|item| context.text(&item)).filter(|model| !model.is_empty());
     let Some(model) = model else {
-        context.notes.error(format!("{path}.litellm_params.model"), "the entry has no model and is left out", "write provider/name");
+        context.notes.error(path, "the entry has no litellm_params.model and is left out", "write provider/name");
         return None;
     };
     let group = group.unwrap_or_else(|| model.clone());
@@ -121,7 +125,7 @@ pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Opt
     if let Some(item) = info.take("blocked")
         && context.boolean(&item) == Some(true)
     {
-        context.notes.warn(item.path, "the deployment is blocked and left out", "");
+        context.notes.warn(path, "the deployment is blocked and left out", "");
         return None;
     }
 
@@ -151,10 +155,14 @@ pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Opt
     } else {
         (spec.endpoint, spec.credential) = access.resolve(&upstream, &params_path, shelf.secrets, context);
     }
-    spec.pricing = pricing([&mut params, &mut info], like, context);
+    spec.pricing = price::take([&mut params, &mut info], like, context);
     spec.limits = limits(&mut params, context);
-    spec.timeouts = Timeouts::default();
-    timeouts(params.take_any(&["timeout", "request_timeout"]), params.take("stream_timeout"), &mut spec.timeouts, context);
+    timeouts(
+        params.take_any(&["timeout", "request_timeout"]),
+        params.take("stream_timeout"),
+        &mut spec.timeouts,
+        context,
+    );
     spec.region = params.take("region_name").and_then(|item| context.text(&item));
     spec.tags = params.take("tags").map(|item| context.texts(item)).unwrap_or_default();
     let drop_params = params.take("drop_params").and_then(|item| Some((item.path.clone(), context.boolean(&item)?)));
@@ -179,17 +187,17 @@ pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Opt
     Some(Entry { path, group, name, spec, share, retries, cooldown, drop_params })
 }
 
-/// Patterns end in `*`; anything else cannot be matched.
+/// Patterns end in `*`; anything else cannot be matched. What is noted holds for the whole entry.
 fn check_pattern(group: &str, model: &str, path: &str, context: &mut Context<'_>) -> Option<()> {
     let star = group.find('*');
     if star.is_some_and(|at| at + 1 != group.len()) {
         let message = format!("the pattern `{group}` has its `*` elsewhere than at the end; the entry is left out");
-        context.notes.error(format!("{path}.model_name"), message, "write one entry for each model");
+        context.notes.error(path, message, "write one entry for each model");
         return None;
     }
     if star.is_none() && model.contains('*') {
         let message = format!("`{model}` needs a model_name that ends in `*`; the entry is left out");
-        context.notes.error(format!("{path}.litellm_params.model"), message, "");
+        context.notes.error(path, message, "");
         return None;
     }
     Some(())
@@ -204,10 +212,12 @@ fn check_provider(upstream: &Upstream, group: &str, model: &str, path: &str, con
     }
     let place = format!("{path}.model_name");
     if group == "*" && model == "*" {
-        let message = format!("every name goes to `{provider}` as it is; LiteLLM would look for the provider in the name");
+        let message =
+            format!("every name goes to `{provider}` as it is; LiteLLM would look for the provider in the name");
         context.notes.warn(place, message, "add an entry for each provider: model_name and model `anthropic/*`");
     } else if group.ends_with("/*") {
-        let message = format!("clients must write the name as `{group}` has it; LiteLLM would add the prefix to a bare name");
+        let message =
+            format!("clients must write the name as `{group}` has it; LiteLLM would add the prefix to a bare name");
         context.notes.warn(place, message, "add entries for the bare names that clients use");
     }
 }
@@ -222,10 +232,6 @@ fn mock(item: &Item, forced: &mut JsonFields, context: &mut Context<'_>) {
         context.notes.warn(&item.path, "the mock answers with this text; LiteLLM would raise the error it names", "");
     }
     forced.insert("mock_response".to_owned(), text.into());
-}
-
-fn pricing(blocks: [&mut Block; 2], like: Option<String>, context: &mut Context<'_>) -> Option<Pricing> {
-    price::take(blocks, like, context)
 }
 
 fn limits(params: &mut Block, context: &mut Context<'_>) -> Limits {
@@ -281,7 +287,11 @@ fn information(mut info: Block, upstream: &Upstream, spec: &mut ModelDeploymentS
         && let Some(mode) = context.text(&item)
         && !MODES.contains(&mode.as_str())
     {
-        context.notes.warn(item.path, format!("mode `{mode}` is not served yet"), format!("served: {}", MODES.join(", ")));
+        context.notes.warn(
+            item.path,
+            format!("mode `{mode}` is not served yet"),
+            format!("served: {}", MODES.join(", ")),
+        );
     }
     let output = info.take_any(&["max_output_tokens", "max_tokens"]);
     spec.max_output_tokens = output.and_then(|item| context.integer(&item, 1, 1_000_000_000));
@@ -303,7 +313,9 @@ fn information(mut info: Block, upstream: &Upstream, spec: &mut ModelDeploymentS
     for (key, item) in info.rest() {
         let what = match key.as_str() {
             "max_input_tokens" => "is taken from the price table only",
-            "access_groups" | "team_id" | "team_public_model_name" => "says who may use it, which keys and teams say here",
+            "access_groups" | "team_id" | "team_public_model_name" => {
+                "says who may use it, which keys and teams say here"
+            }
             "created_at" | "updated_at" | "created_by" | "updated_by" | "db_model" => "is LiteLLM's own bookkeeping",
             _ => "has no equivalent and is left out",
         };
@@ -327,7 +339,10 @@ fn unsupported_parameter(key: &str) -> (&'static str, &'static str) {
         "azure_ad_token" | "tenant_id" | "client_id" | "client_secret" | "azure_username" | "azure_password" => {
             ("is not supported yet: Azure is called with an API key", "write api_key")
         }
-        _ => ("is not known and is not sent to the provider", "fields of the request body can be written under extra_body"),
+        _ => (
+            "is not known and is not sent to the provider",
+            "fields of the request body can be written under extra_body",
+        ),
     }
 }
 

@@ -1,14 +1,21 @@
 //! Tells a LiteLLM configuration from a file of our own resources, by a look at the beginnings of lines.
 
 /// Keys that stand at the left edge of a LiteLLM file and of nothing else.
-const KEYS: [&str; 6] =
-    ["model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "credential_list"];
+const KEYS: [&str; 6] = [
+    "model_list",
+    "litellm_settings",
+    "router_settings",
+    "general_settings",
+    "environment_variables",
+    "credential_list",
+];
 
 /// Whether the text is a LiteLLM configuration. Reads lines until the first that decides; does not parse.
 pub fn is_litellm(text: &str) -> bool {
     for line in text.lines() {
         // Only the left edge counts; comments, lists and what is indented cannot decide.
-        if !line.starts_with(|first: char| first.is_ascii_alphabetic() || first == '"' || first == '\'' || first == '{') {
+        if !line.starts_with(|first: char| first.is_ascii_alphabetic() || first == '"' || first == '\'' || first == '{')
+        {
             continue;
         }
         if let Some(rest) = line.strip_prefix('{') {

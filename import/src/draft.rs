@@ -111,7 +111,10 @@ fn check_drop_params(entry: &Entry, all: bool, context: &mut Context<'_>) {
     if let Some((path, own)) = &entry.drop_params
         && *own != all
     {
-        let message = format!("parameters that an upstream does not take are {} for all deployments", if all { "dropped" } else { "kept" });
+        let message = format!(
+            "parameters that an upstream does not take are {} for all deployments",
+            if all { "dropped" } else { "kept" }
+        );
         context.notes.warn(path, message, "set drop_params under litellm_settings");
     }
 }

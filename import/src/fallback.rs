@@ -106,7 +106,9 @@ fn chains(item: Item, context: &mut Context<'_>) -> Vec<Chain> {
         if let Node::List(_) = item.node {
             let mut names = models(item, context).into_iter();
             match names.next() {
-                Some((_, source)) => add(&mut chains, Chain { path, source, models: names.collect(), is_used: false }, context),
+                Some((_, source)) => {
+                    add(&mut chains, Chain { path, source, models: names.collect(), is_used: false }, context)
+                }
                 None => context.notes.error(path, "the chain is empty", ""),
             }
             continue;
@@ -123,7 +125,11 @@ fn chains(item: Item, context: &mut Context<'_>) -> Vec<Chain> {
 fn add(chains: &mut Vec<Chain>, chain: Chain, context: &mut Context<'_>) {
     match chains.iter().find(|present| present.source == chain.source) {
         Some(first) => {
-            context.notes.warn(chain.path, format!("it is not used: `{}` comes first", first.path), "remove one of them");
+            context.notes.warn(
+                chain.path,
+                format!("it is not used: `{}` comes first", first.path),
+                "remove one of them",
+            );
         }
         None => chains.push(chain),
     }

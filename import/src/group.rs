@@ -187,7 +187,8 @@ fn spec(
     fallbacks: &mut Fallbacks,
     context: &mut Context<'_>,
 ) -> RouteGroupSpec {
-    let names: Vec<&str> = std::iter::once(&group.name).chain(&group.aliases).chain(&group.hidden_aliases).map(String::as_str).collect();
+    let names: Vec<&str> =
+        std::iter::once(&group.name).chain(&group.aliases).chain(&group.hidden_aliases).map(String::as_str).collect();
     let target = |entry: &&Entry| Target {
         name: entry.name.clone(),
         model_deployment_ref: ObjectRef { name: entry.name.clone(), namespace: None },
@@ -201,9 +202,9 @@ fn spec(
         strategy: if members.len() > 1 { strategy } else { Strategy::default() },
         targets: members.iter().map(target).collect(),
         fallbacks: fallbacks.of(&names, context),
-        retries: policy.or_else(|| retries(members, routing, context)),
+        retries: policy.or_else(|| retries(group, members, routing, context)),
         timeouts: Timeouts::default(),
-        cooldown: cooldown(members, routing, context),
+        cooldown: cooldown(group, members, routing, context),
         canary: None,
         mirror: None,
         affinity: None,
@@ -212,9 +213,9 @@ fn spec(
 }
 
 /// The most that a member asks for: a group has one number.
-fn retries(members: &[&Entry], routing: &Routing, context: &mut Context<'_>) -> Option<Retries> {
+fn retries(group: &Group, members: &[&Entry], routing: &Routing, context: &mut Context<'_>) -> Option<Retries> {
     let most = members.iter().filter_map(|entry| entry.retries).max()?;
-    for entry in members.iter().filter(|entry| entry.retries != Some(most)) {
+    for entry in members.iter().filter(|entry| !group.is_own && entry.retries != Some(most)) {
         let message = format!("{most} retries hold for all deployments of `{}`", entry.group);
         context.notes.warn(format!("{}.litellm_params.num_retries", entry.path), message, "");
     }
@@ -222,10 +223,10 @@ fn retries(members: &[&Entry], routing: &Routing, context: &mut Context<'_>) -> 
 }
 
 /// The longest that a member asks for: a group has one duration.
-fn cooldown(members: &[&Entry], routing: &Routing, context: &mut Context<'_>) -> Option<Cooldown> {
+fn cooldown(group: &Group, members: &[&Entry], routing: &Routing, context: &mut Context<'_>) -> Option<Cooldown> {
     let length = |cooldown: &Cooldown| cooldown.duration.as_ref().and_then(|duration| duration.get().ok());
     let longest = members.iter().filter_map(|entry| entry.cooldown.as_ref()).max_by_key(|cooldown| length(cooldown))?;
-    for entry in members.iter().filter(|entry| entry.cooldown.as_ref() != Some(longest)) {
+    for entry in members.iter().filter(|entry| !group.is_own && entry.cooldown.as_ref() != Some(longest)) {
         let duration = longest.duration.as_ref().map_or("", |duration| duration.as_str());
         let message = format!("a cooldown of {duration} holds for all deployments of `{}`", entry.group);
         context.notes.warn(format!("{}.litellm_params.cooldown_time", entry.path), message, "");

@@ -38,7 +38,11 @@ const KNOWN: [(&str, &str, &str); 47] = [
     ("global_max_parallel_requests", "is not supported yet", "limits of deployments, keys and teams are"),
     ("guardrails", "is not supported yet: nothing looks into prompts", ""),
     ("health_check_interval", "has no equivalent yet", ""),
-    ("max_fallbacks", "is not needed: fallbacks of a fallback are not followed", ""),
+    (
+        "max_fallbacks",
+        "has no equivalent: the attempts of a call are bounded as a whole",
+        "set maxAttempts in the LLMGateway",
+    ),
     ("max_parallel_requests", "is not supported for all keys together", "write it into keys and deployments"),
     ("mcp_servers", "is not supported yet", ""),
     ("pass_through_endpoints", "is not supported yet", ""),

@@ -28,13 +28,19 @@ impl Notes {
         self.add(Note { path: path.into(), message: message.into(), hint: hint.into(), is_error: true });
     }
 
-    /// Of two at one place the first stays, unless only the second is an error.
+    /// What is said of one place is said in one note.
     fn add(&mut self, note: Note) {
-        match self.0.iter_mut().find(|present| present.path == note.path) {
-            Some(present) if note.is_error && !present.is_error => *present = note,
-            Some(_) => {}
-            None => self.0.push(note),
+        let Some(present) = self.0.iter_mut().find(|present| present.path == note.path) else {
+            self.0.push(note);
+            return;
+        };
+        if !present.message.contains(&note.message) {
+            present.message = format!("{}; {}", present.message, note.message);
         }
+        if present.hint.is_empty() {
+            present.hint = note.hint;
+        }
+        present.is_error |= note.is_error;
     }
 
     /// In the order in which they were found, which follows the file's blocks.

@@ -133,7 +133,8 @@ fn field(key: &str) -> Option<Field> {
     }
     let mut above_input_tokens = 0;
     if let Some((shorter, thousands)) = rest.strip_suffix("k_tokens").and_then(|rest| rest.rsplit_once("_above_")) {
-        above_input_tokens = thousands.parse::<i64>().ok().filter(|thousands| (1..=1_000_000).contains(thousands))? * 1_000;
+        above_input_tokens =
+            thousands.parse::<i64>().ok().filter(|thousands| (1..=1_000_000).contains(thousands))? * 1_000;
         rest = shorter;
     }
     let mut cache_ttl = None;
@@ -141,7 +142,12 @@ fn field(key: &str) -> Option<Field> {
         (rest, cache_ttl) = (shorter, Some("1h"));
     }
     let (_, unit) = FIELDS.iter().find(|(name, _)| *name == rest)?;
-    (cache_ttl.is_none() || *unit == "CacheWriteToken").then_some(Field { unit, above_input_tokens, service_tier, cache_ttl })
+    (cache_ttl.is_none() || *unit == "CacheWriteToken").then_some(Field {
+        unit,
+        above_input_tokens,
+        service_tier,
+        cache_ttl,
+    })
 }
 
 #[cfg(test)]
@@ -153,10 +159,15 @@ mod tests {
         let plain = Field { unit: "InputToken", above_input_tokens: 0, service_tier: None, cache_ttl: None };
         assert_eq!(field("input_cost_per_token"), Some(plain));
         let much = field("output_cost_per_token_above_200k_tokens_priority").unwrap();
-        assert_eq!((much.unit, much.above_input_tokens, much.service_tier), ("OutputToken", 200_000, Some(ServiceTier::Priority)));
+        assert_eq!(
+            (much.unit, much.above_input_tokens, much.service_tier),
+            ("OutputToken", 200_000, Some(ServiceTier::Priority))
+        );
         assert_eq!(field("cache_creation_input_token_cost_above_1hr").unwrap().cache_ttl, Some("1h"));
         assert_eq!(field("input_cost_per_token_batches").unwrap().service_tier, Some(ServiceTier::Batch));
-        for other in ["input_cost", "cost_per_token", "input_cost_per_token_above_xk_tokens", "output_cost_per_token_above_1hr"] {
+        for other in
+            ["input_cost", "cost_per_token", "input_cost_per_token_above_xk_tokens", "output_cost_per_token_above_1hr"]
+        {
             assert_eq!(field(other), None, "{other}");
         }
     }

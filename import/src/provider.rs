@@ -1,4 +1,4 @@
-//! Which provider a LiteLLM model name means: `groq/llama-3` says it, `claude-3-haiku-20240307` needs the price table.
+//! Which provider a LiteLLM model name means: `groq/llama-3` says it, `claude-fable-5` needs the price table.
 
 use tollgate_snapshot::catalogue::{self, Provider};
 use tollgate_snapshot::price::PriceTable;
@@ -105,7 +105,9 @@ pub fn like(base_model: &str, provider: &str) -> String {
             format!("{provider}/{base_model}")
         }
         _ => match PriceTable::embedded().get(base_model) {
-            Some(price) if is_provider(price.provider.as_ref()) => format!("{}/{base_model}", price.provider.as_ref() as &str),
+            Some(price) if is_provider(price.provider.as_ref()) => {
+                format!("{}/{base_model}", price.provider.as_ref() as &str)
+            }
             _ => format!("{provider}/{base_model}"),
         },
     }
@@ -132,8 +134,8 @@ mod tests {
             ("openai/*", None, false, "openai", "*"),
             ("*", None, false, "openai", "*"),
             ("azure/my-deployment", None, true, "azure", "my-deployment"),
-            ("anthropic/claude-3-haiku-20240307", None, false, "anthropic", "claude-3-haiku-20240307"),
-            ("claude-3-haiku-20240307", None, false, "anthropic", "claude-3-haiku-20240307"),
+            ("anthropic/claude-fable-5", None, false, "anthropic", "claude-fable-5"),
+            ("claude-fable-5", None, false, "anthropic", "claude-fable-5"),
             ("hosted_vllm/meta-llama/Llama-3-70b", None, true, "vllm", "meta-llama/Llama-3-70b"),
             ("openrouter/openai/gpt-4o", None, false, "openrouter", "openai/gpt-4o"),
             ("meta-llama/Llama-3", None, true, "openai", "meta-llama/Llama-3"),
@@ -160,6 +162,6 @@ mod tests {
         assert_eq!(like("azure/gpt-4o", "azure"), "azure/gpt-4o");
         assert_eq!(like("gpt-4o", "azure"), "azure/gpt-4o");
         assert_eq!(like("gpt-4o", "openai"), "openai/gpt-4o");
-        assert_eq!(like("claude-3-haiku-20240307", "vllm"), "anthropic/claude-3-haiku-20240307");
+        assert_eq!(like("claude-fable-5", "vllm"), "anthropic/claude-fable-5");
     }
 }

@@ -25,10 +25,13 @@ const EXCEPTIONS: [(&str, &[ErrorClass]); 6] = [
 /// Of all groups.
 pub fn retries(settings: &mut Settings, context: &mut Context<'_>) -> Option<Retries> {
     let count = settings.take("num_retries", &[Home::Router, Home::Litellm], context);
-    let attempts = count.and_then(|item| context.small(&item, 0, MOST_ATTEMPTS));
+    let attempts = count.as_ref().and_then(|item| context.small(item, 0, MOST_ATTEMPTS));
     let policy = settings.take("retry_policy", &[Home::Router], context).map(|item| policy(item, context));
     let mut retries = Retries { attempts, ..Retries::default() };
     if let Some(policy) = policy {
+        if let (Some(count), Some(_)) = (count, policy.attempts) {
+            context.notes.warn(count.path, "it is not used: `retry_policy` comes first", "remove one of them");
+        }
         retries = Retries { attempts: policy.attempts.or(attempts), ..policy };
     }
     let wait = settings.take("retry_after", &[Home::Router], context);
@@ -48,7 +51,9 @@ pub fn policy(item: Item, context: &mut Context<'_>) -> Retries {
     let mut retried: Vec<ErrorClass> = Vec::new();
     let mut refused: Vec<ErrorClass> = Vec::new();
     for (exception, classes) in EXCEPTIONS {
-        let Some(count) = block.take(exception).and_then(|item| context.small(&item, 0, MOST_ATTEMPTS)) else { continue };
+        let Some(count) = block.take(exception).and_then(|item| context.small(&item, 0, MOST_ATTEMPTS)) else {
+            continue;
+        };
         counts.push(count);
         if count > 0 { retried.extend(classes) } else { refused.extend(classes) }
     }
@@ -107,7 +112,11 @@ pub fn timeouts(settings: &mut Settings, context: &mut Context<'_>) -> Timeouts 
     let request = settings.take("request_timeout", &[Home::Litellm], context);
     let router = settings.take("timeout", &[Home::Router], context);
     if let (Some(request), Some(router)) = (&request, &router) {
-        context.notes.warn(&router.path, format!("it is not used: `{}` comes first", request.path), "remove one of them");
+        context.notes.warn(
+            &router.path,
+            format!("it is not used: `{}` comes first", request.path),
+            "remove one of them",
+        );
     }
     let stream = settings.take("stream_timeout", &[Home::Router, Home::Litellm], context);
     let mut timeouts = Timeouts::default();

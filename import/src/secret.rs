@@ -39,7 +39,9 @@ impl Secrets {
     ) -> SecretSource {
         let origin = match (&value, variable) {
             (_, Some(variable)) => format!("{key} of variable {variable}"),
-            (Resolved::Text(text) | Resolved::Variable(text) | Resolved::Missing(text), None) => format!("{key} {text}"),
+            (Resolved::Text(text) | Resolved::Variable(text) | Resolved::Missing(text), None) => {
+                format!("{key} {text}")
+            }
         };
         let at = match self.drafts.iter().position(|draft| draft.origin == origin) {
             Some(at) => at,

@@ -46,7 +46,11 @@ impl Settings {
             context.notes.warn(&item.path, message, "");
         }
         for (_, other) in found {
-            context.notes.warn(other.path, format!("it is not used: `{}` comes first", item.path), "remove one of them");
+            context.notes.warn(
+                other.path,
+                format!("it is not used: `{}` comes first", item.path),
+                "remove one of them",
+            );
         }
         Some(item)
     }

@@ -21,7 +21,8 @@ pub fn settle(group: &mut [&mut Entry], context: &mut Context<'_>) {
             None => {
                 entry.spec.priority = spare;
                 let path = format!("{}.litellm_params.{metric}", entry.path);
-                let message = format!("without a `{metric}` above 0 it is tried only when the others of its name cannot be");
+                let message =
+                    format!("without a `{metric}` above 0 it is tried only when the others of its name cannot be");
                 context.notes.warn(path, message, format!("give every deployment of `{}` a {metric}", entry.group));
             }
         }
@@ -41,8 +42,10 @@ pub fn order(group: &mut [&mut Entry]) {
 
 /// The metric that decides and the weight of each; `None`: has none.
 fn shares(group: &[&mut Entry]) -> (Option<&'static str>, Vec<Option<i32>>) {
-    let weights: Vec<Option<&Decimal>> =
-        group.iter().map(|entry| entry.share.weight.as_ref().map(|(_, weight)| weight).filter(|weight| !weight.is_zero())).collect();
+    let weights: Vec<Option<&Decimal>> = group
+        .iter()
+        .map(|entry| entry.share.weight.as_ref().map(|(_, weight)| weight).filter(|weight| !weight.is_zero()))
+        .collect();
     if group.iter().any(|entry| entry.share.weight.is_some()) && weights.iter().any(Option::is_some) {
         let places = weights.iter().flatten().map(|weight| weight.places()).max().unwrap_or(0).min(MOST_PLACES);
         let whole = |weight: &Decimal| weight.scaled(places).or_else(|| weight.scaled(MOST_PLACES)).unwrap_or(1);
@@ -51,10 +54,8 @@ fn shares(group: &[&mut Entry]) -> (Option<&'static str>, Vec<Option<i32>>) {
     if group.len() < 2 {
         return (None, Vec::new());
     }
-    let metrics: [(&str, fn(&Entry) -> Option<i64>); 2] = [
-        ("rpm", |entry| entry.spec.limits.requests_per_minute),
-        ("tpm", |entry| entry.spec.limits.tokens_per_minute),
-    ];
+    let metrics: [(&str, fn(&Entry) -> Option<i64>); 2] =
+        [("rpm", |entry| entry.spec.limits.requests_per_minute), ("tpm", |entry| entry.spec.limits.tokens_per_minute)];
     for (metric, read) in metrics {
         let values: Vec<Option<i64>> = group.iter().map(|entry| read(entry)).collect();
         if values.iter().any(Option::is_some) {
@@ -86,7 +87,10 @@ mod tests {
     fn weights_fit_and_keep_their_proportion() {
         assert_eq!(fit(vec![Some(7), None, Some(3)]), [Some(7), None, Some(3)]);
         assert_eq!(fit(vec![Some(4_000_000), Some(2_000_000)]), [Some(1_000_000), Some(500_000)]);
-        assert_eq!(fit(vec![Some(i64::MAX), Some(1)]), [Some(999_999), Some(1)].map(|weight| weight.map(|w: i32| w.max(1))));
+        assert_eq!(
+            fit(vec![Some(i64::MAX), Some(1)]),
+            [Some(999_999), Some(1)].map(|weight| weight.map(|w: i32| w.max(1)))
+        );
         assert_eq!(greatest_common_divisor(600, 400), 200);
     }
 }
