@@ -54,10 +54,9 @@ fn shares(group: &[&mut Entry]) -> (Option<&'static str>, Vec<Option<i32>>) {
     if group.len() < 2 {
         return (None, Vec::new());
     }
-    let metrics: [(&str, fn(&Entry) -> Option<i64>); 2] =
-        [("rpm", |entry| entry.spec.limits.requests_per_minute), ("tpm", |entry| entry.spec.limits.tokens_per_minute)];
-    for (metric, read) in metrics {
-        let values: Vec<Option<i64>> = group.iter().map(|entry| read(entry)).collect();
+    let rpm: Vec<Option<i64>> = group.iter().map(|entry| entry.spec.limits.requests_per_minute).collect();
+    let tpm: Vec<Option<i64>> = group.iter().map(|entry| entry.spec.limits.tokens_per_minute).collect();
+    for (metric, values) in [("rpm", rpm), ("tpm", tpm)] {
         if values.iter().any(Option::is_some) {
             let common = values.iter().flatten().copied().fold(0, greatest_common_divisor).max(1);
             return (Some(metric), fit(values.into_iter().map(|value| value.map(|value| value / common)).collect()));

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use tollgate_crds::Resource;
 use tollgate_import::{Note, Printed, import, to_yaml};
-use tollgate_snapshot::compile::Document;
+use tollgate_snapshot::compile::{Document, Input, KeyHashes, Mode, Secrets, compile};
+use tollgate_snapshot::model::Endpoint;
+use tollgate_snapshot::{Reason, Severity};
 use yaml_serde::Value;
 
 const FULL: &str = include_str!("configs/full.yaml");
@@ -118,6 +120,27 @@ fn what_is_printed_is_what_is_served() {
     }
     assert_eq!(specs.len(), 0);
     assert_eq!(secrets, served.secrets.len());
+}
+
+#[test]
+fn what_is_imported_compiles() {
+    for (name, config) in [("full", FULL), ("typical", TYPICAL)] {
+        let served = import(config, "default", &|name| match name {
+            "AZURE_API_BASE" => Some("https://example.openai.azure.com/".to_owned()),
+            "AZURE_API_VERSION" => Some("2025-04-01-preview".to_owned()),
+            "LITELLM_MASTER_KEY" => Some("sk-0123456789abcdef0123456789".to_owned()),
+            _ => set_all(name),
+        });
+        let (secrets, key_hashes) = (Secrets::from_iter(served.secrets), KeyHashes::default());
+        let mut input = Input::new(&served.documents, &secrets, &key_hashes, Mode::Standalone, 0);
+        input.mock_endpoint = Some(Endpoint { tls: false, host: "127.0.0.1".into(), port: 4001, path: "/v1".into() });
+        let compiled = compile(input);
+        let errors: Vec<_> = compiled.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+        // Of what no note explains, nothing may be wrong; of the rest, only the provider that does not exist yet.
+        let unexpected: Vec<_> = errors.iter().filter(|finding| finding.reason != Reason::UnknownProvider).collect();
+        assert!(unexpected.is_empty(), "{name}: {unexpected:#?}");
+        assert_eq!(errors.len(), usize::from(name == "typical"), "{errors:#?}");
+    }
 }
 
 #[test]
