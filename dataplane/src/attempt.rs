@@ -92,10 +92,12 @@ pub async fn run(
     mut record: Record,
     client_gone: Rc<Cell<bool>>,
 ) -> Result<Response<ReplyBody>, Box<Failed>> {
-    if admitted.call.operation == Operation::CountTokens
-        && let Some(response) = crate::count_tokens::locally(&core, &admitted, &record)
-    {
-        return Ok(response);
+    if admitted.call.operation == Operation::CountTokens {
+        match crate::count_tokens::locally(&core, &admitted, &record) {
+            Ok(Some(response)) => return Ok(response),
+            Ok(None) => {}
+            Err(error) => return Err(Box::new(Failed { error, record })),
+        }
     }
     let tables = admitted.caller.tables.clone();
     let gateway = &tables.snapshot.gateway;

@@ -154,7 +154,7 @@ pub fn build(
 }
 
 /// A request that cannot be told in the deployment's dialect.
-fn refused(error: &ErrorBody) -> Box<GatewayError> {
+pub fn refused(error: &ErrorBody) -> Box<GatewayError> {
     let param = error.param.clone().unwrap_or_else(|| "request_body".to_owned());
     Box::new(GatewayError::BadRequest { param, message: error.message.clone() })
 }
