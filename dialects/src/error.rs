@@ -325,14 +325,14 @@ impl Found {
         let inner = fields.lenient_fields("innererror").and_then(|mut inner| inner.lenient_string("code"));
         let code =
             fields.take("code").and_then(|code| code.string().ok().or_else(|| Some(code.u64().ok()?.to_string())));
-        self.code = self.code.take().or(inner).or(code).filter(|code| !code.is_empty());
+        self.code = self.code.take().or(code).or(inner).filter(|code| !code.is_empty());
         self.type_name = self.type_name.take().or_else(|| fields.lenient_string("type"));
         self.param = self.param.take().or_else(|| fields.lenient_string("param"));
     }
 }
 
 /// Words by which providers say that the input does not fit, lower case.
-const CONTEXT_WINDOW: [&str; 18] = [
+const CONTEXT_WINDOW: [&str; 21] = [
     "context_length_exceeded",
     "exceed_context_size",
     "maximum context length",
@@ -350,6 +350,9 @@ const CONTEXT_WINDOW: [&str; 18] = [
     "input is too long",
     "string_above_max_length",
     "too many input tokens",
+    "too many tokens",
+    "exceeds the maximum number of tokens",
+    "`inputs` tokens + `max_new_tokens`",
     "reduce the length of the messages",
 ];
 
@@ -413,4 +416,158 @@ fn status_of_type(name: &str) -> Option<u16> {
 /// `text`, at most `most` bytes of it.
 fn cut(text: &str, most: usize) -> String {
     text[..text.floor_char_boundary(most)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn kind(status: u16, body: &str) -> ErrorKind {
+        decode_error(Dialect::OpenAi, status, body.as_bytes()).kind
+    }
+
+    #[test]
+    fn an_error_has_openais_or_anthropics_shape() {
+        let error = ErrorBody::new(404, ErrorKind::NotFound, "model_not_found", "no \"x\"").with_param("model");
+        let told: Value = serde_json::from_slice(&encode_error(Dialect::OpenAi, &error, "r1")).unwrap();
+        let expected = json!({"message": "no \"x\"", "type": "invalid_request_error", "param": "model",
+            "code": "model_not_found"});
+        assert_eq!(told, json!({"error": expected}));
+        let told: Value = serde_json::from_slice(&encode_error(Dialect::Anthropic, &error, "r1")).unwrap();
+        let expected = json!({"type": "not_found_error", "message": "no \"x\""});
+        assert_eq!(told, json!({"type": "error", "error": expected, "request_id": "r1"}));
+    }
+
+    #[test]
+    fn an_empty_code_is_the_status_and_a_type_may_be_given() {
+        let error = ErrorBody::new(403, ErrorKind::Permission, "", "no").with_type("key_model_access_denied");
+        let told: Value = serde_json::from_slice(&encode_error(Dialect::OpenAi, &error, "")).unwrap();
+        let expected = json!({"message": "no", "type": "key_model_access_denied", "param": null, "code": "403"});
+        assert_eq!(told["error"], expected);
+    }
+
+    #[test]
+    fn types_follow_the_status_of_an_upstream() {
+        let cases = [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "permission_error", "permission_error"),
+            (404, "invalid_request_error", "not_found_error"),
+            (408, "invalid_request_error", "timeout_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (422, "invalid_request_error", "invalid_request_error"),
+            (429, "throttling_error", "rate_limit_error"),
+            (500, "internal_server_error", "api_error"),
+            (502, "internal_server_error", "api_error"),
+            (503, "internal_server_error", "overloaded_error"),
+            (529, "internal_server_error", "overloaded_error"),
+        ];
+        for (status, openai, anthropic) in cases {
+            let kind = ErrorKind::of_status(status);
+            assert_eq!((kind.openai_type(status), kind.anthropic_type(status)), (openai, anthropic), "{status}");
+        }
+        assert_eq!(ErrorKind::BudgetExceeded.openai_type(429), "budget_exceeded");
+        assert_eq!(ErrorKind::BudgetExceeded.anthropic_type(429), "rate_limit_error");
+    }
+
+    #[test]
+    fn a_full_context_window_is_known_by_code_or_words() {
+        let bodies = [
+            r#"{"error":{"message":"too long","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 1 + 2 > 2"}}"#,
+            r#"{"object":"error","message":"This model's maximum context length is 4096 tokens. However, you requested 5000","type":"BadRequestError","param":null,"code":400}"#,
+            r#"{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it","type":"exceed_context_size_error","n_ctx":512}}"#,
+            r#"{"error":{"message":"The decoder prompt (length 9) is longer than the maximum model length of 8."}}"#,
+            r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8)."}}]"#,
+            "This model's maximum context length is 8192 tokens",
+        ];
+        for body in bodies {
+            assert_eq!(kind(400, body), ErrorKind::ContextWindow, "{body}");
+            assert_eq!(kind(429, body), ErrorKind::RateLimit, "only a refused request is read for words: {body}");
+        }
+    }
+
+    #[test]
+    fn a_content_filter_is_known_by_code_or_words() {
+        let bodies = [
+            r#"{"error":{"message":"The response was filtered due to the prompt triggering Azure OpenAI's content management policy.","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#,
+            r#"{"error":{"message":"x","innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#,
+            r#"{"error":{"message":"Your request was rejected as a result of our safety system.","code":"content_policy_violation"}}"#,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"Output blocked by content filtering policy"}}"#,
+            r#"{"error":{"message":"Invalid prompt: your prompt was flagged as potentially violating our usage policy.","code":"invalid_prompt"}}"#,
+        ];
+        for body in bodies {
+            assert_eq!(kind(400, body), ErrorKind::ContentPolicy, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_empty_account_is_not_a_rate_limit() {
+        assert_eq!(kind(429, r#"{"error":{"message":"x","code":"insufficient_quota"}}"#), ErrorKind::Billing);
+        let anthropic =
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low"}}"#;
+        assert_eq!(kind(400, anthropic), ErrorKind::Billing);
+        assert_eq!(kind(402, ""), ErrorKind::Billing);
+    }
+
+    #[test]
+    fn a_message_is_found_in_any_vendors_shape() {
+        let cases = [
+            (r#"{"error":{"message":"a","param":"p","code":12}}"#, "a", Some("12"), Some("p")),
+            (r#"{"error":"a"}"#, "a", None, None),
+            (r#"{"message":"a"}"#, "a", None, None),
+            (r#"{"detail":"a"}"#, "a", None, None),
+            (r#"{"detail":[{"loc":["x"],"msg":"a","type":"missing"}]}"#, "a", Some("missing"), None),
+            (r#"{"errors":[{"message":"a"}]}"#, "a", None, None),
+            ("upstream connect error\nmore", "upstream connect error", None, None),
+            ("<html><body>nginx</body></html>", "the provider answered with status 502 and no message", None, None),
+            ("", "the provider answered with status 502 and no message", None, None),
+            ("{\"error\":", "the provider answered with status 502 and no message", None, None),
+            ("null", "the provider answered with status 502 and no message", None, None),
+        ];
+        for (body, message, code, param) in cases {
+            let error = decode_error(Dialect::OpenAi, 502, body.as_bytes());
+            assert_eq!(
+                (error.message.as_str(), error.code.as_deref(), error.param.as_deref(), error.status),
+                (message, code, param, 502),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn huge_deep_and_broken_bodies_are_cut_or_passed_over() {
+        let long = format!(r#"{{"error":{{"message":"{}"}}}}"#, "é".repeat(10_000));
+        let error = decode_error(Dialect::Anthropic, 500, long.as_bytes());
+        assert_eq!(error.message.len(), MAX_MESSAGE);
+        let deep = format!("{}1{}", r#"{"error":"#.repeat(5_000), "}".repeat(5_000));
+        for body in [vec![b'x'; 10 << 20], vec![b'['; 1 << 20], deep.into_bytes(), b"\xff\xfe\x00".to_vec()] {
+            let error = decode_error(Dialect::Anthropic, 500, &body);
+            assert_eq!(error.kind, ErrorKind::Upstream);
+            assert!(error.message.len() <= MAX_MESSAGE);
+        }
+    }
+
+    #[test]
+    fn a_stream_error_gets_the_status_of_its_name() {
+        let cases = [
+            (r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#, 529, ErrorKind::Overloaded),
+            (r#"{"error":{"message":"x","code":429}}"#, 429, ErrorKind::RateLimit),
+            (r#"{"error":{"message":"x","code":"500","type":"internal_server_error"}}"#, 500, ErrorKind::Upstream),
+            (r#"{"error":{"message":"x"}}"#, 200, ErrorKind::Upstream),
+            (
+                r#"{"error":{"message":"prompt is too long","type":"invalid_request_error"}}"#,
+                400,
+                ErrorKind::ContextWindow,
+            ),
+        ];
+        for (chunk, status, kind) in cases {
+            let error = decode_stream_error(chunk);
+            assert_eq!((error.status, error.kind), (status, kind), "{chunk}");
+            assert!(ErrorBody::from(&error).status >= 400);
+        }
+    }
 }

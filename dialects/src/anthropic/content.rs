@@ -20,6 +20,19 @@ pub(super) fn decode_content(node: &Node<'_>) -> Result<Vec<Block>, DecodeError>
     node.array()?.iter().map(decode_block).collect()
 }
 
+/// What a tool answers. It holds no results of other tools, so nesting ends here.
+fn decode_result_content(node: &Node<'_>) -> Result<Vec<Block>, DecodeError> {
+    if node.is_array() {
+        for block in node.array()? {
+            let kind = block.fields()?.take("type");
+            if kind.is_some_and(|kind| kind.string().is_ok_and(|kind| kind == "tool_result")) {
+                return Err(block.wrong("is a tool result within a tool result"));
+            }
+        }
+    }
+    decode_content(node)
+}
+
 fn decode_block(node: &Node<'_>) -> Result<Block, DecodeError> {
     let mut fields = node.fields()?;
     let kind = fields.need_string("type")?;
@@ -44,7 +57,7 @@ pub(super) fn decode_part(kind: &str, mut fields: Fields<'_>) -> Result<Option<P
         "tool_use" => Part::ToolCall(decode_tool_use(fields)?),
         "tool_result" => {
             let call_id = fields.need_string("tool_use_id")?;
-            let content = fields.take("content").map(|content| decode_content(&content)).transpose()?;
+            let content = fields.take("content").map(|content| decode_result_content(&content)).transpose()?;
             let is_error = fields.take_bool("is_error")?.unwrap_or(false);
             Part::ToolResult(ToolResult { call_id, content: content.unwrap_or_default(), is_error })
         }

@@ -19,14 +19,13 @@ pub(crate) fn decode_reply(body: &[u8]) -> Result<Reply, DecodeError> {
     }
     let mut content = Vec::new();
     let mut calls = false;
-    let mut answered = false;
+    let mut answer = None;
     for block in fields.need("content")?.array()? {
         let mut parts = block.fields()?;
         let kind = parts.need_string("type")?;
         match decode_part(&kind, parts)? {
             Some(Part::ToolCall(call)) if call.name == JSON_TOOL => {
-                answered = true;
-                content.push(Part::Text(call.arguments));
+                answer = Some(call.arguments);
             }
             Some(part) => {
                 calls |= matches!(part, Part::ToolCall(_));
@@ -34,6 +33,12 @@ pub(crate) fn decode_reply(body: &[u8]) -> Result<Reply, DecodeError> {
             }
             None => content.push(Part::Native { dialect: Dialect::Anthropic, raw: block.raw() }),
         }
+    }
+    let answered = answer.is_some();
+    if let Some(answer) = answer {
+        // What a model says before it answers in JSON would spoil the JSON.
+        content.retain(|part| calls || !matches!(part, Part::Text(_)));
+        content.push(Part::Text(answer));
     }
     let stop = fields.lenient_string("stop_reason").map(stop_reason);
     let usage = fields.take("usage").and_then(|usage| usage_of_anthropic(usage.text().as_bytes()).ok().flatten());

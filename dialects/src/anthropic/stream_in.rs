@@ -16,6 +16,8 @@ pub(crate) struct ChunkDecoder {
     calls: u32,
     /// The answer came through the reserved tool.
     answered: bool,
+    /// The reason to stop was told.
+    stopped: bool,
     figures: AnthropicFigures,
 }
 
@@ -69,10 +71,7 @@ impl ChunkDecoder {
             }
             "message_delta" => self.message_delta(fields, out),
             "message_stop" => {
-                if let Ok(Some(usage)) = std::mem::take(&mut self.figures).usage() {
-                    out.push(Event::Usage(usage));
-                }
-                out.push(Event::End);
+                self.end(out);
                 Ok(())
             }
             "error" => {
@@ -82,6 +81,21 @@ impl ChunkDecoder {
             // `ping`, and what may come.
             _ => Ok(()),
         }
+    }
+
+    /// The bytes are over without `message_stop`: whether the answer was whole all the same.
+    pub(crate) fn finish(&mut self, out: &mut Vec<Event>) -> bool {
+        if self.stopped {
+            self.end(out);
+        }
+        self.stopped
+    }
+
+    fn end(&mut self, out: &mut Vec<Event>) {
+        if let Ok(Some(usage)) = std::mem::take(&mut self.figures).usage() {
+            out.push(Event::Usage(usage));
+        }
+        out.push(Event::End);
     }
 
     fn start(&mut self, mut message: Fields<'_>, out: &mut Vec<Event>) -> Result<(), DecodeError> {
@@ -188,6 +202,7 @@ impl ChunkDecoder {
         self.take_figures(&mut fields);
         let Some(mut delta) = fields.take_fields("delta")? else { return Ok(()) };
         if let Some(name) = delta.take_string("stop_reason")? {
+            self.stopped = true;
             let reason = without_json_tool(stop_reason(name), self.answered, self.calls > 0);
             out.push(Event::Stop { choice: 0, reason, stop_sequence: delta.take_string("stop_sequence")? });
         }

@@ -231,6 +231,7 @@ impl ChunkEncoder {
 
 impl Call {
     fn is_whole(&self) -> bool {
-        Raw::parse(self.json.as_str()).is_ok()
+        // The end is looked at first, so that long arguments are not parsed at every piece.
+        self.json.trim_end().ends_with('}') && Raw::parse(self.json.as_str()).is_ok()
     }
 }

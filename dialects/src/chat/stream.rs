@@ -91,7 +91,7 @@ impl StreamDecoder {
         self.ended = true;
         let whole = match &mut self.chunks {
             Chunks::OpenAi(chunks) => chunks.finish(out),
-            Chunks::Anthropic(_) => false,
+            Chunks::Anthropic(chunks) => chunks.finish(out),
         };
         if !whole {
             out.push(Event::Error(UpstreamError::cut_stream()));

@@ -57,7 +57,8 @@ impl ChunkDecoder {
         // Azure begins with a chunk that has its filter's verdict and neither id nor model; the
         // answer starts with the next.
         let id = fields.lenient_string("id").unwrap_or_default();
-        if !self.started && !(choices.is_empty() && id.is_empty()) {
+        let is_answer = !choices.is_empty() || !id.is_empty();
+        if is_answer && !self.started {
             self.started = true;
             self.id.clone_from(&id);
             let model = fields.lenient_string("model").unwrap_or_default();
