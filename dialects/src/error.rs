@@ -205,7 +205,15 @@ impl From<&UpstreamError> for ErrorBody {
     /// The provider's error told on, under its own status; 500 where that says nothing of an error.
     fn from(error: &UpstreamError) -> Self {
         let status = if error.status < 400 { 500 } else { error.status };
-        let code = error.code.clone().unwrap_or_default();
+        let known = error.code.as_deref().unwrap_or_default();
+        let code = match error.kind {
+            // Clients shorten their prompt when they see this code, whoever said it in his own words.
+            ErrorKind::ContextWindow => "context_length_exceeded",
+            ErrorKind::ContentPolicy if !known.starts_with("content_") => "content_policy_violation",
+            // The name of a type says no more than the kind.
+            _ if known.ends_with("_error") => "",
+            _ => known,
+        };
         let body = Self::new(status, error.kind, code, &error.message);
         Self { param: error.param.clone(), ..body }
     }
@@ -568,6 +576,29 @@ mod tests {
             let error = decode_stream_error(chunk);
             assert_eq!((error.status, error.kind), (status, kind), "{chunk}");
             assert!(ErrorBody::from(&error).status >= 400);
+        }
+    }
+
+    #[test]
+    fn a_providers_error_is_told_on_with_the_code_that_clients_act_on() {
+        let cases = [
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long"}}"#,
+                "context_length_exceeded",
+            ),
+            (
+                400,
+                r#"{"error":{"message":"Output blocked by content filtering policy","type":"api_error"}}"#,
+                "content_policy_violation",
+            ),
+            (400, r#"{"error":{"message":"x","code":"content_filter"}}"#, "content_filter"),
+            (429, r#"{"error":{"message":"x","type":"rate_limit_error"}}"#, ""),
+            (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, "model_not_found"),
+        ];
+        for (status, body, code) in cases {
+            let told = ErrorBody::from(&decode_error(Dialect::OpenAi, status, body.as_bytes()));
+            assert_eq!((told.status, told.code.as_str()), (status, code), "{body}");
         }
     }
 }

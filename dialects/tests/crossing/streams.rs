@@ -229,7 +229,7 @@ fn rule_3_an_error_in_mid_stream_is_raised_by_openai_clients() {
     let told = transcript(Dialect::Anthropic, Surface::OpenAiChat, true, &stream);
     let expected = [
         r#"data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
-        r#"data: {"error":{"message":"Overloaded","type":"internal_server_error","param":null,"code":"overloaded_error"}}"#,
+        r#"data: {"error":{"message":"Overloaded","type":"internal_server_error","param":null,"code":"529"}}"#,
         "data: [DONE]",
     ];
     assert_eq!(told, expected);
