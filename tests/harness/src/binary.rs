@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The `tollgate` to test: `TOLLGATE_BIN`, else the one beside this test's executable, built if it is missing.
+/// The `tollgate` to test: `TOLLGATE_BIN`, else the workspace's own of this test's profile, built if it is missing. Whoever
+/// changes the gateway builds it before its tests: `cargo build -p tollgate && cargo test -p tollgate-stages`.
 ///
 /// # Panics
 /// It cannot be built.
@@ -15,17 +16,21 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let test = std::env::current_exe().expect("a running test has an executable");
-        let folder = test.parent().and_then(Path::parent).expect("tests run from target/PROFILE/deps");
-        let binary = folder.join("tollgate");
+        let profile =
+            test.parent().and_then(Path::parent).and_then(Path::file_name).expect("tests run from PROFILE/deps");
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        // Not beside the test: cargo may build in one folder and put what is finished into another.
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
+        let binary = target.join(profile).join("tollgate");
         if !binary.exists() {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let mut build = Command::new(cargo);
-            build.args(["build", "-p", "tollgate", "--locked"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-            if folder.ends_with("release") {
-                build.arg("--release");
+            build.args(["build", "-p", "tollgate", "--locked"]).current_dir(workspace);
+            if profile != "debug" {
+                build.arg("--profile").arg(profile);
             }
             let status = build.status().expect("cargo runs");
-            assert!(status.success(), "`tollgate` does not build");
+            assert!(status.success() && binary.exists(), "there is no {}", binary.display());
         }
         binary
     })

@@ -27,7 +27,7 @@ impl Default for Starter {
     fn default() -> Starter {
         Starter {
             files: Vec::new(),
-            arguments: ["--cores", "2"].map(str::to_owned).into(),
+            arguments: Vec::new(),
             variables: vec![("TOLLGATE_MASTER_KEY".into(), MASTER_KEY.into())],
             demo: false,
         }
@@ -112,6 +112,9 @@ impl Gateway {
             command.arg("--config").arg(self.config.path());
         }
         command.args(["--host", "127.0.0.1", "--port", "0", "--data"]).arg(self.data.path());
+        if !self.starter.arguments.iter().any(|argument| argument == "--cores") {
+            command.args(["--cores", "2"]);
+        }
         command.args(&self.starter.arguments);
         for (name, _) in std::env::vars_os() {
             if is_ours(&name.to_string_lossy()) {

@@ -1,11 +1,13 @@
 //! A bare socket, for bytes that no HTTP client would send. I/O.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::patiently;
+/// The longest that a server may let a silent client wait: its own timeouts, and time to spare.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A connection.
 pub struct RawSocket {
@@ -44,9 +46,10 @@ impl RawSocket {
 
     async fn read_some(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        match patiently("bytes or the end", self.stream.read(&mut buffer)).await {
-            Ok(0) | Err(_) => false,
-            Ok(count) => {
+        match tokio::time::timeout(SILENCE, self.stream.read(&mut buffer)).await {
+            Err(_) => panic!("neither bytes nor an end came within {} s", SILENCE.as_secs()),
+            Ok(Ok(0) | Err(_)) => false,
+            Ok(Ok(count)) => {
                 self.received.extend_from_slice(&buffer[..count]);
                 true
             }

@@ -333,7 +333,7 @@ async fn a_head_that_comes_too_slowly_is_cut() {
     socket.send("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n").await;
     let begun = Instant::now();
     socket.read_to_end().await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "the head's time is ten seconds: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(45), "the head's time is thirty seconds: {:?}", begun.elapsed());
     still_serves(&stage).await;
     stage.finish().await;
 }
@@ -344,9 +344,7 @@ async fn a_body_that_comes_too_slowly_is_408() {
     let mut socket = RawSocket::connect(stage.gateway.address()).await;
     socket.send(head("content-length: 1000\r\n\r\n{\"model\":")).await;
     // Thirty seconds without a byte of the body.
-    for _ in 0..2 {
-        let _ = tokio::time::timeout(Duration::from_secs(28), socket.read_until("too slowly")).await;
-    }
+    socket.read_until("too slowly").await;
     assert_eq!(socket.status(), Some(408), "{}", socket.text());
     still_serves(&stage).await;
     stage.finish().await;

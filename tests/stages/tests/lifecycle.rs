@@ -74,6 +74,14 @@ async fn readiness_goes_off_on_open_connections_while_it_drains() {
 }
 
 #[tokio::test]
+async fn a_signal_that_comes_with_the_banner_is_a_clean_stop() {
+    for _ in 0..10 {
+        // `finish` asserts how the process ended.
+        Stage::one().await.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_second_signal_means_now() {
     let mut stage = Stage::one().await;
     stage.mock.script("up-m", [Step::hang()]);
@@ -158,7 +166,7 @@ async fn two_gateways_never_share_a_data_folder() {
     let second = run(["serve", "--config", config, "--host", "127.0.0.1", "--port", "0", "--data", data]);
     assert_eq!(second.code, Some(2), "{second:?}");
     assert!(
-        second.stderr.contains(data) && second.stderr.contains("another"),
+        second.stderr.contains(data) && second.stderr.contains("in use"),
         "who and where, in plain words: {}",
         second.stderr
     );
