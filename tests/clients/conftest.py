@@ -57,7 +57,7 @@ def gateway(mock_process, tmp_path_factory):
 @pytest.fixture(scope="module")
 def money(gateway, mock_process):
     """At the end of a module: for every attempt the ledger agrees with the provider's invoice."""
-    before = books.attempts(gateway.data)
+    before = books.settled(gateway.data, mock_process)
     billed = len(mock_process.invoice())
     yield
     mock_process.wait(in_flight=0)

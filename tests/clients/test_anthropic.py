@@ -181,7 +181,7 @@ def test_cache_marks_and_versions_pass_through_and_caching_is_priced(client, moc
     seen = mock.last_request()
     assert seen["body"]["system"] == system
     assert seen["headers"]["anthropic-beta"] == beta["anthropic-beta"]
-    assert seen["headers"]["anthropic-version"] == "2023-06-01"
+    assert seen["headers"]["anthropic-version"] == client.default_headers["anthropic-version"]
     assert seen["headers"]["x-api-key"] == "sk-of-the-provider"
     second = ask(client, "claude", system=system)
     assert first.usage.cache_creation_input_tokens > 0
@@ -268,8 +268,8 @@ def test_a_spent_budget_is_not_retried(gateway, model):
     assert len(requests) == 1
 
 
-def test_a_budget_is_never_overspent(gateway):
-    before, calls = books.attempts(gateway.data), 0
+def test_a_budget_is_never_overspent(gateway, mock):
+    before, calls = books.settled(gateway.data, mock), 0
     with pytest.raises(anthropic.RateLimitError):
         for _ in range(50):
             ask(client_of(gateway, "spender"), "dear-claude", max_tokens=20)
@@ -302,7 +302,7 @@ def test_a_stream_that_breaks_raises(client, mock, model, how):
 @pytest.mark.parametrize("model", CHAT_MODELS)
 @pytest.mark.parametrize("role", ["normal", "hard"])
 def test_a_client_that_hangs_up_is_settled(gateway, mock, model, role):
-    before = books.attempts(gateway.data)
+    before = books.settled(gateway.data, mock)
     mock.reply(UPSTREAM[model], text=" ".join(f"word{n}" for n in range(100)), chunk_delay_ms=10)
     with client_of(gateway, role) as client:
         stream = ask(client, model, stream=True)

@@ -53,9 +53,11 @@ def test_every_path_for_chat(gateway, mock, path):
 
 
 def test_headers_of_an_answer(gateway):
-    _, headers, _ = curl(f"{gateway.openai_url}/chat/completions", *bearer(), body=CHAT)
-    for name in ("x-litellm-call-id", "x-litellm-model-id", "x-litellm-model-group", "x-litellm-version", "x-litellm-key-spend"):
+    _, headers, _ = curl(f"{gateway.openai_url}/chat/completions", *bearer("hard"), body=CHAT)
+    for name in ("x-litellm-call-id", "x-litellm-model-id", "x-litellm-model-group", "x-litellm-version"):
         assert headers[name], name
+    assert float(headers["x-litellm-key-spend"]) > 0
+    assert float(headers["x-litellm-key-max-budget"]) == 100
     assert headers["x-litellm-attempted-retries"] == "0"
     assert headers["x-litellm-attempted-fallbacks"] == "0"
     assert headers["llm_provider-x-request-id"].startswith("req_mock")
@@ -84,7 +86,8 @@ def test_bytes_of_an_openai_stream(gateway, mock, model):
 @pytest.mark.parametrize("model", ["gpt", "claude"])
 def test_bytes_of_an_anthropic_stream(gateway, mock, model):
     mock.reply(f"upstream-{model}", text=samples.TEXT)
-    status, headers, text = curl(f"{gateway.url}/v1/messages", *bearer(), body={**MESSAGE, "model": model, "stream": True})
+    version = ("--header", "anthropic-version: 2023-06-01")
+    status, headers, text = curl(f"{gateway.url}/v1/messages", *bearer(), *version, body={**MESSAGE, "model": model, "stream": True})
     assert status == 200
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "[DONE]" not in text

