@@ -1,0 +1,11 @@
+//! The promises about money, proved through the real interface against the provider's own invoice.
+
+mod caps;
+mod caps_rules;
+mod disk;
+mod exact;
+mod flagged;
+mod kills;
+mod leaks;
+mod retries;
+mod unpriced;
