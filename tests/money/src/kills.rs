@@ -27,6 +27,8 @@ pub struct Figures {
     pub rows: usize,
     /// Rows that a start found open.
     pub recovered: usize,
+    /// What those were charged.
+    pub recovered_cost: i64,
     pub limit: i64,
     pub invoice: i64,
     pub ledger: i64,
@@ -40,9 +42,9 @@ impl Figures {
         (self.invoice - self.limit).max(0)
     }
 
-    /// What the ledger charged beyond the bills, for each kill.
+    /// The most that the ledger charged beyond the bills because of each kill: attempts in flight, at their holds.
     pub fn over_count_per_kill(&self) -> i64 {
-        (self.ledger - self.invoice) / self.kills.max(1) as i64
+        self.recovered_cost / self.kills.max(1) as i64
     }
 }
 
@@ -58,7 +60,18 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         let usd = |nano: i64| format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
         for figures in self.0 {
-            let Figures { what, kills, requests, rows, recovered, limit, invoice, ledger, false_refusals } = figures;
+            let Figures {
+                what,
+                kills,
+                requests,
+                rows,
+                recovered,
+                recovered_cost: _,
+                limit,
+                invoice,
+                ledger,
+                false_refusals,
+            } = figures;
             let (limit, invoice, ledger) = (usd(*limit), usd(*invoice), usd(*ledger));
             let (over, count) = (usd(figures.overspend()), usd(figures.over_count_per_kill()));
             writeln!(
@@ -89,12 +102,14 @@ pub async fn judge(what: &str, kills: usize, stage: &mut Stage, books: &Books, l
     let invoice = stage.mock.invoice();
     let faults = books.faults(&rows, &invoice, |_| Mode::Hard);
     assert!(faults.is_empty(), "{what}: {} faults in the books:\n{}", faults.len(), faults.join("\n"));
+    let recovered: Vec<&SpendRow> = rows.iter().filter(|row| row.outcome == "recovered").collect();
     let figures = Figures {
         what: what.to_owned(),
         kills,
         requests: invoice.len(),
         rows: rows.len(),
-        recovered: rows.iter().filter(|row| row.outcome == "recovered").count(),
+        recovered: recovered.len(),
+        recovered_cost: recovered.iter().map(|row| row.cost_nano_usd).sum(),
         limit,
         invoice: books.invoice_total(&stage.mock),
         ledger: total(&rows),

@@ -4,7 +4,7 @@
 use tollgate_money_tests::kills::{Table, random_kills};
 
 /// Seeds of a run, each with a gateway of its own.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 24;
 
 const ROUNDS: usize = 25;
 

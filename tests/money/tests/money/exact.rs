@@ -26,6 +26,7 @@ fn priced_deployments(mock: &Mock) -> Vec<Object> {
         |unit: &str, price: &str| json!({"unit": unit, "price": price, "per": 1_000_000, "aboveInputTokens": 1000});
     vec![
         objects::deployment("plain", mock),
+        objects::azure("azure", mock),
         rates(
             objects::openai("fine", mock),
             json!([
@@ -91,6 +92,7 @@ fn usages() -> Vec<(&'static str, bool, Tokens)> {
         ("plain", false, Tokens::new(1, 1)),
         ("plain", false, cached(1234, 56, 1024)),
         ("plain", false, Tokens::new(0, 0)),
+        ("azure", false, cached(1234, 56, 1024)),
         ("fine", false, Tokens::new(1, 0)),
         ("fine", false, cached(1023, 333, 511)),
         ("fine", false, cached(7, 0, 7)),
@@ -284,4 +286,31 @@ async fn a_free_model_costs_nothing_and_its_row_is_exact() {
     assert_eq!(reply.header("x-litellm-response-cost").map(nano), Some(0));
     let books = Books::default().price("free", Price::flat(Rates::new("0", "0")));
     books.assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test]
+async fn the_price_of_when_a_call_began_is_what_it_costs() {
+    let priced = |mock: &Mock, input: &str| {
+        objects::deployment("m", mock)
+            .set("spec.pricing", json!({"perMillionTokens": {"input": input, "output": "10"}}))
+    };
+    let mut stage = Stage::start(|mock| vec![priced(mock, "1"), caller(hard("1"))]).await;
+    let dearer = priced(&stage.mock, "2");
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).gate("go").repeat(2)]);
+    let before = tokio::spawn(stage.gateway.chat("m").send());
+    tollgate_harness::patiently("it at the provider", stage.mock.wait_at_gate("go", 1)).await;
+    stage
+        .edit(|objects| {
+            let at = objects.iter().position(|object| object.id() == dearer.id()).expect("it is there");
+            objects[at] = dearer;
+        })
+        .await;
+    stage.mock.open_gate("go");
+    let before = before.await.expect("it ends").expect(200);
+    let after = stage.gateway.chat("m").send().await.expect(200);
+    let cost = |reply: &Response| reply.header("x-litellm-response-cost").map(nano);
+    assert_eq!((cost(&before), cost(&after)), (Some(200_000), Some(300_000)));
+    stage.gateway.stop().await;
+    let rows = tollgate_harness::ledger_rows(stage.gateway.data());
+    assert_eq!((find(&rows, &before).cost_nano_usd, find(&rows, &after).cost_nano_usd), (200_000, 300_000));
 }

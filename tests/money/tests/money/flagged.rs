@@ -377,3 +377,18 @@ async fn a_provider_that_cannot_be_reached_costs_nothing() {
     let rows = Books::default().assert_flagged(&mut stage.gateway, &stage.mock, |_| Mode::Hard).await;
     assert_eq!((rows.len(), rows[0].outcome.as_str(), rows[0].cost_nano_usd), (1, "released", 0));
 }
+
+#[tokio::test]
+async fn what_a_client_is_told_is_what_was_booked_also_where_it_is_the_hold() {
+    for terms in [hard("1"), soft("1")] {
+        let mut stage =
+            Stage::start(|mock| vec![objects::deployment("m", mock), tollgate_money_tests::setup::caller(terms)]).await;
+        stage.mock.script("up-m", [Reply { usage: UsageScript::Missing, ..reply() }]);
+        let answer = stage.gateway.chat("m").send().await.expect(200);
+        let told = answer.header("x-litellm-response-cost").map(tollgate_money_tests::gauges::nano);
+        let spend = answer.header("x-litellm-key-spend").map(tollgate_money_tests::gauges::nano);
+        stage.gateway.stop().await;
+        let rows = tollgate_harness::ledger_rows(stage.gateway.data());
+        assert_eq!((told, spend), (Some(rows[0].cost_nano_usd), Some(rows[0].cost_nano_usd)), "{rows:?}");
+    }
+}
