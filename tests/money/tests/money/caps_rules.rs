@@ -219,6 +219,32 @@ async fn a_limit_is_raised_and_lowered_while_it_runs() {
 }
 
 #[tokio::test]
+async fn who_waits_for_held_money_is_served_when_the_limit_is_raised() {
+    let mut stage = Stage::start(|mock| {
+        let gateway = objects::gateway().set("spec.defaults.reservedWait", "10s");
+        vec![objects::deployment("m", mock), gateway, shared_budget("0.002", None)]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).gate("go").repeat(2)]);
+    let body = chat("m", "Hello", 20);
+    let first = tokio::spawn(stage.gateway.chat("m").json(&body).send());
+    patiently("the first at the provider", stage.mock.wait_at_gate("go", 1)).await;
+    let second = tokio::spawn(stage.gateway.chat("m").json(&body).send());
+    tollgate_money_tests::gauges::wait_for(&stage.gateway, "the second to arrive", |text| {
+        tollgate_money_tests::gauges::sum(text, "tollgate_in_flight_requests") >= 2.0
+    })
+    .await;
+    stage.edit(|objects| replace(objects, shared_budget("1", None))).await;
+    let both = stage.mock.wait_at_gate("go", 2);
+    let served = tokio::time::timeout(Duration::from_secs(5), both).await;
+    stage.mock.open_gate("go");
+    assert!(served.is_ok(), "a raised limit counts at once, also for who waits");
+    first.await.expect("it ends").expect(200);
+    second.await.expect("it ends").expect(200);
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test]
 async fn a_limit_that_is_changed_right_after_the_start_counts() {
     for _ in 0..3 {
         let mut stage = Stage::start(|mock| vec![objects::deployment("m", mock), shared_budget("1", None)]).await;
