@@ -16,7 +16,7 @@ use crate::limits::{LimitType, Permit, Usage};
 /// A call that may be served.
 pub struct Admitted {
     pub caller: Caller,
-    pub call: Call,
+    pub call: Box<Call>,
     /// Index of the route that the name leads to.
     pub route: u32,
     /// The public name after aliases; what wildcards match and rows show.
@@ -49,7 +49,7 @@ impl RequestPermits {
 ///
 /// # Errors
 /// 400 for names that lead nowhere, 403 for models that key or team do not allow, 429 for limits.
-pub fn admit(core: &Rc<Core>, caller: Caller, call: Call, now: Instant) -> Result<Admitted> {
+pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> Result<Admitted> {
     let asked = call.model().ok_or(GatewayError::ModelMissing)?;
     let (route, model) = find_model(&caller, asked)?;
     let asked_output = call.head.output_cap();

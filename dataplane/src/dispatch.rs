@@ -17,7 +17,7 @@ use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
 use tollgate_dialects::splice::{Splice, json_string};
 use tollgate_dialects::usage;
 use tollgate_dialects::{Dialect, json};
-use tollgate_snapshot::model::ErrorClass;
+use tollgate_snapshot::model::{ErrorClass, Name};
 use tollgate_snapshot::money::NanoUsd;
 
 use crate::admit::{Admitted, RequestPermits};
@@ -40,7 +40,7 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 pub struct Judged {
     head: HeaderMap,
     kind: Kind,
-    booking: Booking,
+    booking: Box<Booking>,
 }
 
 enum Kind {
@@ -55,12 +55,12 @@ enum Kind {
 /// knows what it did.
 pub async fn send(
     attempting: &Attempting<'_>,
-    outgoing: Outgoing,
-    mut booking: Booking,
+    outgoing: Box<Outgoing>,
+    mut booking: Box<Booking>,
     record: &mut Record,
 ) -> Result<Judged, Failure> {
     let Attempting { core, clock, admitted, .. } = attempting;
-    let deployment = booking.deployment.to_string();
+    let deployment = booking.deployment.clone();
     let entry = attempting.entry(&booking);
     let until_head = match clock.first_byte {
         Some(first_byte) => clock.deadline.min(booking.started + first_byte),
@@ -76,7 +76,7 @@ pub async fn send(
             record.provider += booking.started.elapsed();
             log_connect(&deployment, &error);
             return Err(Failure::of_provider(
-                GatewayError::UpstreamConnect { deployment, attempts: 1 },
+                GatewayError::UpstreamConnect { deployment: deployment.to_string(), attempts: 1 },
                 ErrorClass::Connect,
             ));
         }
@@ -86,16 +86,16 @@ pub async fn send(
             record.provider += booking.started.elapsed();
             let reason = "closed the connection before it answered";
             return Err(Failure::of_provider(
-                GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+                GatewayError::UpstreamBroken { deployment: deployment.to_string(), attempts: 1, reason },
                 ErrorClass::Connect,
             ));
         }
-        Err(_) => return Err(timed_out(booking, record, deployment)),
+        Err(_) => return Err(timed_out(booking, record)),
     };
     booking.first_byte = Some(booking.started.elapsed());
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(failed(attempting, head, body, lease, booking, record).await);
+        return Err(Box::pin(failed(attempting, head, body, lease, booking, record)).await);
     }
     if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         tracing::warn!(%deployment, ?encoding, "deployment `{deployment}` compressed its answer unasked");
@@ -105,7 +105,7 @@ pub async fn send(
         && admitted.call.operation != Operation::Embeddings
         && admitted.call.operation != Operation::CountTokens;
     if is_stream {
-        stream(attempting, outgoing, head, body, lease, booking, record).await
+        Box::pin(stream(attempting, outgoing, head, body, lease, booking, record)).await
     } else {
         unary(attempting, outgoing, head, body, lease, booking, record).await
     }
@@ -114,21 +114,21 @@ pub async fn send(
 /// Reads a reply whole and settles it.
 async fn unary(
     attempting: &Attempting<'_>,
-    outgoing: Outgoing,
+    outgoing: Box<Outgoing>,
     head: http::response::Parts,
     body: Incoming,
     lease: Lease,
-    mut booking: Booking,
+    mut booking: Box<Booking>,
     record: &mut Record,
 ) -> Result<Judged, Failure> {
     let Attempting { core, clock, admitted, .. } = attempting;
-    let deployment = booking.deployment.to_string();
+    let deployment = booking.deployment.clone();
     let limit = core.shared.settings.max_reply_bytes;
     let read = tokio::time::timeout_at(clock.deadline.into(), read_whole(body, &head.headers, limit)).await;
     let body = match read {
         Ok(Ok(body)) => body,
         Ok(Err(reason)) => return Err(broken(booking, record, reason)),
-        Err(_) => return Err(timed_out(booking, record, deployment)),
+        Err(_) => return Err(timed_out(booking, record)),
     };
     lease.finished();
     record.provider += booking.started.elapsed();
@@ -144,7 +144,7 @@ async fn unary(
         booking.settle_unknown(body.len() as u64, 200);
         let reason = "sent an answer that is not JSON";
         return Err(Failure::of_provider(
-            GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+            GatewayError::UpstreamBroken { deployment: deployment.to_string(), attempts: 1, reason },
             ErrorClass::ServerError,
         ));
     };
@@ -175,7 +175,7 @@ async fn unary(
                     tracing::warn!(%deployment, %error, "deployment `{deployment}` sent an answer that is not of its dialect");
                     let reason = "sent an answer that is not of its dialect";
                     return Err(Failure::of_provider(
-                        GatewayError::UpstreamBroken { deployment, attempts: 1, reason },
+                        GatewayError::UpstreamBroken { deployment: deployment.to_string(), attempts: 1, reason },
                         ErrorClass::ServerError,
                     ));
                 }
@@ -214,11 +214,11 @@ async fn read_whole(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Re
 /// Waits for the first bytes of a stream, then lets it run.
 async fn stream(
     attempting: &Attempting<'_>,
-    outgoing: Outgoing,
+    outgoing: Box<Outgoing>,
     head: http::response::Parts,
     mut body: Incoming,
     lease: Lease,
-    mut booking: Booking,
+    mut booking: Box<Booking>,
     record: &mut Record,
 ) -> Result<Judged, Failure> {
     let Attempting { core, clock, admitted, .. } = attempting;
@@ -265,10 +265,7 @@ async fn stream(
         let frame = match tokio::time::timeout_at(until.into(), body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_)) | None) => return Err(broken(booking, record, "ended its stream before the first event")),
-            Err(_) => {
-                let deployment = booking.deployment.to_string();
-                return Err(timed_out(booking, record, deployment));
-            }
+            Err(_) => return Err(timed_out(booking, record)),
         };
         let Ok(chunk) = frame.into_data() else { continue };
         if flow.push(chunk, &mut ready).is_err() {
@@ -292,7 +289,7 @@ async fn failed(
     head: http::response::Parts,
     body: Incoming,
     lease: Lease,
-    mut booking: Booking,
+    mut booking: Box<Booking>,
     record: &mut Record,
 ) -> Failure {
     let status = head.status.as_u16();
@@ -391,7 +388,8 @@ fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
     Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_millis() as u64)
 }
 
-fn timed_out(mut booking: Booking, record: &mut Record, deployment: String) -> Failure {
+fn timed_out(mut booking: Box<Booking>, record: &mut Record) -> Failure {
+    let deployment = booking.deployment.to_string();
     let after = booking.started.elapsed();
     record.provider += after;
     booking.settle_unknown(0, 408);
@@ -399,7 +397,7 @@ fn timed_out(mut booking: Booking, record: &mut Record, deployment: String) -> F
     Failure::of_provider(GatewayError::UpstreamTimeout { deployment, attempts: 1, after }, ErrorClass::Timeout)
 }
 
-fn broken(mut booking: Booking, record: &mut Record, reason: &'static str) -> Failure {
+fn broken(mut booking: Box<Booking>, record: &mut Record, reason: &'static str) -> Failure {
     let deployment = booking.deployment.to_string();
     record.provider += booking.started.elapsed();
     booking.settle_unknown(0, 502);
@@ -407,7 +405,7 @@ fn broken(mut booking: Booking, record: &mut Record, reason: &'static str) -> Fa
     Failure::of_provider(GatewayError::UpstreamBroken { deployment, attempts: 1, reason }, ErrorClass::ServerError)
 }
 
-fn log_connect(deployment: &str, error: &ConnectError) {
+fn log_connect(deployment: &Name, error: &ConnectError) {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     tracing::warn!(%deployment, "no connection to deployment `{deployment}`: {error}{cause}");
 }

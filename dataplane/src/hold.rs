@@ -194,7 +194,7 @@ pub async fn take(
     mut permits: Permits,
     in_flight: InFlight,
     record: &Record,
-) -> Result<Booking> {
+) -> Result<Box<Booking>> {
     let tables = &admitted.caller.tables;
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
@@ -221,7 +221,7 @@ pub async fn take(
     loop {
         let refusal = match core.writer.borrow_mut().try_hold(&start, &terms.budgets) {
             Ok(hold) => {
-                return Ok(Booking {
+                return Ok(Box::new(Booking {
                     core: core.clone(),
                     hold: Some(hold),
                     held: terms.amounts,
@@ -238,18 +238,18 @@ pub async fn take(
                     started_unix_ms,
                     first_byte: None,
                     input_estimate: admitted.call.body.len() as u64 / 4,
-                });
+                }));
             }
             Err(refusal) => refusal,
         };
         let error = match refusal {
             Refusal::Pending(grant) => {
                 // The grant is on its way to the disk; a moment.
-                grant.wait().await;
+                Box::pin(grant.wait()).await;
                 continue;
             }
             Refusal::Reserved { budget, held, limit } => {
-                let waited = tokio::time::timeout_at(patience.into(), budget.wait_for_release()).await;
+                let waited = Box::pin(tokio::time::timeout_at(patience.into(), budget.wait_for_release())).await;
                 if waited.is_ok() {
                     continue;
                 }

@@ -92,7 +92,7 @@ pub fn build(
     deployment: &Deployment,
     entry: &DeploymentEntry,
     inject_output: Option<u64>,
-) -> Result<Outgoing> {
+) -> Result<Box<Outgoing>> {
     let call = &admitted.call;
     let mode = Mode::of(call.operation, deployment)
         .ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
@@ -142,7 +142,7 @@ pub fn build(
     let headers = outgoing_headers(admitted, deployment, entry, mode);
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
-    Ok(Outgoing {
+    Ok(Box::new(Outgoing {
         mode,
         stream,
         injected_usage,
@@ -150,7 +150,7 @@ pub fn build(
         authority: entry.authority.clone(),
         headers,
         pieces,
-    })
+    }))
 }
 
 /// A request that cannot be told in the deployment's dialect.

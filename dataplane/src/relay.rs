@@ -147,7 +147,7 @@ impl Translation {
 
 /// What remains to be done when a call ends.
 pub struct Closing {
-    pub booking: Booking,
+    pub booking: Box<Booking>,
     pub permits: RequestPermits,
     pub record: Record,
     pub entry: Entry,

@@ -95,7 +95,8 @@ impl Pool {
                 },
             }
         }
-        let mut sender = self.connect(&target.endpoint, connect_timeout).await?;
+        // Boxed: its state (names, TLS) is large, and nearly no call needs it.
+        let mut sender = Box::pin(self.connect(&target.endpoint, connect_timeout)).await?;
         match sender.try_send_request(make()).await {
             Ok(response) => Ok(self.sent(response, sender, target.id)),
             Err(failed) => Err(SendError::Broken(failed.into_error())),
