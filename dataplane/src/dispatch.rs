@@ -249,7 +249,10 @@ async fn stream(
                 },
             ),
             events: Vec::new(),
-            usage: None,
+            watch: StreamSniffer::new(SniffOptions {
+                quirks: attempting.entry(&booking).usage_quirks,
+                ..SniffOptions::watch(deployment.dialect)
+            }),
             finished: false,
             failed: false,
             output_bytes: 0,

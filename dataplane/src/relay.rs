@@ -44,7 +44,8 @@ pub struct Translation {
     pub decoder: StreamDecoder,
     pub encoder: StreamEncoder,
     pub events: Vec<Event>,
-    pub usage: Option<Usage>,
+    /// Reads the usage off the provider's own bytes: money does not go through a translation.
+    pub watch: StreamSniffer,
     pub finished: bool,
     /// The provider said that it failed, and the client was told.
     pub failed: bool,
@@ -69,7 +70,7 @@ impl Flow {
                 sniffer.push(chunk, &mut |bytes| out.push_back(bytes));
                 Ok(())
             }
-            Flow::Translate(translation) => translation.push(&chunk, out),
+            Flow::Translate(translation) => translation.push(chunk, out),
         }
     }
 
@@ -77,7 +78,7 @@ impl Flow {
     fn is_complete(&self) -> bool {
         match self {
             Flow::Pass(sniffer) => sniffer.done(),
-            Flow::Translate(translation) => translation.finished && translation.usage.is_some(),
+            Flow::Translate(translation) => translation.finished && translation.watch.done(),
         }
     }
 
@@ -99,7 +100,7 @@ impl Flow {
             Flow::Translate(mut translation) => {
                 let complete = translation.finish(out);
                 Ending {
-                    usage: translation.usage.take(),
+                    usage: translation.watch.finish(&mut |_| {}).usage,
                     complete,
                     failed: translation.failed,
                     output_bytes: translation.output_bytes,
@@ -110,8 +111,9 @@ impl Flow {
 }
 
 impl Translation {
-    fn push(&mut self, chunk: &[u8], out: &mut VecDeque<Bytes>) -> Result<(), ()> {
-        let decoded = self.decoder.feed(chunk, &mut self.events);
+    fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), ()> {
+        self.watch.push(chunk.clone(), &mut |_| {});
+        let decoded = self.decoder.feed(&chunk, &mut self.events);
         self.encode(out);
         decoded.map_err(drop)
     }
@@ -120,7 +122,6 @@ impl Translation {
         let mut bytes = Vec::new();
         for event in self.events.drain(..) {
             match &event {
-                Event::Usage(usage) => self.usage = Some(usage.clone()),
                 Event::End => self.finished = true,
                 Event::Error(_) => self.failed = true,
                 Event::Text { text, .. } | Event::Thinking { text, .. } => self.output_bytes += text.len() as u64,
@@ -129,6 +130,7 @@ impl Translation {
                 | Event::ThinkingSignature { .. }
                 | Event::RedactedThinking { .. }
                 | Event::ToolCall { .. }
+                | Event::Usage(_)
                 | Event::Stop { .. } => {}
             }
             self.encoder.encode(&event, &mut bytes);
