@@ -165,7 +165,7 @@ pub async fn run(
             );
             let attempting =
                 Attempting { core: &core, admitted: &admitted, route, clock, alone, fell_back, max_retries };
-            match one(&attempting, picked, &mut record).await {
+            match one(&attempting, picked, &mut record, &client_gone).await {
                 Ok(judged) => {
                     let permits = std::mem::take(&mut permits);
                     let entry = entry.take().expect("a call is answered once");
@@ -245,7 +245,12 @@ pub async fn run(
 }
 
 /// One attempt: hold, build, send, judge.
-async fn one<'a>(attempting: &Attempting<'a>, picked: Picked, record: &mut Record) -> Result<Judged, Failure> {
+async fn one<'a>(
+    attempting: &Attempting<'a>,
+    picked: Picked,
+    record: &mut Record,
+    client_gone: &Cell<bool>,
+) -> Result<Judged, Failure> {
     let Attempting { core, admitted, route, .. } = attempting;
     let tables = &admitted.caller.tables;
     let deployment = &tables.snapshot.deployments[picked.deployment as usize];
@@ -267,10 +272,15 @@ async fn one<'a>(attempting: &Attempting<'a>, picked: Picked, record: &mut Recor
             return Err(Failure::of_ours(error));
         }
     };
-    let booking = match hold::take(core, admitted, picked.deployment, terms, permits, in_flight, record).await {
+    let mut booking = match hold::take(core, admitted, picked.deployment, terms, permits, in_flight, record).await {
         Ok(booking) => booking,
         Err(error) => return Err(Failure::of_ours(error)),
     };
+    if client_gone.get() {
+        // It left while its money was waited for: nobody would read the answer.
+        booking.release(0);
+        return Err(Failure::of_ours(Box::new(GatewayError::Internal { reason: "the client left before it was served" })));
+    }
     let model = tables.routes[admitted.route as usize].label;
     let judged = dispatch::send(attempting, outgoing, booking, record).await;
     let (outcome, status) = match &judged {

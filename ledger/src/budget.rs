@@ -174,7 +174,8 @@ impl Budget {
     /// Where it stands at a moment, unix seconds.
     pub fn view(&self, now: i64) -> BudgetView {
         let books = self.books();
-        let current = self.current.load_full();
+        // An account of other terms counts no more, although the next one is not open yet.
+        let current = self.current.load_full().filter(|account| fits(&books, account));
         let span = current.as_ref().map(|account| account.span.clone()).filter(|span| now < span.ends_at);
         let live = if span.is_some() { current } else { None };
         let next = span.clone().unwrap_or_else(|| books.terms.period.span(now));
@@ -297,6 +298,10 @@ impl Budget {
         if self.mode() == Mode::Soft {
             if self.settled(&account) >= self.limit() {
                 self.recount(at_ms.div_euclid(1000));
+                if account.is_sealed() {
+                    // Its terms are over: the next account decides.
+                    return Decision::Wanting;
+                }
                 if self.settled(&account) >= self.limit() {
                     return Decision::Exhausted;
                 }
@@ -368,6 +373,11 @@ pub(crate) fn counts(books: &Books, older: &Account, current: &Span, now: i64) -
     older.unit == books.terms.unit
         && older.token == books.terms.reset_token
         && books.terms.period.counts(&older.span, current, now)
+}
+
+/// Whether an account counts what the terms count now.
+fn fits(books: &Books, account: &Account) -> bool {
+    account.unit == books.terms.unit && account.token == books.terms.reset_token
 }
 
 pub(crate) fn closed_amount(books: &Books, current: &Span, now: i64) -> i64 {
