@@ -228,11 +228,12 @@ impl Ledger {
         budget
     }
 
-    /// Gives a budget new terms if it is in use; one that is not gets them when it is first used.
+    /// Gives a budget new terms if it is in use or was used by an earlier process; any other gets them when it is
+    /// first used.
     pub fn update(&self, terms: &BudgetTerms) {
-        let found = self.read_budgets().get(terms.id.as_str()).cloned();
-        if let Some(budget) = found {
-            budget.update(terms, self.now());
+        let in_use = self.read_budgets().contains_key(terms.id.as_str());
+        if in_use || guard(&self.0.closed).contains_key(terms.id.as_str()) {
+            self.budget(terms);
         }
     }
 
