@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use tollgate_crds::{
     BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
 };
 use tollgate_snapshot::compile::{Document, Meta, Object, Secret};
 use tollgate_snapshot::{Finding, ObjectRef, Reason};
+
+use super::simple_yaml::{self, Node};
 
 /// A document of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,9 @@ pub struct Read {
 
 /// Reads one document. `default_namespace`: where documents live that name none.
 pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -> Read {
-    let head = match head(part.text) {
+    let simple = simple_yaml::parse(part.text);
+    let simple = simple.as_ref();
+    let head = match head(part.text, simple) {
         Ok(head) => head,
         Err(error) => return malformed(unknown_object(), &error),
     };
@@ -107,13 +111,13 @@ pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -
     }
     let object = object(kind);
     match kind {
-        "LLMGateway" => typed::<LLMGatewaySpec>(part.text, object, Document::LLMGateway),
-        "ProviderAccount" => typed::<ProviderAccountSpec>(part.text, object, Document::ProviderAccount),
-        "ModelDeployment" => typed::<ModelDeploymentSpec>(part.text, object, Document::ModelDeployment),
-        "RouteGroup" => typed::<RouteGroupSpec>(part.text, object, Document::RouteGroup),
-        "Team" => typed::<TeamSpec>(part.text, object, Document::Team),
-        "VirtualKey" => typed::<VirtualKeySpec>(part.text, object, Document::VirtualKey),
-        _ => typed::<BudgetSpec>(part.text, object, Document::Budget),
+        "LLMGateway" => typed::<LLMGatewaySpec>(part.text, simple, object, Document::LLMGateway),
+        "ProviderAccount" => typed::<ProviderAccountSpec>(part.text, simple, object, Document::ProviderAccount),
+        "ModelDeployment" => typed::<ModelDeploymentSpec>(part.text, simple, object, Document::ModelDeployment),
+        "RouteGroup" => typed::<RouteGroupSpec>(part.text, simple, object, Document::RouteGroup),
+        "Team" => typed::<TeamSpec>(part.text, simple, object, Document::Team),
+        "VirtualKey" => typed::<VirtualKeySpec>(part.text, simple, object, Document::VirtualKey),
+        _ => typed::<BudgetSpec>(part.text, simple, object, Document::Budget),
     }
 }
 
@@ -154,84 +158,29 @@ struct Whole<S> {
     _status: serde::de::IgnoredAny,
 }
 
-fn head(text: &str) -> Result<Head, yaml_serde::Error> {
-    // Two passes over every document would double the time that 10,000 keys take to load: where the first keys of a
-    // document are written the usual way they are simply read off.
-    if let Some(head) = usual_head(text) {
-        return Ok(head);
-    }
-    yaml_serde::from_str(text)
-}
-
-/// `apiVersion: x`, `kind: y`, `metadata: {name: z, namespace: n}` at the beginning of lines, unquoted and simple.
-fn usual_head(text: &str) -> Option<Head> {
-    let mut head = Head::default();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        if let Some(value) = line.strip_prefix("apiVersion: ") {
-            head.api_version = plain(value)?.to_owned();
-        } else if let Some(value) = line.strip_prefix("kind: ") {
-            head.kind = plain(value)?.to_owned();
-        } else if let Some(value) = line.strip_prefix("metadata: ") {
-            let inner = value.trim().strip_prefix('{')?.strip_suffix('}')?;
-            if inner.contains(['{', '"', '\'', '#']) {
-                return None;
-            }
-            for pair in inner.split(',') {
-                let (name, value) = pair.split_once(": ")?;
-                read_metadata(&mut head.metadata, name.trim(), plain(value)?);
-            }
-        } else if line.trim_end() == "metadata:" {
-            while let Some(line) = lines.next_if(|line| line.starts_with(' ') || line.is_empty()) {
-                // Only the first level of the mapping.
-                if let Some((name, value)) = line.trim_start().split_once(": ")
-                    && line.len() - line.trim_start().len() == 2
-                    && matches!(name, "name" | "namespace")
-                {
-                    read_metadata(&mut head.metadata, name, plain(value)?);
-                }
-            }
-        } else if !(line.starts_with(' ')
-            || line.starts_with('#')
-            || line.starts_with('-')
-            || line.is_empty()
-            || line.starts_with("spec:")
-            || line.starts_with("status:"))
-        {
-            return None;
-        }
-    }
-    (!head.api_version.is_empty() && !head.kind.is_empty() && !head.metadata.name.is_empty()).then_some(head)
-}
-
-fn read_metadata(metadata: &mut Metadata, name: &str, value: &str) {
-    match name {
-        "name" => metadata.name = value.to_owned(),
-        "namespace" => metadata.namespace = Some(value.to_owned()),
-        _ => {}
+fn head(text: &str, simple: Option<&Node<'_>>) -> Result<Head, yaml_serde::Error> {
+    match simple.and_then(|node| Head::deserialize(node).ok()) {
+        Some(head) => Ok(head),
+        None => yaml_serde::from_str(text),
     }
 }
 
-/// A scalar without quotes, comments or anything else that YAML gives a meaning.
-fn plain(value: &str) -> Option<&str> {
-    let value = value.trim();
-    let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'/');
-    (!value.is_empty() && value.bytes().all(simple)).then_some(value)
-}
-
-fn typed<S: DeserializeOwned>(text: &str, object: ObjectRef, document: fn(Box<Object<S>>) -> Document) -> Read {
+/// The object itself. Whatever is wrong with it is said by the full reader.
+fn typed<S: DeserializeOwned>(
+    text: &str,
+    simple: Option<&Node<'_>>,
+    object: ObjectRef,
+    document: fn(Box<Object<S>>) -> Document,
+) -> Read {
     let mut findings = Vec::new();
-    let deserializer = yaml_serde::Deserializer::from_str(text);
-    let whole: Result<Whole<S>, _> = serde_ignored::deserialize(deserializer, |path| {
-        let path = path.to_string();
-        // What API servers add to an object that was read from one.
-        if !path.starts_with("metadata.") && !path.starts_with("status") {
-            let message = format!("`{path}` is not a field of {}", object.kind);
-            findings.push(
-                Finding::error(&object, Reason::UnknownField, path, message).hint("see `tollgate crds` for its fields"),
-            );
+    let simple = simple.and_then(|node| whole::<S, _>(node, &object, &mut findings).ok());
+    let whole = match simple.filter(|_| findings.is_empty()) {
+        Some(whole) => Ok(whole),
+        None => {
+            findings.clear();
+            whole(yaml_serde::Deserializer::from_str(text), &object, &mut findings)
         }
-    });
+    };
     match whole {
         Err(error) => malformed(object, &error),
         Ok(whole) => {
@@ -251,6 +200,23 @@ fn typed<S: DeserializeOwned>(text: &str, object: ObjectRef, document: fn(Box<Ob
             }
         }
     }
+}
+
+fn whole<'de, S: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+    object: &ObjectRef,
+    findings: &mut Vec<Finding>,
+) -> Result<Whole<S>, D::Error> {
+    serde_ignored::deserialize(deserializer, |path| {
+        let path = path.to_string();
+        // What API servers add to an object that was read from one.
+        if !path.starts_with("metadata.") && !path.starts_with("status") {
+            let message = format!("`{path}` is not a field of {}", object.kind);
+            findings.push(
+                Finding::error(object, Reason::UnknownField, path, message).hint("see `tollgate crds` for its fields"),
+            );
+        }
+    })
 }
 
 fn unix_seconds(text: &str) -> Option<i64> {
@@ -370,23 +336,6 @@ mod tests {
         let parts = split(text);
         let texts: Vec<(&str, usize)> = parts.iter().map(|part| (part.text, part.line)).collect();
         assert_eq!(texts, [("a: 1\n", 1), ("b: |\n  ---\n  x\n", 5), (" {c: 3}\n", 8)]);
-    }
-
-    #[test]
-    fn the_usual_head_says_what_the_whole_document_says() {
-        for text in [
-            "apiVersion: tollgate.dev/v1alpha1\nkind: VirtualKey\nmetadata: {name: ci, namespace: team-a}\nspec: {}\n",
-            "apiVersion: tollgate.dev/v1alpha1\nkind: VirtualKey\nmetadata:\n  labels:\n    name: other\n  name: ci\n  namespace: team-a\nspec:\n  kind: x\n",
-        ] {
-            let fast = usual_head(text).expect("simple enough");
-            let slow: Head = yaml_serde::from_str(text).unwrap();
-            assert_eq!(
-                (fast.kind, fast.metadata.name, fast.metadata.namespace),
-                (slow.kind, slow.metadata.name, slow.metadata.namespace)
-            );
-        }
-        assert!(usual_head("{kind: VirtualKey}").is_none());
-        assert!(usual_head("apiVersion: a\nkind: \"b\"\nmetadata: {name: c}\n").is_none());
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub mod files;
 pub mod keys;
 pub mod load;
 pub mod locate;
+pub mod simple_yaml;
 pub mod watch;
