@@ -53,7 +53,7 @@ pub struct Modalities {
 /// as `null` has a place but no meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Always a string. Absent where the path names the model.
+    /// A string, or `null` where something else names the model: the path, a client's own habit.
     pub model: Option<Field>,
     pub stream: Option<Field>,
     pub stream_options: Option<Field>,
@@ -302,8 +302,11 @@ impl Reader<'_> {
         let content_field = self.operation.content_field();
         let head = &mut self.head;
         match key {
-            b"model" => once("model", &mut head.model, field)
-                .and_then(|()| if field.text(self.body).is_some() { Ok(()) } else { wrong("model", "a string") }),
+            b"model" => {
+                once("model", &mut head.model, field)?;
+                let is_said = field.text(self.body).is_some();
+                if is_said || field.kind == Kind::Null { Ok(()) } else { wrong("model", "a string") }
+            }
             b"messages" | b"prompt" | b"input" if key == content_field.as_bytes() => {
                 once(content_field, &mut head.content, field)?;
                 add(&mut head.modalities, seen);
@@ -511,10 +514,10 @@ mod tests {
 
     #[test]
     fn what_is_not_said_has_no_meaning() {
-        let body = r#"{"messages":[],"stream":null,"stream_options":null,"max_tokens":null,"n":null,"user":null,
+        let body = r#"{"model":null,"messages":[],"stream":null,"stream_options":null,"max_tokens":null,"n":null,"user":null,
             "metadata":null,"service_tier":null,"tools":[]}"#;
         let head = chat(body).expect("a request");
-        assert_eq!(head.model, None);
+        assert_eq!((of(head.model, body), head.model(body.as_bytes())), (Some("null"), None));
         assert!(!head.streams() && !head.has_tools && head.stream_options.is_some());
         assert_eq!((head.include_usage, head.output_cap(), head.n, head.best_of, head.prompts), (None, None, 1, 1, 1));
         assert_eq!(head.end_user(body.as_bytes()), None);
@@ -555,7 +558,6 @@ mod tests {
     fn a_field_of_the_wrong_type_is_refused_by_name() {
         let cases = [
             ("model", "1", "a string"),
-            ("model", "null", "a string"),
             ("model", "\"\\ud800\"", "a string"),
             ("messages", "{}", "an array"),
             ("messages", "null", "an array"),

@@ -80,7 +80,7 @@ fn is_sane(operation: Operation, fields: &Fields<'_>) -> Option<bool> {
         !repeated
             && options_are_sane
             && fields.get(operation.content_field()).is_some_and(content)
-            && is("model", &|value| document::string(value).is_some())
+            && is("model", &|value| is_null(value) || document::string(value).is_some())
             && is("stream", &|value| matches!(value.get(), "true" | "false" | "null"))
             && is("max_tokens", &count(0))
             && is("max_completion_tokens", &count(0))
