@@ -112,7 +112,7 @@ pub async fn run(
         let fell_back = position > 0;
         let max_retries = admitted.call.options.num_retries.unwrap_or(route.retries.attempts);
         let mut refused = Vec::new();
-        let mut last_deployment = None;
+        let mut tried = Vec::new();
         let mut class = None;
         let mut tries = 0;
         loop {
@@ -131,7 +131,7 @@ pub async fn run(
                 route,
                 eligible: &takes,
                 refused: &refused,
-                last: last_deployment,
+                tried: &tried,
                 tokens: estimated_tokens(&admitted.call, admitted.asked_output),
                 uptime_ms: core.uptime_ms(now),
             };
@@ -180,7 +180,7 @@ pub async fn run(
                     if final_here {
                         refused.push(deployment);
                     }
-                    last_deployment = Some(deployment);
+                    tried.push(deployment);
                     let wants_fallback = matches!(failed_class, ErrorClass::ContextWindow | ErrorClass::ContentPolicy)
                         && !plan::fallbacks(route, failed_class).is_empty();
                     if wants_fallback || tries >= max_retries {

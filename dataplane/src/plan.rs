@@ -42,8 +42,8 @@ pub struct Choice<'a> {
     pub eligible: &'a dyn Fn(usize) -> bool,
     /// Deployments that should not be asked again, because they refused in a way that another try does not change.
     pub refused: &'a [u32],
-    /// The deployment of the last attempt: another one is preferred.
-    pub last: Option<u32>,
+    /// The deployments this call has asked in this route, in their order: those it has asked least are preferred.
+    pub tried: &'a [u32],
     /// Tokens that count against the deployments' limits.
     pub tokens: u64,
     pub uptime_ms: u64,
@@ -98,13 +98,15 @@ fn choose(choice: &Choice<'_>, open: &[usize], random: &mut fastrand::Rng) -> us
     let targets = &choice.route.targets;
     let best = open.iter().map(|index| targets[*index].priority).min().unwrap_or_default();
     let mut candidates: Places = (0..open.len()).filter(|position| targets[open[*position]].priority == best).collect();
-    if candidates.len() > 1
-        && let Some(last) = choice.last
-    {
-        let others = |position: &usize| targets[open[*position]].deployment != last;
-        if candidates.iter().any(others) {
-            candidates.retain(|position| others(position));
-        }
+    if candidates.len() > 1 && !choice.tried.is_empty() {
+        // How often it was asked, then whether it was the last: all get their turn, none twice in a row.
+        let asked = |position: usize| {
+            let deployment = targets[open[position]].deployment;
+            let times = choice.tried.iter().filter(|tried| **tried == deployment).count();
+            (times, choice.tried.last() == Some(&deployment))
+        };
+        let least = candidates.iter().map(|position| asked(*position)).min().unwrap_or_default();
+        candidates.retain(|position| asked(*position) == least);
     }
     let load = |position: usize| {
         let deployment = targets[open[position]].deployment as usize;
