@@ -22,7 +22,7 @@ pub struct Call {
     pub body: Bytes,
     pub head: Head,
     pub stream: bool,
-    /// As the client wrote it: in the body, or in the path (Azure and engines).
+    /// As the client wrote it: in the path (Azure and engines), which wins over the body.
     pub model: Option<Box<str>>,
     pub service_tier: Option<Box<str>>,
     /// Names the model may be replaced by, in the client's own words.
@@ -47,6 +47,9 @@ pub struct Options {
     pub call_id: Option<http::HeaderValue>,
     pub keepalive: Option<Duration>,
 }
+
+/// Characters of a client's field name that an error repeats.
+const MAX_SHOWN_NAME: usize = 64;
 
 /// The longest timeout a client may ask for: a day.
 const MAX_TIMEOUT_SECONDS: f64 = 86_400.0;
@@ -105,15 +108,9 @@ pub async fn decode(
     let head = head::read_head(operation, &body)
         .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
     // Clients choose neither where a call goes nor with which credential, and stage no faults (AUTH-4, AUTH-5).
-    for (field, param) in [
-        (head.api_base, "api_base"),
-        (head.base_url, "base_url"),
-        (head.api_key, "api_key"),
-        (head.mock_testing, "mock_testing_*"),
-    ] {
-        if field.is_some() {
-            return Err(GatewayError::ParameterRefused { param: param.to_owned() }.into());
-        }
+    for field in [head.api_base, head.base_url, head.api_key, head.mock_testing].into_iter().flatten() {
+        let name = String::from_utf8_lossy(Head::key_of(field, &body));
+        return Err(GatewayError::ParameterRefused { param: name.chars().take(MAX_SHOWN_NAME).collect() }.into());
     }
     let mut forwarded = Vec::new();
     if matches!(operation, Operation::Messages | Operation::CountTokens) {
@@ -130,7 +127,7 @@ pub async fn decode(
         options.timeout = options.timeout.or(timeout.and_then(seconds));
     }
     let stream = head.streams();
-    let model = head.model(&body).map(|model| model.into()).or(path_model.map(String::into_boxed_str));
+    let model = path_model.map(String::into_boxed_str).or_else(|| head.model(&body).map(|model| model.into()));
     let service_tier = head.service_tier(&body).map(|tier| tier.into());
     let fallbacks = head.fallbacks.map(|list| json::strings(list.of(&body))).unwrap_or_default();
     let fallbacks = fallbacks.into_iter().map(|name| name.into_owned()).collect();

@@ -105,9 +105,12 @@ pub fn build(
         Mode::Pass => {
             let mut splice = Splice::default();
             match call.head.model {
-                Some(field) if call.model() != Some(&*model) => splice.replace(field.value, json_string(&model)),
+                // What the body says, which is not what was asked for where the path names the model.
+                Some(field) if field.text(&call.body).as_deref() != Some(&*model) => {
+                    splice.replace(field.value, json_string(&model));
+                }
                 Some(_) => {}
-                // Named by the path: providers want it in the body.
+                // Named by the path alone: providers want it in the body.
                 None => splice.insert("model", json_string(&model)),
             }
             if asks_for_usage {
@@ -121,8 +124,8 @@ pub fn build(
             with_parameters(pieces, &deployment.parameters)?
         }
         Mode::Translate(surface) => {
-            let mut request =
-                chat::decode_request(surface, &call.body).map_err(|error| refused(&ErrorBody::from(&error)))?;
+            let body = with_model(call, &model);
+            let mut request = chat::decode_request(surface, &body).map_err(|error| refused(&ErrorBody::from(&error)))?;
             request.max_tokens = request.max_tokens.or(inject_output);
             // The usage is for us; the encoder of the answer knows whether the client asked for it.
             request.include_usage |= stream;
@@ -151,6 +154,17 @@ pub fn build(
         headers,
         pieces,
     }))
+}
+
+/// The client's body, with a model where only the path names one: what is decoded has to.
+fn with_model(call: &Call, model: &str) -> Bytes {
+    let mut splice = Splice::default();
+    match call.head.model {
+        Some(field) if field.kind == Kind::Null => splice.replace(field.value, json_string(model)),
+        Some(_) => return call.body.clone(),
+        None => splice.insert("model", json_string(model)),
+    }
+    splice.apply(&call.body, call.head.layout).into_bytes()
 }
 
 /// A request that cannot be told in the deployment's dialect.
