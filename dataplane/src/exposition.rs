@@ -1,6 +1,7 @@
 //! `/metrics` as text: LiteLLM's names, so that its dashboards go on working, and our own. Every series of a call is
 //! summed over the cores; budgets are read from the ledger that enforces them.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
 
 use crate::core::Core;
-use crate::metrics::{BUCKETS, CallLabels, CallSeries, Counter, Histogram, HistogramSum, Label, Registry};
+use crate::metrics::{BUCKETS, CallSeries, Durations, Histogram, HistogramSum, Label, Registry};
 
 /// Budgets shown, the fullest first; the others are in the ledger.
 const MAX_BUDGETS: usize = 2_000;
@@ -19,8 +20,10 @@ const MAX_BUDGETS: usize = 2_000;
 pub fn render(core: &Core) -> String {
     let mut text = String::with_capacity(64 << 10);
     let registry = &core.shared.registry;
-    calls(&mut text, core, registry);
-    attempts(&mut text, core, registry);
+    let names = Names::new(core, registry);
+    calls(&mut text, registry, &names);
+    durations(&mut text, registry, &names);
+    attempts(&mut text, core, registry, &names);
     process(&mut text, core, registry);
     budgets(&mut text, core);
     text
@@ -44,7 +47,8 @@ fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Deployment id → provider and model of the provider.
+/// What the labels of a deployment say.
+#[derive(Default)]
 struct Described {
     id: String,
     provider: String,
@@ -52,146 +56,186 @@ struct Described {
     api_base: String,
 }
 
-fn describe(core: &Core, registry: &Registry, label: Label) -> Described {
-    let id = registry.name(label);
-    let tables = core.tables();
-    let index = tables.deployments.iter().position(|entry| entry.label == label);
-    let (provider, model, api_base) = match index {
-        Some(index) => {
-            let deployment = &tables.snapshot.deployments[index];
-            let base = tables.deployments[index].headers.api_base.to_str().unwrap_or_default().to_owned();
-            (deployment.provider.to_string(), deployment.model.to_string(), base)
-        }
-        None => Default::default(),
-    };
-    Described { id: quoted(&id), provider: quoted(&provider), model: quoted(&model), api_base: quoted(&api_base) }
+/// Names behind numbers, looked up once for a whole scrape.
+struct Names {
+    names: Vec<std::sync::Arc<str>>,
+    deployments: HashMap<Label, Described>,
 }
 
-type Calls = [(CallLabels, Vec<std::sync::Arc<CallSeries>>)];
+impl Names {
+    fn new(core: &Core, registry: &Registry) -> Names {
+        let tables = core.tables();
+        let deployments = tables.snapshot.deployments.iter().zip(&tables.deployments).map(|(deployment, entry)| {
+            let described = Described {
+                id: quoted(&entry.id),
+                provider: quoted(&deployment.provider),
+                model: quoted(&deployment.model),
+                api_base: quoted(entry.headers.api_base.to_str().unwrap_or_default()),
+            };
+            (entry.label, described)
+        });
+        Names { deployments: deployments.collect(), names: registry.names() }
+    }
 
-fn calls(text: &mut String, core: &Core, registry: &Registry) {
-    let calls = registry.calls();
-    let labels: Vec<(String, String, u16)> = calls
-        .iter()
-        .map(|(labels, _)| {
-            let Described { id, provider, model, .. } = describe(core, registry, labels.deployment);
-            let requested = quoted(&registry.name(labels.model));
-            let team = quoted(&registry.name(labels.team));
-            let litellm = format!(
-                r#"requested_model="{requested}",model="{model}",model_group="{requested}",model_id="{id}",api_provider="{provider}",team="{team}",team_alias="{team}",route="{}""#,
-                labels.operation
-            );
-            let own = format!(
-                r#"operation="{}",model="{requested}",deployment="{id}",provider="{provider}",team="{team}""#,
-                labels.operation
-            );
-            (litellm, own, labels.status)
+    fn name(&self, label: Label) -> String {
+        label.index().and_then(|index| self.names.get(index)).map(|name| quoted(name)).unwrap_or_default()
+    }
+
+    /// Of one that is gone only the id is left.
+    fn describe(&self, label: Label) -> Described {
+        match self.deployments.get(&label) {
+            Some(Described { id, provider, model, api_base }) => Described {
+                id: id.clone(),
+                provider: provider.clone(),
+                model: model.clone(),
+                api_base: api_base.clone(),
+            },
+            None => Described { id: self.name(label), ..Described::default() },
+        }
+    }
+}
+
+/// One line of labels, as LiteLLM names them and as we do, with the counters behind it.
+struct Row {
+    litellm: String,
+    own: String,
+    status: u16,
+    series: Vec<std::sync::Arc<CallSeries>>,
+}
+
+impl Row {
+    fn sum(&self, read: impl Fn(&CallSeries) -> u64) -> u64 {
+        self.series.iter().map(|one| read(one)).sum()
+    }
+}
+
+fn calls(text: &mut String, registry: &Registry, names: &Names) {
+    let by_status: Vec<Row> = registry
+        .calls()
+        .into_iter()
+        .map(|(labels, series)| {
+            let Described { id, provider, model, .. } = names.describe(labels.deployment);
+            let (requested, team, operation) = (names.name(labels.model), names.name(labels.team), labels.operation);
+            Row {
+                litellm: format!(
+                    r#"requested_model="{requested}",model="{model}",model_group="{requested}",model_id="{id}",api_provider="{provider}",team="{team}",team_alias="{team}",route="{operation}""#
+                ),
+                own: format!(
+                    r#"operation="{operation}",model="{requested}",deployment="{id}",provider="{provider}",team="{team}""#
+                ),
+                status: labels.status,
+                series,
+            }
         })
         .collect();
-    let mut counter = |names: [&str; 2],
-                       help: &str,
-                       only: &dyn Fn(u16) -> bool,
-                       status: bool,
-                       read: &dyn Fn(&CallSeries) -> &Counter,
-                       scale: Scale| {
+    // A series is shown once: what has no status label is summed over the statuses.
+    let mut summed = std::collections::BTreeMap::<&str, Row>::new();
+    for row in &by_status {
+        let entry = summed.entry(&row.litellm).or_insert_with(|| Row {
+            litellm: row.litellm.clone(),
+            own: row.own.clone(),
+            status: 0,
+            series: Vec::new(),
+        });
+        entry.series.extend(row.series.iter().cloned());
+    }
+    let requests = |one: &CallSeries| one.requests.get();
+    family(text, "litellm_proxy_total_requests_metric_total", "Calls that ended, by status.", &by_status, |row| {
+        (format!(r#"{},status_code="{}""#, row.litellm, row.status), row.sum(requests))
+    });
+    let failed = by_status.iter().filter(|row| row.status >= 400);
+    family(text, "litellm_proxy_failed_requests_metric_total", "Calls that ended with an error.", failed, |row| {
+        (format!(r#"{},status_code="{}""#, row.litellm, row.status), row.sum(requests))
+    });
+    family(text, "tollgate_requests_total", "Calls that ended, by status.", &by_status, |row| {
+        (format!(r#"{},status="{}""#, row.own, row.status), row.sum(requests))
+    });
+    for (names, help, read) in COUNTERS {
         for (which, name) in names.into_iter().enumerate().filter(|(_, name)| !name.is_empty()) {
-            head(text, name, "counter", help);
-            for ((_, series), (litellm, own, code)) in calls.iter().zip(&labels) {
-                if !only(*code) {
-                    continue;
-                }
-                let sum: u64 = series.iter().map(|one| read(one).get()).sum();
-                let base = if which == 0 { litellm } else { own };
-                let labels = match (status, which) {
-                    (false, _) => base.clone(),
-                    (true, 0) => format!(r#"{base},status_code="{code}""#),
-                    (true, _) => format!(r#"{base},status="{code}""#),
-                };
-                match scale {
-                    Scale::Units => value(text, name, &labels, sum),
-                    Scale::NanoUsd => {
-                        value(text, name, &labels, NanoUsd(sum.min(i64::MAX as u64) as i64).to_decimal_text())
-                    }
-                }
-            }
+            family(text, name, help, summed.values(), |row| {
+                (if which == 0 { row.litellm.clone() } else { row.own.clone() }, row.sum(read))
+            });
         }
-    };
-    let all = |_: u16| true;
-    counter(
-        ["litellm_proxy_total_requests_metric_total", "tollgate_requests_total"],
-        "Calls that ended, by status.",
-        &all,
-        true,
-        &|one| &one.requests,
-        Scale::Units,
-    );
-    counter(
-        ["litellm_proxy_failed_requests_metric_total", ""],
-        "Calls that ended with an error.",
-        &|code| code >= 400,
-        true,
-        &|one| &one.requests,
-        Scale::Units,
-    );
-    counter(
-        ["litellm_spend_metric_total", "tollgate_spend_usd_total"],
-        "Cost of calls, USD.",
-        &all,
-        false,
-        &|one| &one.spend_nano_usd,
-        Scale::NanoUsd,
-    );
-    counter(
+    }
+    for (which, name) in ["litellm_spend_metric_total", "tollgate_spend_usd_total"].into_iter().enumerate() {
+        family(text, name, "Cost of calls, USD.", summed.values(), |row| {
+            let nano = row.sum(|one| one.spend_nano_usd.get()).min(i64::MAX as u64) as i64;
+            (if which == 0 { row.litellm.clone() } else { row.own.clone() }, NanoUsd(nano).to_decimal_text())
+        });
+    }
+}
+
+/// Counters without a status: LiteLLM's name, ours, help, how to read it.
+type CounterFamily = ([&'static str; 2], &'static str, fn(&CallSeries) -> u64);
+
+const COUNTERS: [CounterFamily; 6] = [
+    (
         ["litellm_input_tokens_metric_total", "tollgate_input_tokens_total"],
         "Input tokens, cached ones included.",
-        &all,
-        false,
-        &|one| &one.input_tokens,
-        Scale::Units,
-    );
-    counter(
+        |one| one.input_tokens.get(),
+    ),
+    (
         ["litellm_output_tokens_metric_total", "tollgate_output_tokens_total"],
         "Output tokens, reasoning included.",
-        &all,
-        false,
-        &|one| &one.output_tokens,
-        Scale::Units,
-    );
-    counter(
+        |one| one.output_tokens.get(),
+    ),
+    (["litellm_total_tokens_metric_total", ""], "Input and output tokens.", |one| {
+        one.input_tokens.get() + one.output_tokens.get()
+    }),
+    (
         ["litellm_input_cached_tokens_metric_total", "tollgate_cache_read_tokens_total"],
         "Input tokens read from the provider's cache.",
-        &all,
-        false,
-        &|one| &one.cache_read_tokens,
-        Scale::Units,
-    );
-    counter(
+        |one| one.cache_read_tokens.get(),
+    ),
+    (
         ["litellm_input_cache_creation_tokens_metric_total", "tollgate_cache_write_tokens_total"],
         "Input tokens written to the provider's cache.",
-        &all,
-        false,
-        &|one| &one.cache_write_tokens,
-        Scale::Units,
-    );
-    counter(
+        |one| one.cache_write_tokens.get(),
+    ),
+    (
         ["litellm_output_reasoning_tokens_metric_total", "tollgate_reasoning_tokens_total"],
         "Output tokens spent on reasoning.",
-        &all,
-        false,
-        &|one| &one.reasoning_tokens,
-        Scale::Units,
-    );
-    total_tokens(text, &calls, &labels);
-    for (names, help, read) in [
+        |one| one.reasoning_tokens.get(),
+    ),
+];
+
+/// A family of counters, whole: its head and all of its samples.
+fn family<'a, V: std::fmt::Display>(
+    text: &mut String,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = &'a Row>,
+    sample: impl Fn(&Row) -> (String, V),
+) {
+    head(text, name, "counter", help);
+    for row in rows {
+        let (labels, number) = sample(row);
+        value(text, name, &labels, number);
+    }
+}
+
+/// Durations of good calls, by operation and deployment.
+fn durations(text: &mut String, registry: &Registry, names: &Names) {
+    let rows: Vec<(String, String, Vec<std::sync::Arc<Durations>>)> = registry
+        .durations()
+        .into_iter()
+        .map(|(labels, series)| {
+            let Described { id, provider, model, .. } = names.describe(labels.deployment);
+            let operation = labels.operation;
+            let litellm = format!(r#"model="{model}",model_id="{id}",api_provider="{provider}",route="{operation}""#);
+            (litellm, format!(r#"operation="{operation}",deployment="{id}",provider="{provider}""#), series)
+        })
+        .collect();
+    let families: [([&str; 2], &str, fn(&Durations) -> &Histogram); 4] = [
         (
             ["litellm_request_total_latency_metric", "tollgate_request_duration_seconds"],
             "Whole call, seconds.",
-            (|one: &CallSeries| &one.duration) as fn(&CallSeries) -> &Histogram,
+            |one| &one.whole,
         ),
         (
             ["litellm_llm_api_latency_metric", "tollgate_provider_duration_seconds"],
             "Waiting for providers, seconds.",
-            |one| &one.provider_duration,
+            |one| &one.provider,
         ),
         (
             ["litellm_llm_api_time_to_first_token_metric", "tollgate_time_to_first_token_seconds"],
@@ -201,30 +245,14 @@ fn calls(text: &mut String, core: &Core, registry: &Registry) {
         (["litellm_overhead_latency_metric", "tollgate_overhead_seconds"], "What the gateway added, seconds.", |one| {
             &one.overhead
         }),
-    ] {
+    ];
+    for (names, help, read) in families {
         for (which, name) in names.into_iter().enumerate() {
             head(text, name, "histogram", help);
-            for ((_, series), (litellm, own, code)) in calls.iter().zip(&labels) {
-                if *code == 200 {
-                    histogram(text, name, if which == 0 { litellm } else { own }, series.iter().map(|one| read(one)));
-                }
+            for (litellm, own, series) in &rows {
+                histogram(text, name, if which == 0 { litellm } else { own }, series.iter().map(|one| read(one)));
             }
         }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Scale {
-    Units,
-    NanoUsd,
-}
-
-fn total_tokens(text: &mut String, calls: &Calls, labels: &[(String, String, u16)]) {
-    let name = "litellm_total_tokens_metric_total";
-    head(text, name, "counter", "Input and output tokens.");
-    for ((_, series), (litellm, _, _)) in calls.iter().zip(labels) {
-        let sum: u64 = series.iter().map(|one| one.input_tokens.get() + one.output_tokens.get()).sum();
-        value(text, name, litellm, sum);
     }
 }
 
@@ -240,13 +268,13 @@ fn histogram<'a>(text: &mut String, name: &str, labels: &str, histograms: impl I
     let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", sum.sum_seconds, sum.count);
 }
 
-fn attempts(text: &mut String, core: &Core, registry: &Registry) {
+fn attempts(text: &mut String, core: &Core, registry: &Registry, names: &Names) {
     let attempts = registry.attempts();
     let rows: Vec<_> = attempts
         .iter()
         .map(|(labels, count)| {
-            let Described { id, provider, model, api_base } = describe(core, registry, labels.deployment);
-            let requested = quoted(&registry.name(labels.model));
+            let Described { id, provider, model, api_base } = names.describe(labels.deployment);
+            let requested = names.name(labels.model);
             let base = format!(
                 r#"requested_model="{requested}",model_group="{requested}",litellm_model_name="{model}",model_id="{id}",api_base="{api_base}",api_provider="{provider}""#
             );
@@ -261,10 +289,16 @@ fn attempts(text: &mut String, core: &Core, registry: &Registry) {
         );
         value(text, "tollgate_attempts_total", &labels, count);
     }
+    let mut sums = std::collections::BTreeMap::<&String, u64>::new();
+    for (_, count, base, ..) in &rows {
+        *sums.entry(base).or_default() += count;
+    }
     head(text, "litellm_deployment_total_requests_total", "counter", "Requests to a deployment.");
+    for (base, count) in sums {
+        value(text, "litellm_deployment_total_requests_total", base, count);
+    }
     head(text, "litellm_deployment_success_responses_total", "counter", "Good answers of a deployment.");
-    for (labels, count, base, ..) in rows.iter().filter(|row| row.0.outcome == "success") {
-        let _ = labels;
+    for (_, count, base, ..) in rows.iter().filter(|row| row.0.outcome == "success") {
         value(text, "litellm_deployment_success_responses_total", base, count);
     }
     head(text, "litellm_deployment_failure_responses_total", "counter", "Failures of a deployment.");
@@ -272,37 +306,25 @@ fn attempts(text: &mut String, core: &Core, registry: &Registry) {
         let labels = format!(r#"{base},exception_status="{}",exception_class="{}""#, labels.status, labels.outcome);
         value(text, "litellm_deployment_failure_responses_total", &labels, count);
     }
-    let mut sums = std::collections::BTreeMap::<&String, u64>::new();
-    for (_, count, base, ..) in &rows {
-        *sums.entry(base).or_default() += count;
-    }
-    for (base, count) in sums {
-        value(text, "litellm_deployment_total_requests_total", base, count);
-    }
     let tables = core.tables();
     let now = core.uptime_ms(Instant::now());
+    let described = |label| {
+        let Described { id, provider, model, api_base } = names.describe(label);
+        format!(r#"litellm_model_name="{model}",model_id="{id}",api_base="{api_base}",api_provider="{provider}""#)
+    };
     head(text, "litellm_deployment_state", "gauge", "0: in use, 2: benched after failures.");
-    head(text, "tollgate_deployment_in_flight", "gauge", "Requests under way at a deployment.");
-    for (deployment, entry) in tables.snapshot.deployments.iter().zip(&tables.deployments) {
-        let (model, id, provider) = (quoted(&deployment.model), quoted(&entry.id), quoted(&deployment.provider));
-        let base = quoted(entry.headers.api_base.to_str().unwrap_or_default());
-        let labels =
-            format!(r#"litellm_model_name="{model}",model_id="{id}",api_base="{base}",api_provider="{provider}""#);
+    for entry in &tables.deployments {
         let state = if entry.state.health.benched_for(now).is_some() { 2 } else { 0 };
-        value(text, "litellm_deployment_state", &labels, state);
-        value(
-            text,
-            "tollgate_deployment_in_flight",
-            &format!(r#"deployment="{id}""#),
-            entry.state.in_flight.load(Relaxed),
-        );
+        value(text, "litellm_deployment_state", &described(entry.label), state);
+    }
+    head(text, "tollgate_deployment_in_flight", "gauge", "Requests under way at a deployment.");
+    for entry in &tables.deployments {
+        let labels = format!(r#"deployment="{}""#, quoted(&entry.id));
+        value(text, "tollgate_deployment_in_flight", &labels, entry.state.in_flight.load(Relaxed));
     }
     head(text, "litellm_deployment_cooled_down_total", "counter", "Times a deployment was benched.");
     for (label, count) in registry.cooled_down_counts() {
-        let Described { id, provider, model, api_base } = describe(core, registry, label);
-        let labels =
-            format!(r#"litellm_model_name="{model}",model_id="{id}",api_base="{api_base}",api_provider="{provider}""#);
-        value(text, "litellm_deployment_cooled_down_total", &labels, count);
+        value(text, "litellm_deployment_cooled_down_total", &described(label), count);
     }
 }
 

@@ -50,8 +50,8 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let mut budgets = Vec::new();
     let (mut hard, mut hard_usd, mut hard_tokens) = (false, false, false);
     for index in admitted.caller.key().map(|key| &*key.budgets).unwrap_or_default() {
-        let budget = &snapshot.budgets[*index as usize];
-        if !binds(budget, &admitted.model, deployment) {
+        let budget = tables.budget_kinds[*index as usize];
+        if budget.scoped && !binds(&snapshot.budgets[*index as usize], &admitted.model, deployment) {
             continue;
         }
         hard |= budget.hard;

@@ -12,7 +12,6 @@ pub const WINDOW_SECONDS: u64 = 60;
 /// A count in the minute that began with its first entry. Upper 24 bits: the minute's start in seconds since the
 /// process began (194 days, then it wraps and a window begins early, once); lower 40 bits: the count.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct Window(AtomicU64);
 
 const COUNT_BITS: u32 = 40;
@@ -80,8 +79,10 @@ struct Full {
     resets_in: u64,
 }
 
-/// What one key, team, deployment or account has used. Outlives snapshots.
+/// What one key, team, deployment or account has used. Outlives snapshots. All in one cache line: a call touches all of
+/// it, and ten thousand of them are cold.
 #[derive(Debug, Default)]
+#[repr(align(32))]
 pub struct Usage {
     requests: Window,
     tokens: Window,

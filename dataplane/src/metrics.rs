@@ -22,6 +22,13 @@ pub const BUCKETS: [f64; 20] = [
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Label(u32);
 
+impl Label {
+    /// Place of its name in [`Registry::names`]; `None` for no name.
+    pub fn index(self) -> Option<usize> {
+        self.0.checked_sub(1).map(|index| index as usize)
+    }
+}
+
 /// What a finished call is counted under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallLabels {
@@ -98,8 +105,20 @@ pub struct CallSeries {
     pub cache_read_tokens: Counter,
     pub cache_write_tokens: Counter,
     pub reasoning_tokens: Counter,
-    pub duration: Histogram,
-    pub provider_duration: Histogram,
+}
+
+/// What durations are counted under: less than calls, because a histogram is large and every call touches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DurationLabels {
+    pub operation: &'static str,
+    pub deployment: Label,
+}
+
+/// Durations of calls that ended well.
+#[derive(Debug, Default)]
+pub struct Durations {
+    pub whole: Histogram,
+    pub provider: Histogram,
     pub first_token: Histogram,
     pub overhead: Histogram,
 }
@@ -109,6 +128,7 @@ pub struct CallSeries {
 pub struct Bank {
     calls: RefCell<HashMap<CallLabels, Arc<CallSeries>, foldhash::fast::RandomState>>,
     attempts: RefCell<HashMap<AttemptLabels, Arc<Counter>, foldhash::fast::RandomState>>,
+    durations: RefCell<HashMap<DurationLabels, Arc<Durations>, foldhash::fast::RandomState>>,
     registry: Arc<Registry>,
     pub own: Arc<CoreCounters>,
 }
@@ -136,6 +156,7 @@ pub struct Registry {
     labels: Mutex<Labels>,
     calls: Mutex<Vec<(CallLabels, Arc<CallSeries>)>>,
     attempts: Mutex<Vec<(AttemptLabels, Arc<Counter>)>>,
+    durations: Mutex<Vec<(DurationLabels, Arc<Durations>)>>,
     cores: Mutex<Vec<Arc<CoreCounters>>>,
     /// Deployments that were benched, by label.
     cooled_down: Mutex<std::collections::BTreeMap<Label, u64>>,
@@ -160,25 +181,31 @@ impl Registry {
         label
     }
 
-    /// The name behind a number; `-` for none.
-    pub fn name(&self, label: Label) -> Arc<str> {
-        let labels = lock(&self.labels);
-        match label.0.checked_sub(1).and_then(|index| labels.names.get(index as usize)) {
-            Some(name) => name.clone(),
-            None => "".into(),
-        }
+    /// All names, by [`Label::index`].
+    pub fn names(&self) -> Vec<Arc<str>> {
+        lock(&self.labels).names.clone()
     }
 
     /// A bank for one more core.
     pub fn bank(self: &Arc<Registry>) -> Rc<Bank> {
         let own = Arc::new(CoreCounters::default());
         lock(&self.cores).push(own.clone());
-        Rc::new(Bank { calls: RefCell::default(), attempts: RefCell::default(), registry: self.clone(), own })
+        Rc::new(Bank {
+            calls: RefCell::default(),
+            attempts: RefCell::default(),
+            durations: RefCell::default(),
+            registry: self.clone(),
+            own,
+        })
     }
 
     /// Sums over all cores, sorted by labels.
     pub fn calls(&self) -> Vec<(CallLabels, Vec<Arc<CallSeries>>)> {
         group(&lock(&self.calls))
+    }
+
+    pub fn durations(&self) -> Vec<(DurationLabels, Vec<Arc<Durations>>)> {
+        group(&lock(&self.durations))
     }
 
     pub fn attempts(&self) -> Vec<(AttemptLabels, u64)> {
@@ -231,6 +258,20 @@ impl Bank {
             .or_insert_with(|| {
                 let series = Arc::new(CallSeries::default());
                 lock(&registry.calls).push((labels, series.clone()));
+                series
+            })
+            .clone()
+    }
+
+    /// The histograms of these labels. As many as there are deployments, so there is no bound of its own.
+    pub fn durations(&self, labels: DurationLabels) -> Arc<Durations> {
+        let registry = &self.registry;
+        self.durations
+            .borrow_mut()
+            .entry(labels)
+            .or_insert_with(|| {
+                let series = Arc::new(Durations::default());
+                lock(&registry.durations).push((labels, series.clone()));
                 series
             })
             .clone()
@@ -289,13 +330,14 @@ mod tests {
         for bank in [registry.bank(), registry.bank()] {
             let series = bank.call(labels);
             series.requests.add(2);
-            series.duration.observe(Duration::from_millis(7));
+            let durations = bank.durations(DurationLabels { operation: "chat", deployment: Label(0) });
+            durations.whole.observe(Duration::from_millis(7));
         }
         let calls = registry.calls();
         assert_eq!(calls.len(), 1);
-        let sum = HistogramSum::of(calls[0].1.iter().map(|series| &series.duration));
+        let sum = HistogramSum::of(registry.durations()[0].1.iter().map(|series| &series.whole));
         assert_eq!((sum.count, sum.cumulative[0], sum.cumulative[1]), (2, 0, 2));
         assert_eq!(calls[0].1.iter().map(|series| series.requests.get()).sum::<u64>(), 4);
-        assert_eq!(&*registry.name(model), "gpt-4o");
+        assert_eq!(&*registry.names()[model.index().unwrap()], "gpt-4o");
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::booking::Booked;
-use crate::metrics::{Bank, CallLabels, Label};
+use crate::metrics::{Bank, CallLabels, DurationLabels, Label};
 
 /// The story of one call.
 #[derive(Clone, Debug)]
@@ -60,11 +60,14 @@ impl Record {
         };
         let series = bank.call(labels);
         series.requests.add(1);
-        series.duration.observe(elapsed);
-        series.provider_duration.observe(self.provider);
-        series.overhead.observe(elapsed.saturating_sub(self.provider));
-        if let Some(first) = self.first_token {
-            series.first_token.observe(first);
+        if status == 200 {
+            let durations = bank.durations(DurationLabels { operation: self.operation, deployment: self.deployment });
+            durations.whole.observe(elapsed);
+            durations.provider.observe(self.provider);
+            durations.overhead.observe(elapsed.saturating_sub(self.provider));
+            if let Some(first) = self.first_token {
+                durations.first_token.observe(first);
+            }
         }
         if let Some(Booked { usage, cost, .. }) = booked {
             series.spend_nano_usd.add(cost.total.0.max(0) as u64);

@@ -100,6 +100,13 @@ pub mod names {
         REMAINING_TOKENS = "x-ratelimit-remaining-tokens",
         RESET_TOKENS = "x-ratelimit-reset-tokens",
     }
+
+    /// Whether it is one of OpenAI's six headers about rate limits.
+    pub fn is_rate_limit(name: &HeaderName) -> bool {
+        let Some(rest) = name.as_str().strip_prefix("x-ratelimit-") else { return false };
+        let Some((what, kind)) = rest.split_once('-') else { return false };
+        matches!(what, "limit" | "remaining" | "reset") && matches!(kind, "requests" | "tokens")
+    }
 }
 
 /// Headers that every response of ours carries (LiteLLM HDR-8).
@@ -119,8 +126,10 @@ pub fn number(value: u64) -> HeaderValue {
 
 /// A duration in milliseconds, with the microseconds behind the point.
 pub fn milliseconds(duration: std::time::Duration) -> HeaderValue {
-    let us = duration.as_micros();
-    HeaderValue::try_from(format!("{}.{:03}", us / 1000, us % 1000)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    // Microseconds are a thousandth of a millisecond as nano-USD are of a micro-USD: the same text.
+    let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 1_000_000);
+    let text = tollgate_snapshot::money::NanoUsd(us.saturating_mul(1_000_000)).to_decimal_text();
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// Seconds as OpenAI writes them: `42s`.
@@ -145,6 +154,12 @@ macro_rules! scope_names {
             remaining_tokens: HeaderName::from_static(concat!("x-ratelimit-", $scope, "-remaining-tokens")),
         }
     };
+}
+
+/// Name of the header that says what a key has left of its limit for one model (LiteLLM HDR-7). `kind`: `requests` or
+/// `tokens`. `None`: the model's name holds what header names may not.
+pub fn key_remaining(kind: &str, model: &str) -> Option<HeaderName> {
+    HeaderName::try_from(format!("x-litellm-key-remaining-{kind}-{}", model.replace(['/', ':'], "-"))).ok()
 }
 
 pub static API_KEY: ScopeNames = scope_names!("api_key");
@@ -207,8 +222,15 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
     if facts.status == 401 && facts.fault == crate::error::Fault::Client {
         headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    // A body that was not read would be taken for the next request.
-    if matches!(error, GatewayError::BodyTooLarge { .. } | GatewayError::BodyTimeout | GatewayError::BodyBroken) {
+    // What was not read, or not understood, would be taken for the next request.
+    let is_out_of_step = matches!(
+        error,
+        GatewayError::BodyTooLarge { .. }
+            | GatewayError::BodyTimeout
+            | GatewayError::BodyBroken
+            | GatewayError::HeadRefused { .. }
+    );
+    if is_out_of_step {
         headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -32,7 +32,18 @@ pub struct Tables {
     pub teams: Vec<TeamEntry>,
     key_states: Vec<OnceLock<KeyState>>,
     budgets: Vec<OnceLock<Arc<tollgate_ledger::Budget>>>,
+    /// What every call must know of its budgets, packed: the budgets themselves are large and cold.
+    pub budget_kinds: Vec<BudgetKind>,
     pub master: KeyState,
+}
+
+/// The part of a budget that decides how a call is held.
+#[derive(Clone, Copy, Debug)]
+pub struct BudgetKind {
+    pub hard: bool,
+    pub unit: model::BudgetUnit,
+    /// Only some models or providers count: ask the budget.
+    pub scoped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -206,6 +217,15 @@ impl Builder {
             teams,
             key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
             budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
+            budget_kinds: snapshot
+                .budgets
+                .iter()
+                .map(|budget| BudgetKind {
+                    hard: budget.hard,
+                    unit: budget.unit,
+                    scoped: budget.models.is_some() || !budget.providers.is_empty(),
+                })
+                .collect(),
             master: KeyState {
                 name_id: self.ledger.intern(MASTER_KEY_NAME),
                 namespace_id: self.ledger.intern(&snapshot.gateway.namespace),

@@ -93,7 +93,38 @@ impl NanoUsd {
 
     /// The exact amount in USD without sign of currency or trailing zeros: `0.00375`, `25`, `-1.5`.
     pub fn to_decimal_text(self) -> String {
-        decimal_text(i128::from(self.0), NANO_DECIMALS)
+        // Several of these are in the head of every answer: digit by digit from the right, without `format!`.
+        let (whole, mut fraction) = (self.0.unsigned_abs() / 1_000_000_000, self.0.unsigned_abs() % 1_000_000_000);
+        let mut digits = [b'0'; 32];
+        let mut start = digits.len();
+        let mut decimals = 9;
+        while decimals > 0 && fraction % 10 == 0 {
+            fraction /= 10;
+            decimals -= 1;
+        }
+        let mut put = |byte| {
+            start -= 1;
+            digits[start] = byte;
+        };
+        for _ in 0..decimals {
+            put(b'0' + (fraction % 10) as u8);
+            fraction /= 10;
+        }
+        if decimals > 0 {
+            put(b'.');
+        }
+        let mut rest = whole;
+        loop {
+            put(b'0' + (rest % 10) as u8);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if self.0 < 0 {
+            put(b'-');
+        }
+        digits[start..].iter().map(|byte| *byte as char).collect()
     }
 }
 
@@ -383,6 +414,9 @@ mod tests {
         }
         assert_eq!(NanoUsd(3_750_000).to_decimal_text(), "0.00375");
         assert_eq!(NanoUsd(i64::MIN).to_decimal_text(), "-9223372036.854775808");
+        for nano in [0, 1, -1, 10, 999_999_999, 1_000_000_000, 25_000_000_000, -1_500_000_000, 41_762_500, i64::MAX] {
+            assert_eq!(NanoUsd(nano).to_decimal_text(), decimal_text(i128::from(nano), 9));
+        }
         assert_eq!(Rate(2_500_000_000_000).to_per_million_text(), "2.5");
     }
 
