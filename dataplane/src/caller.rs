@@ -38,8 +38,9 @@ fn key_text(headers: &HeaderMap) -> Option<&[u8]> {
         .or_else(|| headers.get(&X_API_KEY))
         .or_else(|| headers.get(&API_KEY))?;
     let text = value.as_bytes().trim_ascii();
-    let bearer = text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer "));
-    let text = if bearer { text[7..].trim_ascii() } else { text };
+    let (scheme, rest) = text.split_at(text.len().min(b"bearer".len()));
+    let bearer = scheme.eq_ignore_ascii_case(b"bearer") && rest.first().is_none_or(u8::is_ascii_whitespace);
+    let text = if bearer { rest.trim_ascii() } else { text };
     (!text.is_empty()).then_some(text)
 }
 

@@ -130,7 +130,7 @@ fn matches<'a>(route: &Route, path: &'a str) -> Option<Option<Cow<'a, str>>> {
         .strip_prefix("/openai/deployments/")
         .or_else(|| front.strip_prefix("/v1/engines/"))
         .or_else(|| front.strip_prefix("/engines/"))?;
-    (!model.is_empty()).then(|| Some(percent_decode(model)))
+    (!model.is_empty() && !model.starts_with('/')).then(|| Some(percent_decode(model)))
 }
 
 /// Percent-decodes; text that does not decode to UTF-8 stays as it is.
