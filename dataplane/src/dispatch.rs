@@ -565,8 +565,12 @@ fn add_headers(
         }
         add_key_budget(headers, core, admitted);
     }
-    add_rate_limits(headers, permits);
+    add_rate_limits(headers, permits, &admitted.model);
     for (name, value) in upstream {
+        // The provider's limits are the tightest where none of ours applies.
+        if names::is_rate_limit(name) && !headers.contains_key(name) {
+            headers.insert(name.clone(), value.clone());
+        }
         if let Some(echoed) = echoed_name(name) {
             headers.append(echoed, value.clone());
         }
@@ -591,17 +595,16 @@ fn add_key_budget(headers: &mut HeaderMap, core: &crate::core::Core, admitted: &
 }
 
 /// OpenAI's names for the tightest scope, LiteLLM's for each.
-fn add_rate_limits(headers: &mut HeaderMap, permits: &RequestPermits) {
+fn add_rate_limits(headers: &mut HeaderMap, permits: &RequestPermits, model: &str) {
     let scopes =
         [(&permits.per_model, &reply::MODEL_PER_KEY), (&permits.key, &reply::API_KEY), (&permits.team, &reply::TEAM)];
-    let mut first = true;
     for (permit, names_of_scope) in scopes {
         let Some(permit) = permit else { continue };
         let remaining = &permit.remaining;
         if let Some((limit, left)) = remaining.requests {
             headers.insert(names_of_scope.limit_requests.clone(), reply::number(limit));
             headers.insert(names_of_scope.remaining_requests.clone(), reply::number(left));
-            if first {
+            if !headers.contains_key(&names::LIMIT_REQUESTS) {
                 headers.insert(names::LIMIT_REQUESTS.clone(), reply::number(limit));
                 headers.insert(names::REMAINING_REQUESTS.clone(), reply::number(left));
                 headers.insert(names::RESET_REQUESTS.clone(), reply::seconds(remaining.requests_reset));
@@ -610,12 +613,20 @@ fn add_rate_limits(headers: &mut HeaderMap, permits: &RequestPermits) {
         if let Some((limit, left)) = remaining.tokens {
             headers.insert(names_of_scope.limit_tokens.clone(), reply::number(limit));
             headers.insert(names_of_scope.remaining_tokens.clone(), reply::number(left));
-            if first {
+            if !headers.contains_key(&names::LIMIT_TOKENS) {
                 headers.insert(names::LIMIT_TOKENS.clone(), reply::number(limit));
                 headers.insert(names::REMAINING_TOKENS.clone(), reply::number(left));
                 headers.insert(names::RESET_TOKENS.clone(), reply::seconds(remaining.tokens_reset));
             }
         }
-        first = false;
+    }
+    if let Some(permit) = &permits.per_model {
+        for (kind, remaining) in [("requests", permit.remaining.requests), ("tokens", permit.remaining.tokens)] {
+            let Some((_, left)) = remaining else { continue };
+            // A model whose name makes no header name goes without.
+            if let Some(name) = reply::key_remaining(kind, model) {
+                headers.insert(name, reply::number(left));
+            }
+        }
     }
 }
