@@ -34,6 +34,10 @@ pub enum GatewayError {
         team: String,
     },
     AdminOnly,
+    /// The head can be read in more than one way. `reason`: what it does.
+    HeadRefused {
+        reason: &'static str,
+    },
     /// The body is not what the operation takes. `param`: the field, or `request_body`.
     BadRequest {
         param: String,
@@ -183,6 +187,7 @@ impl GatewayError {
             KeyExpired { .. } => (401, "expired_key", "key_expired", Fault::Client, None),
             TeamBlocked { .. } => (401, "auth_error", "team_blocked", Fault::Client, None),
             AdminOnly => (403, "permission_error", "admin_only", Fault::Client, None),
+            HeadRefused { .. } => (400, "invalid_request_error", "head_refused", Fault::Client, None),
             BadRequest { .. } => (400, "invalid_request_error", "bad_request", Fault::Client, None),
             BodyTooLarge { .. } => (413, "invalid_request_error", "body_too_large", Fault::Client, Some(false)),
             BodyTimeout => (408, "timeout_error", "body_timeout", Fault::Client, Some(false)),
@@ -295,6 +300,7 @@ impl GatewayError {
             KeyExpired { at } => format!("Authentication Error, Expired Key. The key expired at {at}."),
             TeamBlocked { team } => format!("Authentication Error, team `{team}` of this key is blocked."),
             AdminOnly => "This path needs the master key.".into(),
+            HeadRefused { reason } => format!("The head of the request can be read in more than one way: {reason}."),
             BadRequest { message, .. } => message.clone(),
             BodyTooLarge { limit_bytes } => format!("The request body is larger than {limit_bytes} bytes."),
             BodyTimeout => "The request body came too slowly.".into(),

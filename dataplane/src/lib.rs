@@ -16,6 +16,7 @@ pub mod detach;
 pub mod dispatch;
 pub mod error;
 pub mod exposition;
+pub mod head_guard;
 pub mod hold;
 pub mod limits;
 pub mod metrics;

@@ -28,12 +28,23 @@ use crate::record::Record;
 use crate::reply::{self, ReplyBody};
 use crate::{admit, answer};
 
-/// Answers one request. Never fails: what goes wrong is an answer too.
-pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
+/// Answers one request. Never fails: what goes wrong is an answer too. `refused`: what [`crate::head_guard`] found wrong
+/// with its head.
+pub async fn serve(core: Rc<Core>, request: Request<Incoming>, refused: Option<&'static str>) -> Response<ReplyBody> {
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let mut record = Record::new("other", arrived, core.unix_ms(arrived));
-    let (handler, path_model) = match recognise(&parts.method, parts.uri.path()) {
+    let recognised = recognise(&parts.method, parts.uri.path());
+    if let Some(reason) = refused.or_else(|| other_host(&parts)) {
+        let dialect = match recognised {
+            Recognised::Route { handler: Handler::Forward(operation), .. } => client_dialect(operation),
+            Recognised::Route { .. } | Recognised::WrongMethod | Recognised::NotFound => Dialect::OpenAi,
+        };
+        let error = GatewayError::HeadRefused { reason };
+        count_failure(&core, &error, &record);
+        return reply::error(&error, dialect, &record.call_id);
+    }
+    let (handler, path_model) = match recognised {
         Recognised::Route { handler, model } => (handler, model.map(|model| model.into_owned())),
         Recognised::WrongMethod => {
             return reply::error(&GatewayError::MethodNotAllowed, Dialect::OpenAi, &record.call_id);
@@ -90,6 +101,14 @@ async fn forward(
     FinishAnyway::new(core, client_gone, Box::pin(attempts)).await
 }
 
+/// A target that names another host than `host` does: whoever stands before us may have looked at the other one.
+fn other_host(parts: &http::request::Parts) -> Option<&'static str> {
+    let target = parts.uri.authority()?;
+    let host = parts.headers.get(http::header::HOST)?;
+    let same = host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes());
+    (!same).then_some("its target names another host than `host`")
+}
+
 /// The dialect in which an operation's client reads errors.
 pub fn client_dialect(operation: Operation) -> Dialect {
     match operation {
@@ -118,7 +137,7 @@ fn count_failure(core: &Core, error: &GatewayError, record: &Record) {
         | GatewayError::KeyExpired { .. } => {
             own.unauthenticated.add(1);
         }
-        GatewayError::BadRequest { .. } => own.bad_requests.add(1),
+        GatewayError::BadRequest { .. } | GatewayError::HeadRefused { .. } => own.bad_requests.add(1),
         _ => {}
     }
     record.count(&core.bank, error.facts().status, None);

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::core::{Core, Shared};
+use crate::head_guard::{HeadGuard, Heads};
 use crate::pipeline;
 
 /// Connections that wait to be accepted, per core.
@@ -144,18 +145,20 @@ fn connection(core: &Rc<Core>, open: &Rc<()>, stream: TcpStream, phase: &watch::
     tokio::task::spawn_local(async move {
         let _open = open;
         core.bank.own.open_connections.fetch_add(1, Relaxed);
+        let heads = Rc::new(Heads::default());
+        let guarded = HeadGuard::new(stream, heads.clone());
         let service = {
             let core = core.clone();
             service_fn(move |request| {
-                let core = core.clone();
-                async move { Ok::<_, Infallible>(pipeline::serve(core, request).await) }
+                let (core, refused) = (core.clone(), heads.next());
+                async move { Ok::<_, Infallible>(pipeline::serve(core, request, refused).await) }
             })
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(core.shared.settings.header_timeout)
             .max_buf_size(MAX_HEAD_BYTES.max(8 << 10))
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(guarded), service);
         let mut connection = std::pin::pin!(connection);
         let ended = loop {
             tokio::select! {
