@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::serve::{self as listeners, Phase};
@@ -64,6 +64,14 @@ pub struct Arguments {
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", default_value_t = 4096, value_name = "NUMBER")]
     max_in_flight: usize,
 
+    /// Seconds until the head of a request must be complete, and that a connection may be idle between two.
+    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    header_timeout: u64,
+
+    /// Seconds that the longest pause inside a request body may take.
+    #[arg(long, env = "TOLLGATE_BODY_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    body_timeout: u64,
+
     /// Seconds that streams may go on after the gateway was asked to stop.
     #[arg(long, env = "TOLLGATE_DRAIN", default_value_t = 600, value_name = "SECONDS")]
     drain: u64,
@@ -112,6 +120,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         max_body_bytes: arguments.max_body,
         max_bodies_bytes: arguments.max_bodies,
         max_in_flight: arguments.max_in_flight.max(1),
+        header_timeout: Duration::from_secs(arguments.header_timeout.max(1)),
+        body_idle_timeout: Duration::from_secs(arguments.body_timeout.max(1)),
         drain: Duration::from_secs(arguments.drain),
         ..DataplaneSettings::default()
     };
@@ -123,6 +133,12 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let (ledger, writers, recovery) = Ledger::open(Options::new(data.join("ledger"), settings.cores))
         .with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
     report_recovery(&recovery);
+    // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
+    let mut signals = Signals::new()?;
+    let watch = match &loader.source {
+        Source::Path(path) => Some(Watch::new(path)),
+        Source::Demo => None,
+    };
     let first = loader.load_first()?;
     let registry = Arc::new(Registry::default());
     let builder =
@@ -142,33 +158,55 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     note(&shared, &loader, 1, &findings);
     report(&findings, &[], &loader);
     let (phase, phases) = watch::channel(Phase::Serving);
+    let (end, ended) = oneshot::channel();
     let serving = {
         let shared = shared.clone();
-        std::thread::Builder::new()
-            .name("serve".into())
-            .spawn(move || listeners::run(&shared, sockets, writers, &phases))?
+        std::thread::Builder::new().name("serve".into()).spawn(move || {
+            // Nobody asks any more after a second signal.
+            let _ = end.send(listeners::run(&shared, sockets, writers, &phases));
+        })?
     };
     banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
     loader.remember(&shared);
-    let outcome = tokio::select! {
-        reason = stop_signal() => reason,
-        () = follow(&mut loader, &shared, findings) => Ok("the watch ended"),
+    crate::memory::give_back();
+    let reason = tokio::select! {
+        reason = signals.next() => reason,
+        () = follow(&mut loader, watch, &shared, findings) => "the watch ended",
     };
-    tracing::info!("stopping: {}; streams may go on for {} s", outcome?, shared.settings.drain.as_secs());
+    tracing::info!("stopping: {reason}; streams may go on for {} s", shared.settings.drain.as_secs());
     shared.draining.store(true, Relaxed);
     phase.send_replace(Phase::Draining);
-    let joined = tokio::task::spawn_blocking(move || serving.join());
-    // A second signal means now.
     tokio::select! {
-        joined = joined => match joined? {
-            Ok(ended) => ended?,
-            Err(_) => anyhow::bail!("a serving thread panicked"),
-        },
-        _ = stop_signal() => tracing::warn!("asked again: streams are cut"),
+        ended = ended => {
+            ended.map_err(|_| anyhow::anyhow!("a serving thread panicked"))??;
+            serving.join().map_err(|_| anyhow::anyhow!("a serving thread panicked"))?;
+            mock.stop().await;
+        }
+        // The threads that serve are not waited for: they end with the process.
+        reason = signals.next() => tracing::warn!("{reason} again: calls in flight are cut and charged what they hold"),
     }
-    mock.stop().await;
     ledger.close().context("cannot close the ledger")?;
     Ok(())
+}
+
+/// The signals that ask to stop, from when it was made: none is lost between two waits.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next signal's name. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "ctrl-c",
+        }
+    }
 }
 
 /// Says what a last run that did not end in good order left.
@@ -281,9 +319,8 @@ fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
 }
 
 /// Takes up every change of the configuration.
-async fn follow(loader: &mut Loader, shared: &Arc<Shared>, mut findings: Vec<Placed>) {
-    let Source::Path(path) = loader.source.clone() else { return std::future::pending().await };
-    let mut watch = Watch::new(&path);
+async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>, mut findings: Vec<Placed>) {
+    let Some(mut watch) = watch else { return std::future::pending().await };
     loop {
         watch.changed().await;
         let begun = Instant::now();
@@ -307,6 +344,7 @@ async fn follow(loader: &mut Loader, shared: &Arc<Shared>, mut findings: Vec<Pla
                 report(&loaded.findings, &findings, loader);
                 findings = loaded.findings;
                 loader.remember(shared);
+                crate::memory::give_back();
                 tracing::info!(
                     generation,
                     "configuration generation {generation} is live after {} ms",
@@ -348,15 +386,6 @@ fn report(findings: &[Placed], before: &[Placed], loader: &Loader) {
     if new.len() > MOST {
         tracing::warn!("{} more findings: run `tollgate check`", new.len() - MOST);
     }
-}
-
-async fn stop_signal() -> anyhow::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "ctrl-c",
-    })
 }
 
 /// What is served and how to call it, in at most ten lines.
