@@ -10,13 +10,13 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tollgate_dialects::Dialect;
 use tollgate_dialects::chat::{self, ReplyOptions, StreamDecoder, StreamEncoder, StreamOptions};
 use tollgate_dialects::error::ErrorKind;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
 use tollgate_dialects::splice::{Splice, json_string};
 use tollgate_dialects::usage;
-use tollgate_dialects::{Dialect, json};
 use tollgate_snapshot::model::{ErrorClass, Name};
 use tollgate_snapshot::money::NanoUsd;
 
@@ -157,10 +157,15 @@ async fn unary(
         if attempting.fell_back { &admitted.model } else { admitted.call.model().unwrap_or(&admitted.model) };
     let body = match outgoing.mode {
         Mode::Pass => match notes.model {
-            Some(field) if !attempting.fell_back && field.of(&body) != &json::quoted(shown)[..] => {
-                let mut splice = Splice::default();
-                splice.replace(field.value, json_string(shown));
-                splice.apply(&body, layout).into_bytes()
+            Some(field) if !attempting.fell_back => {
+                let shown = json_string(shown);
+                if field.of(&body) == shown {
+                    body
+                } else {
+                    let mut splice = Splice::default();
+                    splice.replace(field.value, shown);
+                    splice.apply(&body, layout).into_bytes()
+                }
             }
             _ => body,
         },

@@ -121,7 +121,12 @@ pub fn add_common(headers: &mut HeaderMap, call_id: &HeaderValue) {
 
 /// A number as a header value, without going through `String`.
 pub fn number(value: u64) -> HeaderValue {
-    HeaderValue::from(value)
+    // Counts of retries and the like: nearly always one of these, and then nothing is allocated.
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match DIGITS.get(value as usize) {
+        Some(digit) if value < 10 => HeaderValue::from_static(digit),
+        _ => HeaderValue::from(value),
+    }
 }
 
 /// A duration in milliseconds, with the microseconds behind the point.
