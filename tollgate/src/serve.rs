@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -19,11 +19,14 @@ use tollgate_dataplane::settings::Settings as DataplaneSettings;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::{LastEnd, Ledger, Options, RecoveryReport};
+use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
+use crate::config::files::create_private;
 use crate::config::keys::Keys;
-use crate::config::load::{Loaded, NewKey, Placed, Settings, Source, line, load};
+use crate::config::last_good::{Kept, LastGood};
+use crate::config::load::{Before, Loaded, NewKey, Placed, Settings, Source, line, load};
 use crate::config::watch::Watch;
 
 #[derive(Debug, clap::Args)]
@@ -109,6 +112,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         keys: Keys::new(&data),
         mock: crate::mock::endpoint(mock.addr()),
         master_key: arguments.master_key.clone(),
+        last_good: LastGood::new(&data),
         data: data.clone(),
     };
     let host = arguments.host.unwrap_or(match loader.source {
@@ -143,7 +147,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
-    let Loaded { snapshot, credentials, findings, keys, is_litellm } = first;
+    let Loaded { snapshot, credentials, findings, keys, is_litellm, kept, secrets } = first;
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
         tables: Arc::new(ArcSwap::from_pointee(tables)),
@@ -167,7 +171,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         })?
     };
     banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
-    loader.remember(&shared);
+    loader.remember(&shared, &kept, secrets);
+    drop(kept);
     crate::memory::give_back();
     let reason = tokio::select! {
         reason = signals.next() => reason,
@@ -233,6 +238,7 @@ struct Loader {
     mock: Endpoint,
     master_key: Option<String>,
     data: PathBuf,
+    last_good: LastGood,
 }
 
 impl Loader {
@@ -244,7 +250,8 @@ impl Loader {
             mock: Some(self.mock.clone()),
             now: jiff::Timestamp::now().as_second(),
         };
-        let mut loaded = load(&self.source, &settings, previous)?;
+        let before = Before { snapshot: previous, last_good: &self.last_good };
+        let mut loaded = load(&self.source, &settings, Some(before))?;
         self.add_master_key(&mut loaded)?;
         Ok(loaded)
     }
@@ -290,14 +297,19 @@ impl Loader {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Writes down what is served, so that a bad edit survives a restart as what it was before. Hashes only.
-    fn remember(&self, shared: &Arc<Shared>) {
+    /// Writes down what is served, so that a bad edit, now or after a restart, leaves what was before. Hashes of keys
+    /// only, and no Secrets.
+    fn remember(&mut self, shared: &Arc<Shared>, kept: &[Kept], secrets: Vec<(PathBuf, Secret)>) {
+        // At once: the next edit may need it.
+        if let Err(error) = self.last_good.keep(kept, secrets) {
+            tracing::warn!("cannot write down the objects that are served: {error:#}");
+        }
         let (path, shared) = (self.snapshot_file(), shared.clone());
         tokio::task::spawn_blocking(move || {
             let tables = shared.tables.load_full();
             let partial = path.with_extension("partial");
             let write = || -> anyhow::Result<()> {
-                let mut file = std::io::BufWriter::new(private_file(&partial)?);
+                let mut file = std::io::BufWriter::new(create_private(&partial)?);
                 serde_json::to_writer(&mut file, &tables.snapshot)?;
                 file.flush()?;
                 std::fs::rename(&partial, &path)?;
@@ -312,11 +324,6 @@ impl Loader {
 
 /// Shorter keys can be guessed: `sk-` and 16 random characters have about 96 bits.
 const WEAK_KEY_LENGTH: usize = 19;
-
-fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
-}
 
 /// Takes up every change of the configuration.
 async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>, mut findings: Vec<Placed>) {
@@ -343,7 +350,7 @@ async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>,
                 note(shared, loader, generation, &loaded.findings);
                 report(&loaded.findings, &findings, loader);
                 findings = loaded.findings;
-                loader.remember(shared);
+                loader.remember(shared, &loaded.kept, loaded.secrets);
                 crate::memory::give_back();
                 tracing::info!(
                     generation,

@@ -91,6 +91,7 @@ pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -
         let message = format!("kind `{}` is not one of ours and is passed over", head.kind);
         let hint = format!("kinds: {}", tollgate_crds::Resource::KINDS.join(", "));
         foreign.findings.push(if ours {
+            foreign.parsed = None;
             Finding::error(&foreign.object, Reason::Malformed, "kind", message).hint(hint)
         } else {
             Finding::warning(&foreign.object, Reason::Malformed, "kind", message)

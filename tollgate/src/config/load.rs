@@ -1,16 +1,17 @@
 //! From a path to something that can be served: read, parse on all cores, compile. Keeps what it needs to keep the last
 //! good state of an object whose new text is bad.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Mode, Secrets, compile};
+use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Mode, Secret, Secrets, compile};
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use super::document::{self, Parsed, Part, Variables};
 use super::files::{self, File};
 use super::keys::Keys;
+use super::last_good::{self, Kept, LastGood, Opened};
 use super::locate::locate;
 
 /// Where a configuration comes from.
@@ -60,6 +61,16 @@ pub struct Loaded {
     pub keys: Vec<NewKey>,
     /// `LLMGateway.spec.listeners` and the like are read by whoever starts.
     pub is_litellm: bool,
+    /// For [`LastGood::keep`], once this configuration is served.
+    pub kept: Vec<Kept>,
+    pub secrets: Vec<(PathBuf, Secret)>,
+}
+
+/// What was served before, for objects whose new text is bad.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    pub snapshot: Option<&'a Snapshot>,
+    pub last_good: &'a LastGood,
 }
 
 /// What loading needs besides the source.
@@ -86,22 +97,37 @@ struct Entry {
 struct Gathered {
     documents: Vec<Document>,
     entries: HashMap<ObjectRef, Entry>,
+    unreadable: Unreadable,
+    kept: Vec<Kept>,
     secrets: Secrets,
+    secret_files: Vec<(PathBuf, Secret)>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     findings: Vec<Placed>,
     is_litellm: bool,
 }
 
-/// Reads and compiles a source. `previous`: what is served now, for objects whose new text is bad.
+/// Documents that could not be read.
+#[derive(Default)]
+struct Unreadable {
+    /// Those that still say which object they are, with their text.
+    objects: Vec<(Entry, String)>,
+    /// Files with one that does not.
+    files: BTreeSet<usize>,
+}
+
+/// Reads and compiles a source.
 ///
 /// # Errors
 /// The path cannot be read. Whatever is wrong inside files is a finding.
-pub fn load(source: &Source, settings: &Settings<'_>, previous: Option<&Snapshot>) -> anyhow::Result<Loaded> {
+pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>) -> anyhow::Result<Loaded> {
     let files = match source {
         Source::Path(path) => files::read(path)?,
         Source::Demo => vec![File { path: "demo.yaml".into(), text: DEMO.to_owned() }],
     };
     let mut gathered = gather(&files, settings);
+    if let Some(before) = before {
+        recover(&mut gathered, &files, settings, before.last_good);
+    }
     let (key_hashes, keys) = key_hashes(&mut gathered, settings)?;
     let input = Input {
         documents: &gathered.documents,
@@ -110,7 +136,7 @@ pub fn load(source: &Source, settings: &Settings<'_>, previous: Option<&Snapshot
         mode: Mode::Standalone,
         mock_endpoint: settings.mock.clone(),
         key_hashes: &key_hashes,
-        previous,
+        previous: before.and_then(|before| before.snapshot),
         default_namespace: settings.default_namespace,
         now: settings.now,
     };
@@ -118,7 +144,15 @@ pub fn load(source: &Source, settings: &Settings<'_>, previous: Option<&Snapshot
     let mut placed = gathered.findings;
     placed.extend(findings.into_iter().map(|finding| place(finding, &gathered.entries, &files)));
     placed.sort_by(|a, b| (&a.file, a.at, a.finding.severity).cmp(&(&b.file, b.at, b.finding.severity)));
-    Ok(Loaded { snapshot, credentials, findings: placed, keys, is_litellm: gathered.is_litellm })
+    Ok(Loaded {
+        snapshot,
+        credentials,
+        findings: placed,
+        keys,
+        is_litellm: gathered.is_litellm,
+        kept: gathered.kept,
+        secrets: gathered.secret_files,
+    })
 }
 
 /// Parses all files, on as many threads as there are cores: 10,000 keys should not keep anyone waiting.
@@ -139,8 +173,10 @@ fn gather(files: &[File], settings: &Settings<'_>) -> Gathered {
         parts.iter().map(|(_, part)| document::read(*part, settings.default_namespace, settings.variables)).collect()
     };
     let reads: Vec<document::Read> = std::thread::scope(|scope| {
-        let workers: Vec<_> = parts.chunks(share).skip(1).map(|chunk| scope.spawn(move || read_all(chunk))).collect();
-        let mut reads = parts.chunks(share).next().map(read_all).unwrap_or_default();
+        // Also where there is only one: memory that a thread of its own took for documents is whole to give back, while
+        // here the snapshot would lie between them.
+        let workers: Vec<_> = parts.chunks(share).map(|chunk| scope.spawn(move || read_all(chunk))).collect();
+        let mut reads = Vec::with_capacity(parts.len());
         for worker in workers {
             match worker.join() {
                 Ok(more) => reads.extend(more),
@@ -162,30 +198,102 @@ fn add(gathered: &mut Gathered, files: &[File], file: usize, part: Part<'_>, rea
         let at = inside.map(|(line, column)| (line + part.line - 1, column));
         gathered.findings.push(Placed { finding, file: Some(path.clone()), at });
     }
-    let Some(parsed) = read.parsed else { return };
+    let is_known = read.object.kind != "Document" && !read.object.name.is_empty();
+    let entry = Entry { file, line: part.line, object: read.object };
+    let Some(parsed) = read.parsed else {
+        if is_known {
+            gathered.unreadable.objects.push((entry, part.text.to_owned()));
+        } else {
+            gathered.unreadable.files.insert(file);
+        }
+        return;
+    };
     let is_resource = matches!(parsed, Parsed::Resource(_) | Parsed::Secret(_));
-    if is_resource && let Some(first) = gathered.entries.get(&read.object) {
+    if is_resource && let Some(first) = gathered.entries.get(&entry.object) {
         let message = format!(
             "{} is written a second time; the first is in `{}`, line {}",
-            read.object,
+            entry.object,
             files[first.file].path.display(),
             first.line
         );
-        let finding = Finding::error(&read.object, Reason::Duplicate, "metadata.name", message);
+        let finding = Finding::error(&entry.object, Reason::Duplicate, "metadata.name", message);
         let at = Some((part.line, 1));
         gathered.findings.push(Placed { finding, file: Some(path.clone()), at });
         return;
     }
-    gathered.entries.insert(read.object.clone(), Entry { file, line: part.line, object: read.object });
+    take(gathered, path, entry, parsed, || part.text.to_owned());
+}
+
+/// Takes an object in. `text`: a document that says the same.
+fn take(gathered: &mut Gathered, path: &Path, entry: Entry, parsed: Parsed, text: impl FnOnce() -> String) {
+    if matches!(parsed, Parsed::Resource(_) | Parsed::Namespace { .. }) {
+        gathered.kept.push(Kept::new(path, &entry.object, text()));
+    }
+    gathered.entries.insert(entry.object.clone(), entry);
     match parsed {
         Parsed::Resource(document) => gathered.documents.push(document),
         Parsed::Secret(secret) => {
+            gathered.secret_files.push((path.to_owned(), secret.clone()));
             gathered.secrets.insert(secret);
         }
         Parsed::Namespace { name, labels } => {
             gathered.namespaces.insert(name, labels);
         }
         Parsed::Foreign => {}
+    }
+}
+
+/// Puts what could be read last in the place of what cannot be read now. Objects that a readable file no longer has are
+/// gone; of a file in which it cannot be told, all stay.
+fn recover(gathered: &mut Gathered, files: &[File], settings: &Settings<'_>, last_good: &LastGood) {
+    let Unreadable { objects, files: unclear } = std::mem::take(&mut gathered.unreadable);
+    if objects.is_empty() && unclear.is_empty() {
+        return;
+    }
+    let last_good: Opened<'_> = last_good.open();
+    let read = |text: &str| document::read(Part { text, line: 1 }, settings.default_namespace, settings.variables);
+    for (entry, written) in objects {
+        if gathered.entries.contains_key(&entry.object) {
+            continue;
+        }
+        let (path, object, line) = (&files[entry.file].path, entry.object.clone(), entry.line);
+        if let Some(secret) = last_good.get_secret(&object) {
+            take(gathered, path, entry, Parsed::Secret(secret.clone()), String::new);
+        } else {
+            let Some(kept) = last_good.get(&object) else { continue };
+            let text = last_good::with_bounds(object.kind, &kept.text, &written);
+            let Some(parsed) = read(&text).parsed else { continue };
+            take(gathered, path, entry, parsed, || text);
+        }
+        let message = "what is written cannot be read; the last good state stays in use";
+        let finding = Finding::warning(&object, Reason::LastGoodKept, "", message);
+        gathered.findings.push(Placed { finding, file: Some(path.clone()), at: Some((line, 1)) });
+    }
+    for file in unclear {
+        let path = &files[file].path;
+        let mut count = 0;
+        for secret in last_good.secrets_of_file(path) {
+            let Secret { meta, data: _ } = secret;
+            let object = ObjectRef { kind: "Secret", namespace: meta.namespace.clone(), name: meta.name.clone() };
+            if !gathered.entries.contains_key(&object) {
+                count += 1;
+                take(gathered, path, Entry { file, line: 1, object }, Parsed::Secret(secret.clone()), String::new);
+            }
+        }
+        for kept in last_good.of_file(path) {
+            let document::Read { object, parsed: Some(parsed), .. } = read(&kept.text) else { continue };
+            if !gathered.entries.contains_key(&object) {
+                count += 1;
+                take(gathered, path, Entry { file, line: 1, object }, parsed, || kept.text.clone());
+            }
+        }
+        if count > 0 {
+            let object = ObjectRef { kind: "Document", namespace: String::new(), name: String::new() };
+            let message =
+                format!("which objects are meant cannot be read; {count} that the file held stay in use as they were");
+            let finding = Finding::warning(&object, Reason::LastGoodKept, "", message);
+            gathered.findings.push(Placed { finding, file: Some(path.clone()), at: None });
+        }
     }
 }
 
@@ -201,12 +309,16 @@ fn import(gathered: &mut Gathered, index: usize, file: &File, settings: &Setting
         let finding = Finding { object, severity, reason, field: note.path, message: note.message, hint: note.hint };
         gathered.findings.push(Placed { finding, file: Some(file.path.clone()), at });
     }
+    if imported.documents.is_empty() {
+        gathered.unreadable.files.insert(index);
+    }
     for document in imported.documents {
-        let object = document.object_ref();
-        gathered.entries.insert(object.clone(), Entry { file: index, line: 1, object });
-        gathered.documents.push(document);
+        let entry = Entry { file: index, line: 1, object: document.object_ref() };
+        let text = last_good::text_of(&document);
+        take(gathered, &file.path, entry, Parsed::Resource(document), || text);
     }
     for secret in imported.secrets {
+        gathered.secret_files.push((file.path.clone(), secret.clone()));
         gathered.secrets.insert(secret);
     }
 }
@@ -283,4 +395,102 @@ pub fn line(placed: &Placed, base: Option<&Path>) -> String {
     let field = if finding.field.is_empty() { String::new() } else { format!("{}: ", finding.field) };
     let hint = if finding.hint.is_empty() { String::new() } else { format!(" ({})", finding.hint) };
     format!("{place}{severity}: {object}{field}{}{hint} [{}]", finding.message, finding.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEAM: &str = "apiVersion: tollgate.dev/v1alpha1\nkind: Team\nmetadata: {name: squad}\nspec: {models: [a]}\n";
+    const SECRET: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {key: hidden}\n";
+
+    /// A folder of files that are loaded one edit after the other.
+    struct Folder {
+        folder: tempfile::TempDir,
+        data: tempfile::TempDir,
+        last_good: LastGood,
+    }
+
+    impl Folder {
+        fn new() -> Folder {
+            let data = tempfile::tempdir().unwrap();
+            Folder { folder: tempfile::tempdir().unwrap(), last_good: LastGood::new(data.path()), data }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.path().join(name), text).unwrap();
+        }
+
+        fn restart(&mut self) {
+            self.last_good = LastGood::new(self.data.path());
+        }
+
+        /// Names of the teams and of the Secrets, and reasons of the findings.
+        fn load(&mut self) -> (Vec<String>, Vec<String>, Vec<Reason>) {
+            let settings =
+                Settings { default_namespace: "default", variables: &|_| None, keys: None, mock: None, now: 0 };
+            let before = Before { snapshot: None, last_good: &self.last_good };
+            let source = Source::Path(self.folder.path().to_owned());
+            let Loaded { snapshot, findings, kept, secrets, .. } = load(&source, &settings, Some(before)).unwrap();
+            let named = secrets.iter().map(|(_, secret)| secret.meta.name.clone()).collect();
+            self.last_good.keep(&kept, secrets).unwrap();
+            let teams = snapshot.teams.iter().map(|team| team.name.to_string()).collect();
+            (teams, named, findings.iter().map(|placed| placed.finding.reason).collect())
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stays_and_one_that_is_removed_goes() {
+        let mut folder = Folder::new();
+        let other = TEAM.replace("squad", "other");
+        folder.write("a.yaml", &format!("{TEAM}---\n{other}"));
+        assert_eq!(folder.load(), (names(&["other", "squad"]), names(&[]), vec![]));
+        folder.write("a.yaml", &TEAM.replace("[a]", "3"));
+        for _ in 0..2 {
+            let (teams, _, reasons) = folder.load();
+            assert_eq!((teams, reasons), (names(&["squad"]), vec![Reason::LastGoodKept, Reason::Malformed]));
+            folder.restart();
+        }
+        std::fs::remove_file(folder.folder.path().join("a.yaml")).unwrap();
+        assert_eq!(folder.load(), (names(&[]), names(&[]), vec![]));
+    }
+
+    #[test]
+    fn of_a_file_with_an_unknown_part_all_stay_but_secrets_only_until_a_restart() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", &format!("{SECRET}---\n{TEAM}"));
+        folder.write("b.yaml", &TEAM.replace("squad", "moved"));
+        folder.load();
+        folder.write("a.yaml", "kind: [unclosed\n  - {");
+        folder.write("b.yaml", "");
+        let (teams, secrets, reasons) = folder.load();
+        assert_eq!((teams, secrets), (names(&["squad"]), names(&["s"])));
+        assert!(reasons.contains(&Reason::Malformed) && reasons.contains(&Reason::LastGoodKept), "{reasons:?}");
+        folder.restart();
+        let (teams, secrets, _) = folder.load();
+        assert_eq!((teams, secrets), (names(&["squad"]), names(&[])));
+        let written = std::fs::read_to_string(folder.data.path().join("last-good.json")).unwrap();
+        assert!(!written.contains("hidden"), "{written}");
+    }
+
+    #[test]
+    fn what_a_litellm_file_stood_for_stays_when_it_breaks() {
+        let mut folder = Folder::new();
+        let good = "model_list:\n  - model_name: m\n    litellm_params: {model: openai/gpt-4o, api_key: sk-x}\n";
+        folder.write("config.yaml", good);
+        let settings = Settings { default_namespace: "default", variables: &|_| None, keys: None, mock: None, now: 0 };
+        let source = Source::Path(folder.folder.path().to_owned());
+        let before = Before { snapshot: None, last_good: &folder.last_good };
+        let first = load(&source, &settings, Some(before)).unwrap();
+        assert_eq!(first.snapshot.deployments.len(), 1);
+        folder.last_good.keep(&first.kept, first.secrets).unwrap();
+        folder.write("config.yaml", &format!("{good}  - {{ [\n"));
+        let before = Before { snapshot: None, last_good: &folder.last_good };
+        let second = load(&source, &settings, Some(before)).unwrap();
+        assert_eq!(second.snapshot.deployments, first.snapshot.deployments);
+    }
 }

@@ -4,6 +4,7 @@
 pub mod document;
 pub mod files;
 pub mod keys;
+pub mod last_good;
 pub mod load;
 pub mod locate;
 pub mod simple_yaml;
