@@ -220,7 +220,8 @@ fn report_recovery(recovery: &RecoveryReport) {
         recovery;
     let charged = tollgate_snapshot::money::NanoUsd(*recovered_nano_usd);
     let how = match last_end {
-        LastEnd::None | LastEnd::Stopped => return,
+        LastEnd::None | LastEnd::Stopped if *recovered_attempts == 0 => return,
+        LastEnd::None | LastEnd::Stopped => "was asked twice to stop",
         LastEnd::Killed => "was killed",
         LastEnd::PowerLoss => "ended with the machine, or its journal is damaged",
     };
@@ -343,14 +344,14 @@ async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>,
                 tracing::error!("the configuration cannot be read, the last good one stays in use: {error:#}");
             }
             Ok(loaded) => {
-                let tables = shared.builder.build(generation, loaded.snapshot, &loaded.credentials);
-                let old = shared.tables.swap(Arc::new(tables));
+                let Loaded { snapshot, credentials, findings: new, keys: _, is_litellm: _, kept, secrets } = loaded;
+                let old = shared.tables.swap(Arc::new(shared.builder.build(generation, snapshot, &credentials)));
+                note(shared, loader, generation, &new);
+                report(&new, &findings, loader);
+                findings = new;
+                loader.remember(shared, &kept, secrets);
                 // The last user of the old tables frees them; here nobody waits for that.
-                drop((old, current));
-                note(shared, loader, generation, &loaded.findings);
-                report(&loaded.findings, &findings, loader);
-                findings = loaded.findings;
-                loader.remember(shared, &loaded.kept, loaded.secrets);
+                drop((old, current, credentials, kept));
                 crate::memory::give_back();
                 tracing::info!(
                     generation,
