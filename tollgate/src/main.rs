@@ -7,6 +7,7 @@ mod crds;
 mod explain;
 mod import;
 mod logs;
+mod memory;
 mod mock;
 mod serve;
 
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-// Steady memory under churn, and it gives memory back when idle.
+// Steady memory under churn. Without huge pages (a feature of the crate): a start would spend more time on clearing them
+// than on reading 10,000 keys, and an idle gateway would hold twice the memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
