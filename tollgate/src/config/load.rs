@@ -173,10 +173,8 @@ fn gather(files: &[File], settings: &Settings<'_>) -> Gathered {
         parts.iter().map(|(_, part)| document::read(*part, settings.default_namespace, settings.variables)).collect()
     };
     let reads: Vec<document::Read> = std::thread::scope(|scope| {
-        // Also where there is only one: memory that a thread of its own took for documents is whole to give back, while
-        // here the snapshot would lie between them.
-        let workers: Vec<_> = parts.chunks(share).map(|chunk| scope.spawn(move || read_all(chunk))).collect();
-        let mut reads = Vec::with_capacity(parts.len());
+        let workers: Vec<_> = parts.chunks(share).skip(1).map(|chunk| scope.spawn(move || read_all(chunk))).collect();
+        let mut reads = parts.chunks(share).next().map(read_all).unwrap_or_default();
         for worker in workers {
             match worker.join() {
                 Ok(more) => reads.extend(more),
