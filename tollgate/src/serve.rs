@@ -28,6 +28,7 @@ use crate::config::keys::Keys;
 use crate::config::last_good::{Kept, LastGood};
 use crate::config::load::{Before, Loaded, NewKey, Placed, Settings, Source, line, load};
 use crate::config::watch::Watch;
+use crate::memory::{self, Frugal};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -143,6 +144,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Source::Path(path) => Some(Watch::new(path)),
         Source::Demo => None,
     };
+    let frugal = Frugal::begin();
     let first = loader.load_first()?;
     let registry = Arc::new(Registry::default());
     let builder =
@@ -173,7 +175,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
     loader.remember(&shared, &kept, secrets);
     drop(kept);
-    crate::memory::give_back();
+    drop(frugal);
     let reason = tokio::select! {
         reason = signals.next() => reason,
         () = follow(&mut loader, watch, &shared, findings) => "the watch ended",
@@ -220,8 +222,7 @@ fn report_recovery(recovery: &RecoveryReport) {
         recovery;
     let charged = tollgate_snapshot::money::NanoUsd(*recovered_nano_usd);
     let how = match last_end {
-        LastEnd::None | LastEnd::Stopped if *recovered_attempts == 0 => return,
-        LastEnd::None | LastEnd::Stopped => "was asked twice to stop",
+        LastEnd::None | LastEnd::Stopped => return,
         LastEnd::Killed => "was killed",
         LastEnd::PowerLoss => "ended with the machine, or its journal is damaged",
     };
@@ -352,7 +353,7 @@ async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>,
                 loader.remember(shared, &kept, secrets);
                 // The last user of the old tables frees them; here nobody waits for that.
                 drop((old, current, credentials, kept));
-                crate::memory::give_back();
+                memory::give_back();
                 tracing::info!(
                     generation,
                     "configuration generation {generation} is live after {} ms",
