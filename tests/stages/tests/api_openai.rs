@@ -436,6 +436,33 @@ async fn azure_clients_name_the_model_in_the_path_and_send_api_key() {
 }
 
 #[tokio::test]
+async fn the_model_of_the_path_wins_over_what_the_body_says() {
+    let stage = Stage::start(|mock| {
+        let openai = objects::deployment("m", mock).set("spec.modelNames", json!(["m", "up-m"]));
+        vec![openai, objects::anthropic("claude", mock), objects::azure("az", mock)]
+    })
+    .await;
+    for (path, model, upstream) in
+        [("m", "m", "up-m"), ("up-m", "up-m", "up-m"), ("claude", "claude", "up-claude"), ("az", "az", "up-az")]
+    {
+        for said in [None, Some(json!(null)), Some(json!("whatever")), Some(json!(upstream))] {
+            let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
+            if let Some(said) = &said {
+                body["model"] = said.clone();
+            }
+            let path = format!("/openai/deployments/{path}/chat/completions?api-version=2025-03-01-preview");
+            let reply = stage.gateway.post(&path).key(KEY).json(&body).send().await.expect(200);
+            assert_eq!(reply.json()["model"], model, "{path} {said:?}");
+            assert_eq!(stage.last_seen().json()["model"], upstream, "{path} {said:?}");
+        }
+    }
+    let body = json!({"model": null, "messages": [{"role": "user", "content": "Hi"}]});
+    let error = stage.gateway.post("/v1/chat/completions").key(KEY).json(&body).send().await.expect(400);
+    assert_eq!(error.header("x-tollgate-error"), Some("model_missing"));
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn azure_providers_get_their_deployment_in_the_path_and_their_key_in_api_key() {
     let stage = Stage::start(|mock| vec![objects::azure("az", mock)]).await;
     let reply = stage.gateway.chat("az").send().await.expect(200);

@@ -84,6 +84,27 @@ async fn ordered_targets_are_asked_in_their_order() {
 }
 
 #[tokio::test]
+async fn all_targets_are_asked_before_one_is_asked_again() {
+    for strategy in ["Ordered", "WeightedShuffle", "LeastBusy"] {
+        let stage = routed(|route| {
+            let retries = json!({"attempts": 5, "backoff": {"initial": "1ms"}});
+            route.set("spec.strategy", strategy).set("spec.retries", retries)
+        })
+        .await;
+        stage.mock.script("*", [Step::error(500).repeat(5)]);
+        stage.gateway.chat("r").send().await.expect(200);
+        let asked = asked(&stage.mock);
+        for round in asked.chunks(3) {
+            let mut round = round.to_vec();
+            round.sort();
+            assert_eq!(round, ["a", "b", "c"], "{strategy}: {asked:?}");
+        }
+        assert_ne!(asked[2], asked[3], "{strategy}: none twice in a row");
+        stage.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn the_least_busy_deployment_is_asked() {
     let stage = routed(|route| route.set("spec.strategy", "LeastBusy")).await;
     stage.mock.script("*", [Step::usual().gate("open").repeat(6)]);
