@@ -131,7 +131,19 @@ pub async fn decode(
     let service_tier = head.service_tier(&body).map(|tier| tier.into());
     let fallbacks = head.fallbacks.map(|list| json::strings(list.of(&body))).unwrap_or_default();
     let fallbacks = fallbacks.into_iter().map(|name| name.into_owned()).collect();
-    Ok(Box::new(Call { operation, stream, model, service_tier, fallbacks, head, options, forwarded, headers, memory, body }))
+    Ok(Box::new(Call {
+        operation,
+        stream,
+        model,
+        service_tier,
+        fallbacks,
+        head,
+        options,
+        forwarded,
+        headers,
+        memory,
+        body,
+    }))
 }
 
 async fn read_body(core: &Rc<Core>, mut body: Incoming) -> Result<(Bytes, BodyShare)> {

@@ -99,7 +99,8 @@ pub fn build(
     let model = upstream_model(route, deployment, &admitted.model);
     let stream = call.stream;
     let usage_by_option = deployment.dialect == Dialect::OpenAi && !deployment.quirks.no_stream_usage;
-    let asks_for_usage = stream && usage_by_option && matches!(call.operation, Operation::Chat | Operation::Completions);
+    let asks_for_usage =
+        stream && usage_by_option && matches!(call.operation, Operation::Chat | Operation::Completions);
     let mut injected_usage = false;
     let pieces = match mode {
         Mode::Pass => {
@@ -125,7 +126,8 @@ pub fn build(
         }
         Mode::Translate(surface) => {
             let body = with_model(call, &model);
-            let mut request = chat::decode_request(surface, &body).map_err(|error| refused(&ErrorBody::from(&error)))?;
+            let mut request =
+                chat::decode_request(surface, &body).map_err(|error| refused(&ErrorBody::from(&error)))?;
             request.max_tokens = request.max_tokens.or(inject_output);
             // The usage is for us; the encoder of the answer knows whether the client asked for it.
             request.include_usage |= stream;
@@ -145,15 +147,7 @@ pub fn build(
     let headers = outgoing_headers(admitted, deployment, entry, mode);
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
-    Ok(Box::new(Outgoing {
-        mode,
-        stream,
-        injected_usage,
-        uri,
-        authority: entry.authority.clone(),
-        headers,
-        pieces,
-    }))
+    Ok(Box::new(Outgoing { mode, stream, injected_usage, uri, authority: entry.authority.clone(), headers, pieces }))
 }
 
 /// The client's body, with a model where only the path names one: what is decoded has to.
