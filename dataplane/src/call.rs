@@ -108,7 +108,7 @@ pub async fn decode(
     let head = head::read_head(operation, &body)
         .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
     // Clients choose neither where a call goes nor with which credential, and stage no faults (AUTH-4, AUTH-5).
-    for field in [head.api_base, head.base_url, head.api_key, head.mock_testing].into_iter().flatten() {
+    if let Some(field) = head.api_base.or(head.base_url).or(head.api_key).or(head.mock_testing) {
         let name = String::from_utf8_lossy(Head::key_of(field, &body));
         return Err(GatewayError::ParameterRefused { param: name.chars().take(MAX_SHOWN_NAME).collect() }.into());
     }
