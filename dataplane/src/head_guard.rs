@@ -206,8 +206,9 @@ impl Scanner {
                     self.transfer_encoding(value);
                 }
             }
-            b'h' | b'H' => {
-                if value_of(line, "host").is_some() && std::mem::replace(&mut self.head.has_host, true) {
+            b'h' | b'H' if value_of(line, "host").is_some() => {
+                let is_again = std::mem::replace(&mut self.head.has_host, true);
+                if is_again {
                     self.refuse("`host` is given more than once");
                 }
             }
