@@ -194,11 +194,8 @@ pub async fn run(
                             && state.health.benched_for(core.uptime_ms(Instant::now())).is_none()
                     });
                     // What the client got wrong is wrong everywhere; a credential or a missing model only here (RT-42).
-                    let may_retry = if final_here {
-                        another && elsewhere
-                    } else {
-                        plan::may_retry(&route.retries, failed_class)
-                    };
+                    let may_retry =
+                        if final_here { another && elsewhere } else { plan::may_retry(&route.retries, failed_class) };
                     if !may_retry {
                         break;
                     }
@@ -279,7 +276,9 @@ async fn one<'a>(
     if client_gone.get() {
         // It left while its money was waited for: nobody would read the answer.
         booking.release(0);
-        return Err(Failure::of_ours(Box::new(GatewayError::Internal { reason: "the client left before it was served" })));
+        return Err(Failure::of_ours(Box::new(GatewayError::Internal {
+            reason: "the client left before it was served",
+        })));
     }
     let model = tables.routes[admitted.route as usize].label;
     let judged = dispatch::send(attempting, outgoing, booking, record).await;

@@ -37,7 +37,7 @@ impl Health {
             return false;
         }
         let count = self.count_failure(cooldown.window_ms, now_ms);
-        if !(at_once && !alone) && count < u64::from(cooldown.failures.max(1)) {
+        if (alone || !at_once) && count < u64::from(cooldown.failures.max(1)) {
             return false;
         }
         self.failures.store(0, Relaxed);

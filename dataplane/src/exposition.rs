@@ -214,6 +214,9 @@ fn family<'a, V: std::fmt::Display>(
     }
 }
 
+/// LiteLLM's name, ours, help, how to read it.
+type HistogramFamily = ([&'static str; 2], &'static str, fn(&Durations) -> &Histogram);
+
 /// Durations of good calls, by operation and deployment.
 fn durations(text: &mut String, registry: &Registry, names: &Names) {
     let rows: Vec<(String, String, Vec<std::sync::Arc<Durations>>)> = registry
@@ -226,7 +229,7 @@ fn durations(text: &mut String, registry: &Registry, names: &Names) {
             (litellm, format!(r#"operation="{operation}",deployment="{id}",provider="{provider}""#), series)
         })
         .collect();
-    let families: [([&str; 2], &str, fn(&Durations) -> &Histogram); 4] = [
+    let families: [HistogramFamily; 4] = [
         (
             ["litellm_request_total_latency_metric", "tollgate_request_duration_seconds"],
             "Whole call, seconds.",

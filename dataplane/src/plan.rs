@@ -11,6 +11,7 @@ use crate::limits::{Permit, Permits, Reached};
 use crate::tables::Tables;
 
 /// What to do next within a route.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, once a call: a box would cost more")]
 pub enum Pick {
     Deployment(Picked),
     /// Every target that could serve is benched; milliseconds until the first is tried again.

@@ -32,6 +32,10 @@ use crate::upstream::pool::Lease;
 #[error("the stream was cut")]
 pub struct Cut;
 
+/// The provider's bytes are not what its dialect allows.
+#[derive(Clone, Copy, Debug)]
+pub struct NotOfItsDialect;
+
 /// How events are turned into the client's bytes.
 pub enum Flow {
     /// Client and provider speak the same dialect.
@@ -64,7 +68,7 @@ struct Ending {
 impl Flow {
     /// Takes a slice of the provider's bytes; what is for the client goes to `out`. Err: the provider's bytes are not
     /// what its dialect allows.
-    pub fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), ()> {
+    pub fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), NotOfItsDialect> {
         match self {
             Flow::Pass(sniffer) => {
                 sniffer.push(chunk, &mut |bytes| out.push_back(bytes));
@@ -111,11 +115,11 @@ impl Flow {
 }
 
 impl Translation {
-    fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), ()> {
+    fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), NotOfItsDialect> {
         self.watch.push(chunk.clone(), &mut |_| {});
         let decoded = self.decoder.feed(&chunk, &mut self.events);
         self.encode(out);
-        decoded.map_err(drop)
+        decoded.map_err(|_| NotOfItsDialect)
     }
 
     fn encode(&mut self, out: &mut VecDeque<Bytes>) {

@@ -17,7 +17,7 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     pub fn new(pieces: &[Bytes]) -> UpstreamBody {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        UpstreamBody { pieces: pieces.to_vec().into_iter(), left }
+        UpstreamBody { pieces: Vec::from(pieces).into_iter(), left }
     }
 
     pub fn len(&self) -> u64 {
