@@ -19,8 +19,26 @@ const MAX_USER: usize = 64;
 const ANTHROPIC_HINTS: [&str; 6] =
     ["context_management", "cache_control", "betas", "inference_geo", "speed", "diagnostics"];
 
-/// Fields of text completions that a chat has no equal of.
-const COMPLETIONS_ONLY: [&str; 4] = ["echo", "suffix", "best_of", "logprobs"];
+/// Fields that mean the same to text completions and to chats, of OpenAI and of the servers that
+/// follow it. A completion's other fields were checked by nobody as those of a chat, and some are a
+/// chat's own, which this writes itself.
+const SAME_IN_COMPLETIONS: [&str; 15] = [
+    "frequency_penalty",
+    "ignore_eos",
+    "logit_bias",
+    "metadata",
+    "min_p",
+    "min_tokens",
+    "n",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "repetition_penalty",
+    "safety_identifier",
+    "seed",
+    "stop_token_ids",
+    "store",
+];
 
 pub(crate) fn encode_request(request: &Request, options: &EncodeOptions<'_>) -> Result<Vec<u8>, EncodeError> {
     let mut unsupported = Unsupported::default();
@@ -102,11 +120,13 @@ fn encode<'a>(request: &'a Request, options: &EncodeOptions<'a>, unsupported: &m
         }
     }
     for (key, value) in extra {
-        let never = *surface == Surface::OpenAiCompletions && COMPLETIONS_ONLY.contains(&key.as_str());
-        if from_openai && !never {
-            writer.put(&mut body, key, value);
-        } else if from_openai || !ANTHROPIC_HINTS.contains(&key.as_str()) {
-            writer.unsupported.add(key);
+        match surface {
+            Surface::OpenAiChat => writer.put(&mut body, key, value),
+            Surface::OpenAiCompletions if SAME_IN_COMPLETIONS.contains(&key.as_str()) => {
+                writer.put(&mut body, key, value);
+            }
+            Surface::AnthropicMessages if ANTHROPIC_HINTS.contains(&key.as_str()) => {}
+            Surface::OpenAiCompletions | Surface::AnthropicMessages => writer.unsupported.add(key),
         }
     }
     body

@@ -508,6 +508,35 @@ fn a_text_completion_becomes_a_chat() {
 }
 
 #[test]
+fn a_text_completion_says_nothing_of_its_chat_but_the_prompt() {
+    let same = json!({"seed": 1, "n": 2, "logit_bias": {"5": -1}, "presence_penalty": 0.5, "min_p": 0.1});
+    let foreign = json!({"messages": [{"role": "system", "content": "x"}], "tools": [weather_tool()],
+        "tool_choice": "auto", "parallel_tool_calls": true, "max_completion_tokens": 9, "reasoning_effort": "soon",
+        "thinking": 1, "response_format": {"type": "xml"}, "top_logprobs": 3, "modalities": ["audio"]});
+    let mut body = json!({"model": "m", "prompt": "once", "max_tokens": 5});
+    for (key, value) in same.as_object().unwrap().iter().chain(foreign.as_object().unwrap()) {
+        body[key] = value.clone();
+    }
+    let request = decode_request(Surface::OpenAiCompletions, body.to_string().as_bytes()).unwrap();
+    let quirks = Quirks { max_tokens_field: MaxTokensField::MaxCompletionTokens, ..Quirks::default() };
+    let options = EncodeOptions { model: "up", default_max_tokens: 1, drop_unsupported: true, quirks: &quirks };
+    let bytes = encode_request(Dialect::OpenAi, &request, &options).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(text.matches("messages").count(), 1, "{text}");
+    let mut expected = json!({"model": "up", "messages": [{"role": "user", "content": "once"}],
+        "max_completion_tokens": 5});
+    for (key, value) in same.as_object().unwrap() {
+        expected[key] = value.clone();
+    }
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+    let mut listed = unsupported(told(Surface::OpenAiCompletions, Dialect::OpenAi, body, &quirks, false));
+    listed.sort();
+    let mut foreign: Vec<_> = foreign.as_object().unwrap().keys().cloned().collect();
+    foreign.sort();
+    assert_eq!(listed, foreign);
+}
+
+#[test]
 fn results_within_results_are_refused_however_deep() {
     let open = r#"{"type":"tool_result","tool_use_id":"a","content":["#;
     let content = format!("[{}{}]", open.repeat(50_000), "]}".repeat(50_000));
