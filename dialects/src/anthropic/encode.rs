@@ -27,9 +27,10 @@ const OPENAI_HINTS: [&str; 6] =
 
 pub(crate) fn encode_request(request: &Request, options: &EncodeOptions<'_>) -> Result<Vec<u8>, EncodeError> {
     let mut unsupported = Unsupported::default();
-    let body = encode(request, options, &mut unsupported)?;
+    let body = encode(request, options, &mut unsupported);
+    // First, because what is left out may be all there was to say.
     unsupported.settle(options.drop_unsupported)?;
-    Ok(body.to_bytes())
+    Ok(body?.to_bytes())
 }
 
 fn encode<'a>(
@@ -59,7 +60,7 @@ fn encode<'a>(
         extra,
     } = request;
     let mut writer = Writer { request, options, unsupported, from_openai: surface.dialect() == Dialect::OpenAi };
-    let turns = Turns::of(messages)?;
+    let turns = Turns::of(messages, |part| writer.can_tell(part))?;
     let system = writer.blocks(&turns.system);
     let mut list = Vec::with_capacity(turns.turns.len());
     for turn in &turns.turns {
@@ -123,37 +124,32 @@ struct Turn<'a> {
 }
 
 impl<'a> Turns<'a> {
-    fn of(messages: &'a [Message]) -> Result<Self, EncodeError> {
+    /// Of what `can_tell` lets through.
+    fn of(messages: &'a [Message], mut can_tell: impl FnMut(&Part) -> bool) -> Result<Self, EncodeError> {
         let mut system: Vec<&'a Block> = Vec::new();
         let mut turns: Vec<Turn<'a>> = Vec::new();
-        let mut last_system: &'a [Block] = &[];
+        let mut last_instructions = 0;
         for message in messages {
-            let blocks = message.content.iter().filter(|block| tells(&block.part));
+            let blocks: Vec<_> = message.content.iter().filter(|block| can_tell(&block.part)).collect();
+            // An empty turn is refused, and says nothing.
+            if blocks.is_empty() {
+                continue;
+            }
             match message.role {
                 Role::System | Role::Developer => {
+                    last_instructions = system.len();
                     system.extend(blocks);
-                    last_system = &message.content;
                 }
-                role @ (Role::User | Role::Assistant) => {
-                    let blocks: Vec<_> = blocks.collect();
-                    // An empty turn is refused, and says nothing.
-                    if blocks.is_empty() {
-                        continue;
-                    }
-                    match turns.last_mut() {
-                        Some(last) if last.role == role => last.blocks.extend(blocks),
-                        _ => turns.push(Turn { role, blocks, prefill: false }),
-                    }
-                }
+                role @ (Role::User | Role::Assistant) => match turns.last_mut() {
+                    Some(last) if last.role == role => last.blocks.extend(blocks),
+                    _ => turns.push(Turn { role, blocks, prefill: false }),
+                },
             }
         }
         // OpenAI answers to instructions alone; Anthropic wants someone to say something.
         if turns.is_empty() && !system.is_empty() {
-            let blocks: Vec<_> = last_system.iter().filter(|block| tells(&block.part)).collect();
-            system.truncate(system.len() - blocks.len());
-            if !blocks.is_empty() {
-                turns.push(Turn { role: Role::User, blocks, prefill: false });
-            }
+            let blocks = system.split_off(last_instructions);
+            turns.push(Turn { role: Role::User, blocks, prefill: false });
         }
         for turn in turns.iter_mut().filter(|turn| turn.role == Role::User) {
             // Results first, in their order, else the calls count as not answered.
@@ -169,21 +165,6 @@ impl<'a> Turns<'a> {
             }
         }
         Ok(Self { system, turns })
-    }
-}
-
-/// Whether Anthropic is told anything of this piece.
-fn tells(part: &Part) -> bool {
-    match part {
-        Part::Text(text) => !text.trim().is_empty(),
-        Part::Thinking(Thinking { signature, .. }) => signature.is_some(),
-        Part::Image(_)
-        | Part::Document(_)
-        | Part::Audio(_)
-        | Part::ToolCall(_)
-        | Part::ToolResult(_)
-        | Part::RedactedThinking(_)
-        | Part::Native { .. } => true,
     }
 }
 
@@ -226,13 +207,31 @@ impl<'r> Writer<'r, '_, '_> {
         refused
     }
 
+    /// Whether Anthropic is told anything of this piece. Asked before turns are made, so that none is
+    /// made of what is left out.
+    fn can_tell(&mut self, part: &Part) -> bool {
+        let lacks = match part {
+            Part::Text(text) => return !text.trim().is_empty(),
+            Part::Thinking(Thinking { signature, .. }) => return signature.is_some(),
+            Part::Audio(_) => "messages: audio".to_owned(),
+            Part::Native { dialect: Dialect::OpenAi, raw } => {
+                format!("messages: {}", crate::openai::type_of(raw.get()))
+            }
+            file if self.from_openai && is_foreign_file(file) => "messages: file id".to_owned(),
+            Part::Image(_)
+            | Part::Document(_)
+            | Part::ToolCall(_)
+            | Part::ToolResult(_)
+            | Part::RedactedThinking(_)
+            | Part::Native { dialect: Dialect::Anthropic, .. } => return true,
+        };
+        self.unsupported.add(lacks);
+        false
+    }
+
     fn blocks(&mut self, blocks: &[&'r Block]) -> Vec<Json<'r>> {
         let mut list = Vec::with_capacity(blocks.len());
         for block in blocks {
-            if self.from_openai && is_foreign_file(&block.part) {
-                self.unsupported.add("messages: file id");
-                continue;
-            }
             list.extend(encode_block(block, &mut |what| self.unsupported.add(what)));
         }
         list

@@ -537,6 +537,53 @@ fn a_text_completion_says_nothing_of_its_chat_but_the_prompt() {
 }
 
 #[test]
+fn a_turn_of_nothing_but_what_is_left_out_is_left_out_too() {
+    let quirks = Quirks::default();
+    let audio = json!({"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}});
+    let file = json!({"type": "file", "file": {"file_id": "file-1"}});
+    let odd = json!({"type": "hologram"});
+    for (part, name) in [(audio, "messages: audio"), (file, "messages: file id"), (odd, "messages: hologram")] {
+        let lost = json!({"role": "user", "content": [part]});
+        let alone = json!({"messages": [lost]});
+        assert_eq!(unsupported(to_anthropic_with(alone.clone(), &quirks, false)), [name]);
+        match to_anthropic_with(alone, &quirks, true) {
+            Err(EncodeError::Invalid { param, .. }) => assert_eq!(param.as_deref(), Some("messages")),
+            other => panic!("a request without a message was told: {other:?}"),
+        }
+        // The turns around it are one then, because roles alternate.
+        let among = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            lost, {"role": "assistant", "content": "c"}, {"role": "user", "content": "d"}]});
+        let text = |role: &str, texts: &[&str]| {
+            let content: Vec<_> = texts.iter().map(|text| json!({"type": "text", "text": text})).collect();
+            json!({"role": role, "content": content})
+        };
+        let sent = to_anthropic_with(among, &quirks, true).unwrap();
+        let expected = json!([text("user", &["a"]), text("assistant", &["b", "c"]), text("user", &["d"])]);
+        assert_eq!(sent["messages"], expected);
+    }
+}
+
+#[test]
+fn instructions_alone_are_said_by_the_user_even_before_empty_ones() {
+    let sent =
+        to_anthropic(json!({"messages": [{"role": "system", "content": "a"}, {"role": "system", "content": "b"},
+        {"role": "system", "content": ""}]}));
+    assert_eq!(sent["system"], json!([{"type": "text", "text": "a"}]));
+    assert_eq!(sent["messages"], json!([{"role": "user", "content": [{"type": "text", "text": "b"}]}]));
+}
+
+#[test]
+fn a_result_without_its_call_reaches_the_provider_that_judges_it() {
+    let orphan = json!({"messages": [{"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "t", "content": "Sunny"}]}]});
+    let sent = to_openai(orphan.clone());
+    assert_eq!(sent["messages"], json!([{"role": "tool", "tool_call_id": "t", "content": "Sunny"}]));
+    let sent =
+        told(Surface::AnthropicMessages, Dialect::Anthropic, with_defaults(orphan.clone()), &Quirks::default(), false);
+    assert_eq!(sent.unwrap()["messages"], orphan["messages"]);
+}
+
+#[test]
 fn results_within_results_are_refused_however_deep() {
     let open = r#"{"type":"tool_result","tool_use_id":"a","content":["#;
     let content = format!("[{}{}]", open.repeat(50_000), "]}".repeat(50_000));
