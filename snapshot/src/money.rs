@@ -276,7 +276,9 @@ impl Scaled {
         let divisor = 10i128.checked_pow(shift.unsigned_abs()).unwrap_or(i128::MAX);
         let rounded = lost || mantissa % divisor != 0;
         let floor = mantissa.div_euclid(divisor);
-        Ok(Scaled { value: floor + i128::from(rounded), rounded })
+        // What was lost lies further from zero, so above the mantissa only where that is positive.
+        let above = mantissa % divisor != 0 || (lost && !negative);
+        Ok(Scaled { value: floor + i128::from(above), rounded })
     }
 
     fn nano(self) -> Result<NanoUsd, MoneyError> {
@@ -370,6 +372,8 @@ mod tests {
         assert_eq!(NanoUsd::parse_rounding_up("1.0000000011"), Ok(NanoUsd(1_000_000_002)));
         assert_eq!(NanoUsd::parse_rounding_up("1e-300"), Ok(NanoUsd(1)));
         assert_eq!(NanoUsd::parse_rounding_up("-0.0000000019"), Ok(NanoUsd(-1)));
+        let negative = format!("-0.214748364{}3", "0".repeat(40));
+        assert_eq!(NanoUsd::parse_rounding_up(&negative), Ok(NanoUsd(-214_748_364)));
         let long = format!("0.{}1", "0".repeat(90));
         assert_eq!(NanoUsd::parse_rounding_up(&long), Ok(NanoUsd(1)));
         let longer = format!("1.{}{}", "0".repeat(90), "1");
@@ -443,6 +447,15 @@ mod tests {
             prop_assert_eq!(NanoUsd::parse(&NanoUsd(nano).to_decimal_text()), Ok(NanoUsd(nano)));
             prop_assert_eq!(Rate::parse(&Rate(atto).to_decimal_text()), Ok(Rate(atto)));
             prop_assert_eq!(Rate::parse_per_million(&Rate(atto).to_per_million_text()), Ok(Rate(atto)));
+        }
+
+        #[test]
+        fn a_digit_however_far_behind_an_amount_counts_upwards(nano: i32, zeros in 0usize..60, digit in 1u8..=9) {
+            let (nano, sign) = (i64::from(nano), if nano < 0 { "-" } else { "" });
+            let (whole, fraction) = (nano.unsigned_abs() / 1_000_000_000, nano.unsigned_abs() % 1_000_000_000);
+            let text = format!("{sign}{whole}.{fraction:09}{}{digit}", "0".repeat(zeros));
+            let above = NanoUsd(nano + i64::from(nano >= 0));
+            prop_assert_eq!(NanoUsd::parse_rounding_up(&text), Ok(above), "{}", text);
         }
 
         #[test]
