@@ -262,7 +262,7 @@ impl Loader {
     fn load_first(&self) -> anyhow::Result<Loaded> {
         let loaded = self.load(None)?;
         let wrong = loaded.findings.iter().any(|placed| placed.finding.severity == Severity::Error);
-        match self.remembered().filter(|_| wrong) {
+        match wrong.then(|| self.remembered()).flatten() {
             Some(previous) => self.load(Some(&previous)),
             None => Ok(loaded),
         }
