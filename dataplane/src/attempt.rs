@@ -269,10 +269,11 @@ async fn one<'a>(
             return Err(Failure::of_ours(error));
         }
     };
-    let mut booking = match hold::take(core, admitted, picked.deployment, terms, permits, in_flight, record).await {
-        Ok(booking) => booking,
-        Err(error) => return Err(Failure::of_ours(error)),
-    };
+    let mut booking =
+        match Box::pin(hold::take(core, admitted, picked.deployment, terms, permits, in_flight, record)).await {
+            Ok(booking) => booking,
+            Err(error) => return Err(Failure::of_ours(error)),
+        };
     if client_gone.get() {
         // It left while its money was waited for: nobody would read the answer.
         booking.release(0);

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-// Steady memory under churn. Without huge pages (a feature of the crate): a start would spend more time on clearing them
-// than on reading 10,000 keys, and an idle gateway would hold twice the memory.
+// Steady memory under churn. Without huge pages (a feature of the crate): with them an idle gateway holds twice the
+// memory, most of it never written.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
