@@ -146,8 +146,6 @@ pub struct CoreCounters {
     pub client_gone: Counter,
     pub drained: Counter,
     pub unpriced: Counter,
-    pub pool_hits: Counter,
-    pub pool_misses: Counter,
 }
 
 /// All banks and all names of a process.

@@ -19,14 +19,6 @@ impl UpstreamBody {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
         UpstreamBody { pieces: Vec::from(pieces).into_iter(), left }
     }
-
-    pub fn len(&self) -> u64 {
-        self.left
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.left == 0
-    }
 }
 
 impl Body for UpstreamBody {

@@ -146,11 +146,6 @@ impl Pool {
             list.retain(|entry| entry.sender.is_ready() && entry.since.elapsed() < IDLE_TIMEOUT);
         }
     }
-
-    /// Idle connections, over all endpoints.
-    pub fn idle_count(&self) -> usize {
-        self.idle.borrow().iter().map(Vec::len).sum()
-    }
 }
 
 impl Lease {
