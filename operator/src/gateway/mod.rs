@@ -1,0 +1,9 @@
+//! What runs for an LLMGateway: Deployment, Service and what belongs to them.
+
+use crate::{Context, Ended};
+
+/// Ends only when the operator does.
+pub async fn run(context: Context) -> Ended {
+    let _ = context;
+    std::future::pending().await
+}
