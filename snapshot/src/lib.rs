@@ -11,4 +11,4 @@ pub mod price;
 pub mod wire;
 
 pub use finding::{Finding, ObjectRef, Reason, Severity};
-pub use model::{Credential, KeyHash, Snapshot};
+pub use model::{Credential, GatewayName, KeyHash, Snapshot};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::shard::ShardDigits;
 use super::tables::{Part, Tables};
 use super::{FORMAT, ReadError};
+use crate::model::GatewayName;
 
 /// The text of the ConfigMap [`super::names::manifest`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +27,6 @@ pub struct Manifest {
     pub credentials: Vec<SecretRef>,
     /// How many digits of its hash decide which shard a key is in.
     pub shard_digits: ShardDigits,
-}
-
-/// Which gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(default)]
-pub struct GatewayName {
-    pub namespace: String,
-    pub name: String,
 }
 
 /// A ConfigMap and what it must hold.

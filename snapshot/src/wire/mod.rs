@@ -22,7 +22,8 @@ mod read;
 mod shard;
 mod tables;
 
-pub use manifest::{GatewayName, Manifest, PartRef, SecretRef};
+pub use crate::model::GatewayName;
+pub use manifest::{Manifest, PartRef, SecretRef};
 pub use read::{LeftOut, Read, ReadError};
 pub use shard::ShardDigits;
 pub use tables::{Part, Sealing, Tables};
