@@ -17,8 +17,8 @@ use tollgate_crds::{
 use tollgate_snapshot::compile::{Document, Labels, Object};
 use tollgate_snapshot::{Finding, ObjectRef};
 
-pub(crate) use changes::Taken;
 use changes::Change;
+pub(crate) use changes::Taken;
 pub use seen::{Seen, SeenCondition, digest};
 
 /// What is known of an object beside its document.

@@ -35,7 +35,7 @@ mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets};
+pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread};
 
 use std::collections::BTreeSet;
 
