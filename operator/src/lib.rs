@@ -14,12 +14,14 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod context;
 pub mod error;
 pub mod events;
 pub mod facts;
 pub mod gateway;
 pub mod keys;
+pub mod kind;
 pub mod lease;
 pub mod metrics;
 pub mod names;

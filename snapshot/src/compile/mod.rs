@@ -11,6 +11,7 @@
 //! last good snapshot says of the object ([`Input::previous`]), but never more authority than is written.
 
 mod account;
+mod bounds;
 mod budget;
 mod credential;
 mod deployment;
@@ -31,6 +32,7 @@ mod team;
 mod upstream;
 mod values;
 
+pub use bounds::with_bounds;
 pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets};
 
 use std::collections::BTreeSet;

@@ -1,16 +1,25 @@
 //! The objects of the cluster as they were seen last: what compile is given, and what the API server needs to hear to
 //! write to them. Watches hand changes in; they are taken over between two compilations, so that each sees one state.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+mod changes;
+mod read;
+mod seen;
+pub mod watch;
 
-use tokio::sync::watch;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+
+use tokio::sync::{Notify, watch as signal};
 use tollgate_crds::{
     BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ObjectRef as Reference, ProviderAccountSpec, RouteGroupSpec,
     TeamSpec, VirtualKeySpec,
 };
 use tollgate_snapshot::compile::{Document, Labels, Object};
 use tollgate_snapshot::{Finding, ObjectRef};
+
+pub(crate) use changes::Taken;
+use changes::Change;
+pub use seen::{Seen, SeenCondition, digest};
 
 /// What is known of an object beside its document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,10 +28,12 @@ pub struct Record {
     pub resource_version: String,
     /// `metadata.generation`: counts changes of the spec.
     pub generation: i64,
-    /// It has a deletion timestamp.
-    pub deleting: bool,
     /// What is wrong with its text; the document is then its last good one.
     pub findings: Vec<Finding>,
+    /// Its status.
+    pub seen: Seen,
+    /// The [`Objects::round`] that this document came with.
+    pub round: u64,
 }
 
 /// All objects. Read through [`World::read`].
@@ -33,7 +44,13 @@ pub struct Objects {
     records: Vec<Record>,
     /// Positions by kind, namespace and name.
     positions: HashMap<&'static str, BTreeMap<String, BTreeMap<String, usize>>>,
+    /// Objects that never could be read, so that there is no document.
+    unreadable: BTreeMap<ObjectRef, Record>,
     namespaces: BTreeMap<String, Labels>,
+    /// Counts up whenever changes are taken over.
+    round: u64,
+    /// What is still to be listed for the first time; with it, nothing can be said of what is absent.
+    unlisted: usize,
 }
 
 macro_rules! of_kind {
@@ -78,13 +95,36 @@ impl Objects {
         &self.documents
     }
 
+    /// Each document with its record, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Document, &Record)> {
+        self.documents.iter().zip(&self.records)
+    }
+
+    /// Objects without a document: their text never could be read.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&ObjectRef, &Record)> {
+        self.unreadable.iter()
+    }
+
+    /// Counts up whenever changes are taken over; 0 before the first.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Whether everything was listed once.
+    pub fn is_complete(&self) -> bool {
+        self.round > 0 && self.unlisted == 0
+    }
+
     /// Labels of all namespaces that may be seen.
     pub fn namespaces(&self) -> &BTreeMap<String, Labels> {
         &self.namespaces
     }
 
     pub fn record(&self, object: &ObjectRef) -> Option<&Record> {
-        Some(&self.records[self.position(object.kind, &object.namespace, &object.name)?])
+        match self.position(object.kind, &object.namespace, &object.name) {
+            Some(at) => Some(&self.records[at]),
+            None => self.unreadable.get(object),
+        }
     }
 
     /// The gateway that serves an object with this `gatewayRef` in this namespace: the one it names, else the default
@@ -125,24 +165,58 @@ impl Objects {
 #[derive(Clone, Debug)]
 pub struct World {
     objects: Arc<RwLock<Objects>>,
-    changed: watch::Sender<u64>,
+    /// What watches brought since the last round, in order.
+    pending: Arc<Mutex<Vec<Change>>>,
+    arrived: Arc<Notify>,
+    changed: signal::Sender<u64>,
 }
 
 impl Default for World {
     fn default() -> World {
-        World { objects: Arc::default(), changed: watch::Sender::new(0) }
+        World {
+            objects: Arc::default(),
+            pending: Arc::default(),
+            arrived: Arc::default(),
+            changed: signal::Sender::new(0),
+        }
     }
 }
 
 impl World {
-    /// The objects as of now. Not to be held across an await.
+    /// The objects as of the last round. Not to be held across an await.
     pub fn read(&self) -> RwLockReadGuard<'_, Objects> {
         self.objects.read().expect("no writer of the lock panics")
     }
 
-    /// Changes after objects changed; status alone does not count. 0: not everything was seen yet, nothing should be
+    /// Changes after objects changed; status alone does not count. 0: not everything was listed yet, nothing should be
     /// concluded from what is absent.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub fn subscribe(&self) -> signal::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// `sources`: how many things will be listed.
+    fn expect(&self, sources: usize) {
+        self.objects.write().expect("no writer of the lock panics").unlisted = sources;
+    }
+
+    fn push(&self, change: Change) {
+        self.pending.lock().expect("no holder of the lock panics").push(change);
+        self.arrived.notify_one();
+    }
+
+    /// Waits until there is something to take over. For one caller.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes over what watches brought. Waits for readers, so nobody may read meanwhile on the same thread.
+    pub(crate) fn take_over(&self) -> Taken {
+        let pending = std::mem::take(&mut *self.pending.lock().expect("no holder of the lock panics"));
+        let mut objects = self.objects.write().expect("no writer of the lock panics");
+        let taken = objects.take_over(pending);
+        if taken.documents && objects.is_complete() {
+            self.changed.send_replace(objects.round);
+        }
+        taken
     }
 }
