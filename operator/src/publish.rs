@@ -209,6 +209,19 @@ impl Live {
         self.manifest.as_ref().map_or(0, |manifest| manifest.generation)
     }
 
+    /// Whether an object of this name may be one of the tables.
+    pub fn concerns(&self, name: &str) -> bool {
+        let gateway = &self.owner.gateway.name;
+        let prefixes = [names::manifest(gateway), names::keys(gateway, "", 0)];
+        let numbered = [format!("tollgate-{gateway}-policy-"), format!("tollgate-{gateway}-credentials-")];
+        prefixes[0] == name || name.starts_with(&prefixes[1]) || numbered.iter().any(|prefix| name.starts_with(prefix))
+    }
+
+    /// Names of the Secrets that are there.
+    pub fn secret_names(&self) -> Vec<String> {
+        self.secrets.keys().cloned().collect()
+    }
+
     /// Whether an object of the tables is another than what was written or read last. `resource_version`: what was seen;
     /// `None`: it is gone.
     pub fn is_foreign(&self, name: &str, resource_version: Option<&str>) -> bool {
