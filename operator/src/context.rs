@@ -8,6 +8,7 @@ use crate::events::Events;
 use crate::facts::Facts;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::secrets::SecretStore;
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -18,6 +19,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// The objects of the cluster.
     pub world: World,
+    /// The Secrets that objects name.
+    pub secrets: SecretStore,
     /// What parts found out.
     pub facts: Facts,
     /// Whether this process may write.

@@ -12,7 +12,7 @@ pub struct Event {
     /// Something is wrong.
     pub warning: bool,
     /// CamelCase, of a closed set.
-    pub reason: &'static str,
+    pub reason: String,
     /// What was done or tried, CamelCase. Example: `Publish`.
     pub action: &'static str,
     /// One line. Holds no secret.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tollgate_snapshot::compile::{self, Document, Gateways, Input, KeyHashes, Mode, ReplacedKey, Secrets};
+use tollgate_snapshot::compile::{self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets};
 use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
 
@@ -75,11 +75,15 @@ fn gather(answers: BTreeMap<GatewayName, Answer>, mut findings: Vec<Finding>) ->
     Compiled { answers, findings: by_object, errors, warnings }
 }
 
-/// The hashes of keys as compile takes them.
-pub fn hashes(known: &Known) -> KeyHashes {
+/// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must
+/// not take keys away until it has.
+pub fn hashes(objects: &Objects, known: &Known) -> KeyHashes {
     let mut hashes = KeyHashes::default();
-    for ((namespace, name), fact) in &known.keys {
-        let Some(hash) = fact.hash else { continue };
+    for (object, record) in objects.keys() {
+        let Meta { namespace, name, .. } = &object.meta;
+        let known = known.keys.get(&(namespace.clone(), name.clone()));
+        let Some(fact) = known.or(record.seen.key.as_deref()) else { continue };
+        let Some(hash) = fact.hash.filter(|_| object.spec.secret.is_some()) else { continue };
         hashes.insert(namespace, name, hash);
         if let Some((hash, ends_at)) = fact.previous {
             hashes.insert_replaced(namespace, name, ReplacedKey { hash, ends_at });

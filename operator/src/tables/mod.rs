@@ -178,8 +178,14 @@ impl Lead<'_> {
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
         }
-        let shown = status::look(context, self.gateways.iter().map(|(name, gateway)| gateway.view(name)), &self.compiled).await;
+        let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
+        let shown = status::look(context, views, &self.compiled, &self.queue).await;
         self.queue.put(shown.statuses);
+        let objects = context.world.read();
+        self.queue.forget(|object, version| {
+            objects.record(object).is_some_and(|record| record.resource_version == version)
+        });
+        drop(objects);
         self.next(shown.next_change)
     }
 
@@ -280,7 +286,7 @@ impl Lead<'_> {
             shard_digits: gateway.live.as_ref().and_then(Live::shard_digits),
         });
         let asked: Vec<Asked> = asked.collect();
-        let (world, secrets, hashes) = (world.clone(), secrets.compiled(), compiled::hashes(&facts.read()));
+        let (world, secrets, hashes) = (world.clone(), secrets.compiled(), compiled::hashes(&world.read(), &facts.read()));
         let begun = Instant::now();
         let compiling = tokio::task::spawn_blocking(move || {
             compiled::compile(&world.read(), &secrets, &hashes, &asked, now())
@@ -359,7 +365,6 @@ impl Gateway {
     fn view(&self, name: &GatewayName) -> (GatewayName, status::Tables) {
         let tables = status::Tables {
             history: self.history.clone(),
-            generation: self.live.as_ref().map_or(0, Live::generation),
             problem: self.problem.clone(),
         };
         (name.clone(), tables)
