@@ -67,6 +67,8 @@ pub struct ProxiesFact {
     pub ready: u32,
     /// Of the tables: the lowest that a ready proxy runs. `None`: no ready proxy, or one of them does not say.
     pub generation: Option<u64>,
+    /// Of a proxy that cannot use what is published: which, of which version, and why.
+    pub error: Option<String>,
 }
 
 /// All of them.

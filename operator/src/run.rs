@@ -35,6 +35,7 @@ async fn start(settings: Settings) -> Result<(), Error> {
         settings: Arc::new(settings),
         world: World::default(),
         facts: Facts::default(),
+        fleet: proxies::Fleet::default(),
         leadership: Leadership::default(),
         events,
         metrics: Metrics::default(),
