@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
+use tollgate_crds::{TimestampText, VirtualKeyStatus};
 use tollgate_snapshot::KeyHash;
+
+use crate::world::Seen;
 
 /// `namespace` and `name` of an object whose kind is clear.
 pub type Named = (String, String);
@@ -30,7 +33,44 @@ pub struct KeyFact {
     pub prefix: Option<String>,
     /// When the key in use was made. Unix seconds.
     pub made_at: Option<i64>,
+    /// Name of the Secret that it was written into.
+    pub secret: Option<String>,
+    /// The wish for another key that was acted on last: the value of an annotation.
+    pub request: Option<String>,
     pub problem: Option<Problem>,
+}
+
+impl KeyFact {
+    /// What a status remembers. `None`: nothing.
+    pub fn of_status(status: &VirtualKeyStatus) -> Option<KeyFact> {
+        let hash = status.key_hash.as_deref().and_then(KeyHash::parse)?;
+        let moment = |text: &TimestampText| text.as_str().parse::<jiff::Timestamp>().ok().map(|time| time.as_second());
+        let previous = status.previous_key_hash.as_deref().and_then(KeyHash::parse);
+        // An end that cannot be read has come.
+        let ends_at = status.previous_key_ends_at.as_ref().and_then(moment).unwrap_or(0);
+        Some(KeyFact {
+            hash: Some(hash),
+            previous: previous.map(|previous| (previous, ends_at)),
+            prefix: status.key_prefix.clone(),
+            made_at: status.rotated_at.as_ref().and_then(moment),
+            secret: status.secret_name.clone(),
+            request: status.rotation_request.clone(),
+            problem: None,
+        })
+    }
+
+    /// Puts what [`KeyFact::of_status`] reads into a status.
+    pub fn write_status(&self, status: &mut VirtualKeyStatus) {
+        let KeyFact { hash, previous, prefix, made_at, secret, request, problem: _ } = self;
+        let text = |at: i64| jiff::Timestamp::from_second(at).ok().map(|time| TimestampText::new(time.to_string()));
+        status.key_hash = hash.map(|hash| format!("sha256:{hash}"));
+        status.previous_key_hash = previous.map(|(hash, _)| format!("sha256:{hash}"));
+        status.previous_key_ends_at = previous.and_then(|(_, ends_at)| text(ends_at));
+        status.key_prefix = prefix.clone();
+        status.rotated_at = made_at.and_then(text);
+        status.secret_name = secret.clone();
+        status.rotation_request = request.clone();
+    }
 }
 
 /// The last probe of a ModelDeployment.
@@ -82,6 +122,13 @@ pub struct Known {
     pub last_used: HashMap<Named, i64>,
     /// Median time to the first byte of a ModelDeployment, milliseconds.
     pub p50_ms: HashMap<Named, u64>,
+}
+
+impl Known {
+    /// The key of a VirtualKey: what was found out since this process began, else what its status remembers.
+    pub fn key<'a>(&'a self, namespace: &str, name: &str, seen: &'a Seen) -> Option<&'a KeyFact> {
+        self.keys.get(&named(namespace, name)).or(seen.key.as_deref())
+    }
 }
 
 /// A handle on [`Known`], cheap to clone.

@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::facts::KeyFact;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct Seen {
     /// [`digest`] of it; 0: there is none.
     pub digest: u64,
     pub conditions: Vec<SeenCondition>,
+    /// The generated key of a VirtualKey.
+    pub key: Option<Box<KeyFact>>,
     /// `status.lastUsedAt` of a VirtualKey, Unix seconds.
     pub last_used_at: Option<i64>,
     /// `status.lastProbeAt` of a ModelDeployment, Unix seconds.
@@ -53,6 +56,8 @@ impl Seen {
             reason: condition.reason.into(),
             since: condition.last_transition_time,
         });
+        let key = (kind == "VirtualKey").then(|| VirtualKeyStatus::deserialize(status).ok()).flatten();
+        let key = key.as_ref().and_then(KeyFact::of_status);
         let moment = |field: &str| {
             let text = status.get(field)?.as_str()?;
             Some(text.parse::<jiff::Timestamp>().ok()?.as_second())
@@ -60,6 +65,7 @@ impl Seen {
         Seen {
             digest,
             conditions: conditions.collect(),
+            key: key.map(Box::new),
             last_used_at: moment("lastUsedAt"),
             last_probe_at: moment("lastProbeAt"),
         }
