@@ -8,6 +8,7 @@ use crate::events::Events;
 use crate::facts::Facts;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::proxies::Fleet;
 use crate::secrets::SecretStore;
 use crate::settings::Settings;
 use crate::world::World;
@@ -23,6 +24,8 @@ pub struct Context {
     pub secrets: SecretStore,
     /// What parts found out.
     pub facts: Facts,
+    /// The proxies and what they should run.
+    pub fleet: Fleet,
     /// Whether this process may write.
     pub leadership: Leadership,
     pub events: Events,

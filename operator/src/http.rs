@@ -13,10 +13,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::Context;
 use crate::error::{Ended, Error};
 use crate::metrics::Metrics;
 use crate::world::World;
-use crate::Context;
 
 /// What a port serves.
 #[derive(Clone)]

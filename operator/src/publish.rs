@@ -259,9 +259,8 @@ impl Live {
 
         let owner = &self.owner;
         let held = &self.secrets;
-        let written = stream::iter(sealed).map(async |part: &Part| {
-            Ok((part.name.clone(), writer.secret(owner, held.get(&part.name), part).await?))
-        });
+        let written = stream::iter(sealed)
+            .map(async |part: &Part| Ok((part.name.clone(), writer.secret(owner, held.get(&part.name), part).await?)));
         let written: Vec<(String, Held)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
         self.secrets.extend(written);
         let held = &self.config_maps;
@@ -281,9 +280,8 @@ impl Live {
             let name = names::manifest(&gateway.name);
             let held = self.config_maps.get(&name);
             let text = manifest.to_text();
-            let written = writer
-                .config_map(&self.owner, held, &name, names::MANIFEST, names::MANIFEST_ENTRY, &text, "")
-                .await?;
+            let written =
+                writer.config_map(&self.owner, held, &name, names::MANIFEST, names::MANIFEST_ENTRY, &text, "").await?;
             self.config_maps.insert(name, written);
             self.manifest = Some(manifest);
             writes += 1;
@@ -295,9 +293,8 @@ impl Live {
     /// Deletes what the manifest does not name any more. Secrets stay, empty: the operator may not delete any.
     async fn delete_stale(&mut self, writer: &Writer<'_>, tables: &Tables) -> Result<usize, PublishError> {
         let manifest = names::manifest(&self.owner.gateway.name);
-        let is_named = |name: &str| {
-            name == manifest || tables.policy.iter().chain(&tables.keys).any(|part| part.name == *name)
-        };
+        let is_named =
+            |name: &str| name == manifest || tables.policy.iter().chain(&tables.keys).any(|part| part.name == *name);
         let stale: Vec<String> = self.config_maps.keys().filter(|name| !is_named(name)).cloned().collect();
         let mut writes = stale.len();
         for name in stale {
@@ -307,8 +304,12 @@ impl Live {
         }
         let unused = |name: &str| !tables.credentials.iter().any(|part| part.name == *name);
         let emptied = Part { name: String::new(), content: String::new(), sha256: String::new() };
-        let unused: Vec<String> =
-            self.secrets.iter().filter(|(name, held)| unused(name) && !held.sha256.is_empty()).map(|(name, _)| name.clone()).collect();
+        let unused: Vec<String> = self
+            .secrets
+            .iter()
+            .filter(|(name, held)| unused(name) && !held.sha256.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect();
         writes += unused.len();
         for name in unused {
             let part = Part { name: name.clone(), ..emptied.clone() };
@@ -343,7 +344,11 @@ impl Writer<'_> {
         self.metrics.wrote("ConfigMap", &written);
         let written = match written {
             Err(error) if held.is_none() && is_conflict(&error) => {
-                return Err(self.taken(self.config_maps.get_metadata(name).await.map(|found| found.metadata), owner, name));
+                return Err(self.taken(
+                    self.config_maps.get_metadata(name).await.map(|found| found.metadata),
+                    owner,
+                    name,
+                ));
             }
             written => written.map_err(PublishError::of("write ConfigMap", name))?,
         };
@@ -364,8 +369,10 @@ impl Writer<'_> {
                 self.secrets.patch(name, &parameters, &Patch::Merge(patch)).await
             }
             None => {
-                let data = BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
-                let object = Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() };
+                let data =
+                    BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
+                let object =
+                    Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() };
                 self.secrets.create(&parameters(), &object).await
             }
         };

@@ -102,9 +102,7 @@ impl SecretStore {
                 State::Unread(_) => &mut unread,
             } += 1;
         }
-        for (state, number) in
-            [("found", found), ("missing", missing), ("forbidden", forbidden), ("unread", unread)]
-        {
+        for (state, number) in [("found", found), ("missing", missing), ("forbidden", forbidden), ("unread", unread)] {
             metrics.secrets(state, number);
         }
     }
@@ -287,9 +285,7 @@ fn decode(object: Object) -> Secret {
     });
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.retain(|name, _| name.starts_with("tollgate.dev/"));
-    let meta = Meta {
-        annotations,
-        ..Meta::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default())
-    };
+    let meta =
+        Meta { annotations, ..Meta::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()) };
     Secret { meta, data: entries.collect() }
 }

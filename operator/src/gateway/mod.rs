@@ -108,7 +108,6 @@ fn changed_gateways(context: &Context, known: &mut HashMap<Named, (String, i64)>
     let objects = context.world.read();
     let now: HashMap<Named, (String, i64)> = objects
         .gateways()
-        .filter(|(_, record)| !record.deleting)
         .map(|(gateway, record)| {
             ((gateway.meta.namespace.clone(), gateway.meta.name.clone()), (record.uid.clone(), record.generation))
         })
@@ -120,7 +119,7 @@ fn changed_gateways(context: &Context, known: &mut HashMap<Named, (String, i64)>
 }
 
 async fn look_at(context: &Context, name: Named, live: &mut Live, settled: &mut Settled, due: &mut Due) {
-    let gateway = context.world.read().gateway(&name.0, &name.1).and_then(|(object, record)| as_object(object, record));
+    let gateway = context.world.read().gateway(&name.0, &name.1).map(|(object, record)| as_object(object, record));
     // Its children go with it: they are owned.
     let Some(gateway) = gateway else { return };
     let mut reconciler = Reconciler { client: &context.client, settings: &context.settings, live, settled };
@@ -149,9 +148,9 @@ async fn look_at(context: &Context, name: Named, live: &mut Live, settled: &mut 
     }
 }
 
-/// The gateway as an owner of others. `None`: it is on its way out, and nothing is made for it any more.
-fn as_object(object: &Object<LLMGatewaySpec>, record: &Record) -> Option<LLMGateway> {
-    (!record.deleting).then(|| LLMGateway {
+/// The gateway as an owner of others.
+fn as_object(object: &Object<LLMGatewaySpec>, record: &Record) -> LLMGateway {
+    LLMGateway {
         metadata: ObjectMeta {
             name: Some(object.meta.name.clone()),
             namespace: Some(object.meta.namespace.clone()),
@@ -161,5 +160,5 @@ fn as_object(object: &Object<LLMGatewaySpec>, record: &Record) -> Option<LLMGate
         },
         spec: object.spec.clone(),
         status: None,
-    })
+    }
 }

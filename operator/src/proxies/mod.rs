@@ -11,11 +11,13 @@ mod usage;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use ask::{AskError, Asker, Speed, Used, UsedKey, Verdict};
@@ -27,8 +29,11 @@ use self::usage::Usage;
 use crate::facts::{Facts, Named};
 use crate::{Context, Ended};
 
-/// Questions that are under way at once.
+/// Questions about tables that are under way at once.
 const AT_ONCE: usize = 16;
+
+/// Answers about usage that are read at once: they are long.
+const LISTS_AT_ONCE: usize = 4;
 
 /// How often proxies are asked what was used.
 const USED_EVERY: Duration = Duration::from_secs(25);
@@ -62,6 +67,9 @@ struct Follower {
     /// Where each proxy's list of used keys is read on, by uid.
     cursors: HashMap<String, i64>,
     asking: FuturesUnordered<BoxFuture<'static, Heard>>,
+    /// Those of them that are about tables.
+    asking_snapshots: usize,
+    lists: Arc<Semaphore>,
 }
 
 impl Follower {
@@ -75,6 +83,8 @@ impl Follower {
             usage: Usage::default(),
             cursors: HashMap::new(),
             asking: FuturesUnordered::new(),
+            asking_snapshots: 0,
+            lists: Arc::new(Semaphore::new(LISTS_AT_ONCE)),
         }
     }
 
@@ -86,7 +96,7 @@ impl Follower {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
-            let room = AT_ONCE.saturating_sub(self.asking.len());
+            let room = AT_ONCE.saturating_sub(self.asking_snapshots);
             let next = self.pace.next().filter(|_| room > 0);
             tokio::select! {
                 Some(seen) = seen.next() => {
@@ -159,6 +169,7 @@ impl Follower {
                 continue;
             };
             let asker = self.asker.clone();
+            self.asking_snapshots += 1;
             self.asking.push(async move { Heard::Snapshot(key, asker.snapshot(address).await) }.boxed());
         }
     }
@@ -170,8 +181,13 @@ impl Follower {
             for (name, address) in state.ready() {
                 let uid = &state.proxies[name].uid;
                 let after = self.cursors.get(uid).copied().unwrap_or(0);
-                let (asker, token, key) = (self.asker.clone(), published.token.clone(), (gateway.clone(), name.clone()));
-                let asked = async move { Heard::Used(key, asker.used(address, &token, after).await) };
+                let (asker, token, key) =
+                    (self.asker.clone(), published.token.clone(), (gateway.clone(), name.clone()));
+                let lists = self.lists.clone();
+                let asked = async move {
+                    let _place = lists.acquire_owned().await.expect("the semaphore is never closed");
+                    Heard::Used(key, asker.used(address, &token, after).await)
+                };
                 self.asking.push(asked.boxed());
             }
         }
@@ -180,6 +196,7 @@ impl Follower {
     fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Snapshot(key, told) => {
+                self.asking_snapshots -= 1;
                 let answer = self.told(&key, told);
                 self.pace.answered(&key, answer, Instant::now());
                 self.tell(&key.0);

@@ -51,7 +51,8 @@ impl<'a> Index<'a> {
     fn add(&mut self, snapshot: &'a Snapshot) {
         let Snapshot { gateway: _, deployments, routes, namespaces, teams, budgets, policies, keys } = snapshot;
         self.deployments.extend(deployments.iter().map(|one| ((&*one.namespace, &*one.name), one)));
-        self.groups.extend(routes.iter().filter(|route| route.explicit).filter_map(|route| route.owner.split_once('/')));
+        self.groups
+            .extend(routes.iter().filter(|route| route.explicit).filter_map(|route| route.owner.split_once('/')));
         self.teams.extend(teams.iter().map(|team| (&*team.namespace, &*team.name)));
         let budgets: Vec<Option<Name<'a>>> = budgets.iter().map(|budget| budget_object(&budget.id)).collect();
         for budget in budgets.iter().flatten() {

@@ -126,14 +126,20 @@ impl<'a> Pass<'a> {
             Some(self.objects.account(namespace, name)?.0.spec.provider.clone())
         };
         let price = compiled.and_then(|compiled| compiled.price.as_deref());
-        let rate = |rate: Option<tollgate_snapshot::money::Rate>| rate.map(|rate| text::price(&rate.to_per_million_text()));
+        let rate =
+            |rate: Option<tollgate_snapshot::money::Rate>| rate.map(|rate| text::price(&rate.to_per_million_text()));
         let names = model_names.iter().map(String::as_str);
         let status = ModelDeploymentStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
             provider: provider.clone().or_else(of_account),
             names: Some(if model_names.is_empty() { meta.name.clone() } else { text::names(names) }),
-            p50: self.known.p50_ms.get(&name).map(|milliseconds| format!("{milliseconds}ms")).or_else(|| look.before.p50.as_deref().map(str::to_owned)),
+            p50: self
+                .known
+                .p50_ms
+                .get(&name)
+                .map(|milliseconds| format!("{milliseconds}ms"))
+                .or_else(|| look.before.p50.as_deref().map(str::to_owned)),
             last_probe_at: probe
                 .map(|probe| probe.at)
                 .or(look.before.last_probe_at)
@@ -242,7 +248,8 @@ impl<'a> Pass<'a> {
             Statement::fails(ACTIVE, "TeamBlocked", "spec.blocked of its team is set")
         } else if compiled.is_none() {
             let cause = statements.iter().find(|statement| statement.status == ConditionStatus::False);
-            let (reason, message) = cause.map_or(("NotInUse", "no proxy knows it"), |cause| (&cause.reason, &cause.message));
+            let (reason, message) =
+                cause.map_or(("NotInUse", "no proxy knows it"), |cause| (&cause.reason, &cause.message));
             Statement::fails(ACTIVE, reason, message)
         } else {
             Statement::holds(ACTIVE, ACTIVE, "calls with it are served")

@@ -14,10 +14,10 @@ use tollgate_crds::TimestampText;
 use tollgate_snapshot::compile::{Document, Gateways};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
-pub use self::queue::{StatusQueue, Wanted};
 use self::condition::{Common, Running};
 use self::index::Index;
 use self::queue::Asserted;
+pub use self::queue::{StatusQueue, Wanted};
 use crate::Context;
 use crate::facts::{Known, Problem};
 use crate::tables::History;

@@ -71,7 +71,8 @@ pub fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
 
 /// Which calls a budget binds. Example: `keys env=dev, models gpt-4*`.
 pub fn scope(scope: &BudgetScope) -> String {
-    let BudgetScope { key_selector, team_selector, namespace_selector, users, end_users, tags, models, providers } = scope;
+    let BudgetScope { key_selector, team_selector, namespace_selector, users, end_users, tags, models, providers } =
+        scope;
     let mut parts = Vec::new();
     for (what, chosen) in [("keys", key_selector), ("teams", team_selector), ("namespaces", namespace_selector)] {
         if let Some(selector) = chosen {
@@ -137,10 +138,8 @@ mod tests {
     #[test]
     fn a_scope_says_whom_it_binds() {
         assert_eq!(scope(&BudgetScope::default()), "all");
-        let selector = LabelSelector {
-            match_labels: [("env".to_owned(), "dev".to_owned())].into(),
-            ..LabelSelector::default()
-        };
+        let selector =
+            LabelSelector { match_labels: [("env".to_owned(), "dev".to_owned())].into(), ..LabelSelector::default() };
         let bound = BudgetScope {
             key_selector: Some(selector),
             models: vec!["gpt-4*".into(), "llama".into()],

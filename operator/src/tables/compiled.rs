@@ -53,7 +53,8 @@ pub fn compile(objects: &Objects, secrets: &Secrets, hashes: &KeyHashes, asked: 
         findings.extend(found);
     }
     let gateways = Gateways::new(objects.documents(), objects.namespaces());
-    findings.extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
+    findings
+        .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
     findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
     findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
     gather(answers, findings)

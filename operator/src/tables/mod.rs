@@ -182,9 +182,8 @@ impl Lead<'_> {
         let shown = status::look(context, views, &self.compiled, &self.queue).await;
         self.queue.put(shown.statuses);
         let objects = context.world.read();
-        self.queue.forget(|object, version| {
-            objects.record(object).is_some_and(|record| record.resource_version == version)
-        });
+        self.queue
+            .forget(|object, version| objects.record(object).is_some_and(|record| record.resource_version == version));
         drop(objects);
         self.next(shown.next_change)
     }
@@ -193,7 +192,8 @@ impl Lead<'_> {
     fn next(&self, shown: Option<i64>) -> Next {
         let retry = self.gateways.values().filter_map(|gateway| gateway.retry_at).min();
         let now = now();
-        let in_seconds = |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
+        let in_seconds =
+            |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
         let boost = compiled::next_change(&self.context.world.read(), now).map(in_seconds);
         let compile = retry.into_iter().chain(boost).min();
         let show = shown.map(in_seconds);
@@ -286,11 +286,11 @@ impl Lead<'_> {
             shard_digits: gateway.live.as_ref().and_then(Live::shard_digits),
         });
         let asked: Vec<Asked> = asked.collect();
-        let (world, secrets, hashes) = (world.clone(), secrets.compiled(), compiled::hashes(&world.read(), &facts.read()));
+        let (world, secrets, hashes) =
+            (world.clone(), secrets.compiled(), compiled::hashes(&world.read(), &facts.read()));
         let begun = Instant::now();
-        let compiling = tokio::task::spawn_blocking(move || {
-            compiled::compile(&world.read(), &secrets, &hashes, &asked, now())
-        });
+        let compiling =
+            tokio::task::spawn_blocking(move || compiled::compile(&world.read(), &secrets, &hashes, &asked, now()));
         match compiling.await {
             Ok(compiled) => {
                 for (name, answer) in &compiled.answers {
@@ -330,7 +330,8 @@ impl Lead<'_> {
                     let token = live.token();
                     let GatewayName { namespace, name } = name;
                     fleet.publish(namespace, name, proxies::Published { generation: published.generation, token });
-                    let proxies = facts.read().proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
+                    let proxies =
+                        facts.read().proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
                     metrics.gateway(namespace, name, published.generation, &proxies);
                 }
                 Err(error) => {
@@ -340,9 +341,10 @@ impl Lead<'_> {
                 }
             }
         }
-        let secrets = self.gateways.iter().map(|(name, gateway)| {
-            (name, gateway.live.as_ref().map(Live::secret_names).unwrap_or_default())
-        });
+        let secrets = self
+            .gateways
+            .iter()
+            .map(|(name, gateway)| (name, gateway.live.as_ref().map(Live::secret_names).unwrap_or_default()));
         self.watches.set(secrets);
         again
     }
@@ -363,10 +365,7 @@ impl Gateway {
     }
 
     fn view(&self, name: &GatewayName) -> (GatewayName, status::Tables) {
-        let tables = status::Tables {
-            history: self.history.clone(),
-            problem: self.problem.clone(),
-        };
+        let tables = status::Tables { history: self.history.clone(), problem: self.problem.clone() };
         (name.clone(), tables)
     }
 }
@@ -387,4 +386,3 @@ impl Next {
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
-

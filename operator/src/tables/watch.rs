@@ -80,7 +80,12 @@ impl Watches {
         self.secrets.retain(|name, task| keep(names.contains(name), task));
         for namespace in namespaces {
             if !self.namespaces.contains_key(&namespace) {
-                let watch = watch_config_maps(self.client.clone(), namespace.clone(), self.sender.clone(), self.metrics.clone());
+                let watch = watch_config_maps(
+                    self.client.clone(),
+                    namespace.clone(),
+                    self.sender.clone(),
+                    self.metrics.clone(),
+                );
                 self.namespaces.insert(namespace, self.tasks.spawn(watch));
             }
         }
