@@ -47,13 +47,18 @@ impl<'a> Pass<'a> {
     }
 
     fn common(&self, document: &Document, look: &Look<'a>, in_tables: bool) -> Vec<Statement> {
-        let running = self.running(document, look.record, look.findings, in_tables);
+        let running = self.running(document, look.record, look.before, look.findings, in_tables);
         Common { findings: look.findings, running }.statements().to_vec()
     }
 
     fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
         let fact = self.known.gateways.get(&name);
+        let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
+        if self.young && !is_known && look.before.generation == Some(look.record.generation) {
+            // Better as it was than without its address for a moment.
+            return;
+        }
         let GatewayFact { address, replicas, selector, problem } = fact.cloned().unwrap_or_default();
         let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
         // A gateway is in its own tables whatever is wrong with single fields.
