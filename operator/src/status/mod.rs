@@ -7,7 +7,7 @@ mod kinds;
 mod queue;
 mod text;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tollgate_crds::{ConditionStatus, TimestampText};
@@ -84,8 +84,8 @@ struct Pass<'a> {
     /// Unix seconds.
     now: i64,
     now_text: TimestampText,
-    /// Names of the ModelDeployments that are ready.
-    ready: HashSet<(&'a str, &'a str)>,
+    /// Which ModelDeployments are ready.
+    ready: HashMap<(&'a str, &'a str), ConditionStatus>,
     shown: Shown,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Pass<'a> {
             timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
-            ready: HashSet::new(),
+            ready: HashMap::new(),
             shown: Shown::default(),
         }
     }

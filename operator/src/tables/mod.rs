@@ -186,6 +186,7 @@ impl Lead<'_> {
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
         }
+        self.count_proxies();
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
         let young = self.begun.elapsed() < YOUNG;
         let shown = status::look(context, views, young, &self.compiled, &self.queue).await;
@@ -207,6 +208,16 @@ impl Lead<'_> {
             }
         }
         numbers.into_iter().for_each(|(kind, number)| metrics.objects(kind, number));
+    }
+
+    fn count_proxies(&self) {
+        let known = self.context.facts.read();
+        for (name, gateway) in &self.gateways {
+            let GatewayName { namespace, name } = name;
+            let proxies = known.proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
+            let generation = gateway.live.as_ref().map_or(0, Live::generation);
+            self.context.metrics.gateway(namespace, name, generation, &proxies);
+        }
     }
 
     /// When to begin a round although nothing happens.
@@ -331,7 +342,7 @@ impl Lead<'_> {
 
     /// Whether it should be computed again because somebody else wrote.
     async fn publish(&mut self) -> bool {
-        let Context { client, metrics, fleet, facts, world, .. } = self.context;
+        let Context { client, metrics, fleet, world, .. } = self.context;
         let round = world.read().round();
         let compiled = self.compiled.clone();
         let mut again = false;
@@ -352,9 +363,6 @@ impl Lead<'_> {
                     let token = live.token();
                     let GatewayName { namespace, name } = name;
                     fleet.publish(namespace, name, proxies::Published { generation: published.generation, token });
-                    let proxies =
-                        facts.read().proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
-                    metrics.gateway(namespace, name, published.generation, &proxies);
                 }
                 Err(error) => {
                     again |= matches!(error, PublishError::Conflict(_));
