@@ -53,7 +53,10 @@ impl FakeApi {
     fn answer(&self, verb: &str, path: &str, body: &[u8]) -> (u16, Value) {
         let mut state = self.0.lock().unwrap();
         state.asked.push(format!("{verb} {path}"));
-        let failed = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no"}));
+        let failed = |code: u16| {
+            let reason = if code == 404 { "NotFound" } else { "Other" };
+            (code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"}))
+        };
         if let Some(code) = state.refused.get(verb) {
             return failed(*code);
         }
