@@ -32,7 +32,8 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let mut random = [0; 4];
         // Without randomness the delay is the longest.
-        let share = getrandom::fill(&mut random).map_or(1.0, |()| f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
+        let share =
+            getrandom::fill(&mut random).map_or(1.0, |()| f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
         whole / 2 + (whole / 2).mul_f64(share)
     }
 

@@ -9,6 +9,7 @@ use crate::facts::Facts;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::proxies::Fleet;
+use crate::secrets::SecretStore;
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -19,6 +20,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// The objects of the cluster.
     pub world: World,
+    /// The Secrets that objects name.
+    pub secrets: SecretStore,
     /// What parts found out.
     pub facts: Facts,
     /// The proxies and what they should run.

@@ -9,13 +9,15 @@ use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::error::{Ended, Error};
-use crate::events::Events;
+use crate::events::{self, Events};
 use crate::facts::Facts;
-use crate::lease::Leadership;
+use crate::lease::{self, Leadership};
 use crate::metrics::Metrics;
+use crate::proxies::{self, Fleet};
+use crate::secrets::{self, SecretStore};
 use crate::settings::Settings;
-use crate::world::World;
-use crate::{gateway, keys, probe, proxies};
+use crate::world::{self, World};
+use crate::{gateway, http, keys, probe, tables};
 
 /// Runs the operator until SIGTERM, SIGINT or the end of one of its parts.
 ///
@@ -28,43 +30,74 @@ pub fn run(settings: Settings) -> Result<(), Error> {
 }
 
 async fn start(settings: Settings) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let client = connect(&settings).await?;
-    let (events, _queue) = Events::new();
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run_until(client, settings, stop).await
+}
+
+/// Runs all parts until `stop`, then gives the Lease back.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(client: Client, settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let metrics = Metrics::default();
+    let (events, queue) = Events::new(metrics.clone());
     let context = Context {
         client,
         settings: Arc::new(settings),
         world: World::default(),
+        secrets: SecretStore::default(),
         facts: Facts::default(),
-        fleet: proxies::Fleet::default(),
+        fleet: Fleet::default(),
         leadership: Leadership::default(),
         events,
-        metrics: Metrics::default(),
+        metrics,
     };
-    let mut parts = JoinSet::new();
-    spawn(&mut parts, "gateway", gateway::run(context.clone()));
-    spawn(&mut parts, "keys", keys::run(context.clone()));
-    spawn(&mut parts, "proxies", proxies::run(context.clone()));
-    spawn(&mut parts, "probe", probe::run(context.clone()));
-
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        Some(ended) = parts.join_next() => match ended {
-            Ok((name, Ok(_))) => Err(Error::PartEnded(name)),
-            Ok((_, Err(error))) => Err(error),
-            Err(_) => Err(Error::PartEnded("a part that panicked")),
-        },
-    }
+    let mut parts = Parts(JoinSet::new());
+    parts.spawn("metrics", http::serve_metrics(context.clone()));
+    parts.spawn("health", http::serve_health(context.clone()));
+    parts.spawn("lease", lease::run(context.clone()));
+    parts.spawn("watches", world::watch::run(context.clone()));
+    parts.spawn("secrets", secrets::run(context.clone()));
+    parts.spawn("tables", tables::run(context.clone()));
+    parts.spawn("events", events::run(context.clone(), queue));
+    parts.spawn("gateway", gateway::run(context.clone()));
+    parts.spawn("keys", keys::run(context.clone()));
+    parts.spawn("proxies", proxies::run(context.clone()));
+    parts.spawn("probe", probe::run(context.clone()));
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        error = parts.ended() => Err(error),
+    };
+    // Nothing may be written any more when somebody else is let in.
+    drop(parts);
+    lease::release(&context).await;
+    ended
 }
 
-fn spawn(
-    parts: &mut JoinSet<(&'static str, Ended)>,
-    name: &'static str,
-    part: impl Future<Output = Ended> + Send + 'static,
-) {
-    parts.spawn(async move { (name, part.await) });
+/// The parts that run. They end with it.
+struct Parts(JoinSet<(&'static str, Ended)>);
+
+impl Parts {
+    fn spawn(&mut self, name: &'static str, part: impl Future<Output = Ended> + Send + 'static) {
+        self.0.spawn(async move { (name, part.await) });
+    }
+
+    /// Waits for one to end, which none should.
+    async fn ended(&mut self) -> Error {
+        match self.0.join_next().await {
+            Some(Ok((_, Err(error)))) => error,
+            Some(Ok((_, Ok(never)))) => match never {},
+            Some(Err(_)) | None => Error::PartEnded("one that panicked"),
+        }
+    }
 }
 
 async fn connect(settings: &Settings) -> Result<Client, Error> {

@@ -73,9 +73,11 @@ impl Keeper<'_> {
         let mut step = Instant::now() + ROUND;
         loop {
             let has_room = self.looks.len() < AT_ONCE;
-            let wait = self.rounds.next().filter(|_| has_room).map(|at| {
-                Duration::from_secs(u64::try_from(at - now()).unwrap_or(0))
-            });
+            let wait = self
+                .rounds
+                .next()
+                .filter(|_| has_room)
+                .map(|at| Duration::from_secs(u64::try_from(at - now()).unwrap_or(0)));
             tokio::select! {
                 changed = world.changed() => {
                     changed.expect("the world is there as long as its handle");

@@ -141,12 +141,7 @@ mod tests {
 
     /// The key `a` in the Secret `ci`, made a hundred seconds ago.
     fn known() -> KeyFact {
-        KeyFact {
-            hash: Some(hash("a")),
-            made_at: Some(NOW - 100),
-            secret: Some("ci".to_owned()),
-            ..KeyFact::default()
-        }
+        KeyFact { hash: Some(hash("a")), made_at: Some(NOW - 100), secret: Some("ci".to_owned()), ..KeyFact::default() }
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl Place {
         let is_ours = secret.labels().get(LABEL).is_some_and(|label| *label == label_of(&self.name))
             && secret.owner_references().iter().any(|owner| owner.uid == self.uid);
         let value = secret.data.as_ref().and_then(|data| data.get(&self.entry));
-        let key = value.and_then(|value| std::str::from_utf8(&value.0).ok()).map(str::trim).filter(|key| !key.is_empty());
+        let key =
+            value.and_then(|value| std::str::from_utf8(&value.0).ok()).map(str::trim).filter(|key| !key.is_empty());
         let found = match key {
             _ if !is_ours => Found::Foreign,
             Some(key) => Found::Holds(KeyHash::of(key.as_bytes())),
@@ -81,7 +82,11 @@ impl Place {
     pub async fn write(&self, client: &Client, read: &Read, key: &str) -> Result<(), Failed> {
         let value = ByteString(key.as_bytes().to_vec());
         let written = match &read.resource_version {
-            None => self.api(client).create(&PostParams { field_manager: manager(), ..PostParams::default() }, &self.new(value)).await,
+            None => {
+                self.api(client)
+                    .create(&PostParams { field_manager: manager(), ..PostParams::default() }, &self.new(value))
+                    .await
+            }
             Some(version) => {
                 let change = json!({"metadata": {"resourceVersion": version}, "data": {self.entry.as_str(): value}});
                 let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };

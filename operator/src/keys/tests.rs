@@ -221,11 +221,7 @@ async fn a_replaced_key_is_told_before_it_is_written_and_the_old_one_goes_on() {
 async fn a_key_that_no_status_remembers_is_not_handed_out() {
     let (api, facts) = (FakeApi::default(), Facts::default());
     api.put(secret("mine", "sk-old"));
-    let known = KeyFact {
-        hash: Some(KeyHash::of(b"sk-old")),
-        secret: Some("ci-key".to_owned()),
-        ..KeyFact::default()
-    };
+    let known = KeyFact { hash: Some(KeyHash::of(b"sk-old")), secret: Some("ci-key".to_owned()), ..KeyFact::default() };
     let outcome = work(known.clone(), Some("now")).run(&api.client(), &facts, || None, NOW).await;
     assert_eq!((outcome, fact(&facts)), (Outcome::Failed, known));
     assert_eq!(api.key("ci-key"), "sk-old");

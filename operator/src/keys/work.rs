@@ -87,7 +87,12 @@ impl Work {
             Step::Create => {
                 let key = made()?;
                 place.write(client, &read, &key).await?;
-                tracing::info!(namespace = place.namespace, name = place.name, "made a key in Secret `{}`", place.secret);
+                tracing::info!(
+                    namespace = place.namespace,
+                    name = place.name,
+                    "made a key in Secret `{}`",
+                    place.secret
+                );
                 tell(self.fresh(KeyHash::of(key.as_bytes()), Some(prefix(&key)), None, now));
                 Ok(Outcome::Settled)
             }
@@ -108,7 +113,12 @@ impl Work {
                     return Ok(Outcome::Failed);
                 }
                 place.write(client, &read, &key).await?;
-                tracing::info!(namespace = place.namespace, name = place.name, "replaced the key in Secret `{}`", place.secret);
+                tracing::info!(
+                    namespace = place.namespace,
+                    name = place.name,
+                    "replaced the key in Secret `{}`",
+                    place.secret
+                );
                 Ok(Outcome::Settled)
             }
         }

@@ -68,8 +68,8 @@ impl Objects {
     }
 
     fn put(&mut self, read: Read, taken: &mut Taken) {
-        let Read { object, document, meta, mut record, deleting } = read;
-        if deleting {
+        let Read { object, document, meta, mut record } = read;
+        if meta.deleting {
             // Somebody else's finalizer may keep it for long; what it stood for ends now.
             self.remove(&object, taken);
             return;

@@ -17,8 +17,8 @@ use tollgate_crds::{
 use tollgate_snapshot::compile::{Document, Labels, Object};
 use tollgate_snapshot::{Finding, ObjectRef};
 
-pub(crate) use changes::Taken;
 use changes::Change;
+pub(crate) use changes::Taken;
 pub use seen::{Seen, SeenCondition, digest};
 
 /// What is known of an object beside its document.
@@ -140,11 +140,14 @@ impl Objects {
         }
     }
 
-    /// The one marked `default`, or the only one; the oldest of several, as compile has it.
+    /// The oldest that is marked `default`, or the only one there is; as compile has it.
     pub fn default_gateway(&self) -> Option<(&Object<LLMGatewaySpec>, &Record)> {
-        let any_marked = self.gateways().any(|(gateway, _)| gateway.spec.default);
-        let candidates = self.gateways().filter(|(gateway, _)| gateway.spec.default || !any_marked);
-        candidates.min_by_key(|(gateway, _)| gateway.meta.created_at.unwrap_or(i64::MAX))
+        let mut all = self.gateways();
+        if let (Some(only), None) = (all.next(), all.next()) {
+            return Some(only);
+        }
+        let marked = self.gateways().filter(|(gateway, _)| gateway.spec.default);
+        marked.min_by_key(|(gateway, _)| gateway.meta.created_at.unwrap_or(i64::MAX))
     }
 
     fn position(&self, kind: &str, namespace: &str, name: &str) -> Option<usize> {

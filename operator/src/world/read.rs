@@ -20,8 +20,6 @@ pub(super) struct Read {
     pub document: Result<Document, Value>,
     pub meta: Meta,
     pub record: Record,
-    /// Somebody deletes it; it must not be used any more.
-    pub deleting: bool,
 }
 
 /// `kind`: one of ours.
@@ -33,6 +31,7 @@ pub(super) fn read(kind: &'static str, object: DynamicObject) -> Read {
         labels: metadata.labels.unwrap_or_default(),
         annotations: own_annotations(metadata.annotations.unwrap_or_default()),
         created_at: metadata.creation_timestamp.map(|time| time.0.as_second()),
+        deleting: metadata.deletion_timestamp.is_some(),
     };
     let object = ObjectRef { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
     let (spec, status) = match data {
@@ -52,7 +51,7 @@ pub(super) fn read(kind: &'static str, object: DynamicObject) -> Read {
         seen: Seen::read(kind, status.as_ref()),
         round: 0,
     };
-    Read { object, document, meta, record, deleting: metadata.deletion_timestamp.is_some() }
+    Read { object, document, meta, record }
 }
 
 /// What is used instead of a spec that cannot be read: the last good document, with those of its bounds that can be.

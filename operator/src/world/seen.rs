@@ -17,6 +17,8 @@ use tollgate_crds::{
 pub struct Seen {
     /// [`digest`] of it; 0: there is none.
     pub digest: u64,
+    /// `status.observedGeneration`
+    pub generation: Option<i64>,
     pub conditions: Vec<SeenCondition>,
     /// The generated key of a VirtualKey.
     pub key: Option<Box<KeyFact>>,
@@ -24,6 +26,8 @@ pub struct Seen {
     pub last_used_at: Option<i64>,
     /// `status.lastProbeAt` of a ModelDeployment, Unix seconds.
     pub last_probe_at: Option<i64>,
+    /// `status.p50` of a ModelDeployment.
+    pub p50: Option<Box<str>>,
 }
 
 /// A condition as it was seen.
@@ -34,6 +38,17 @@ pub struct SeenCondition {
     pub reason: Box<str>,
     /// Its last transition.
     pub since: TimestampText,
+}
+
+impl SeenCondition {
+    pub(crate) fn of(condition: &Condition) -> SeenCondition {
+        SeenCondition {
+            type_: condition.type_.as_str().into(),
+            status: condition.status,
+            reason: condition.reason.as_str().into(),
+            since: condition.last_transition_time.clone(),
+        }
+    }
 }
 
 impl Seen {
@@ -50,12 +65,6 @@ impl Seen {
         };
         let conditions = status.get("conditions").map(Vec::<Condition>::deserialize);
         let conditions = conditions.and_then(Result::ok).unwrap_or_default();
-        let conditions = conditions.into_iter().map(|condition| SeenCondition {
-            type_: condition.type_.into(),
-            status: condition.status,
-            reason: condition.reason.into(),
-            since: condition.last_transition_time,
-        });
         let key = (kind == "VirtualKey").then(|| VirtualKeyStatus::deserialize(status).ok()).flatten();
         let key = key.as_ref().and_then(KeyFact::of_status);
         let moment = |field: &str| {
@@ -64,10 +73,12 @@ impl Seen {
         };
         Seen {
             digest,
-            conditions: conditions.collect(),
+            generation: status.get("observedGeneration").and_then(Value::as_i64),
+            conditions: conditions.iter().map(SeenCondition::of).collect(),
             key: key.map(Box::new),
             last_used_at: moment("lastUsedAt"),
             last_probe_at: moment("lastProbeAt"),
+            p50: status.get("p50").and_then(Value::as_str).map(Into::into),
         }
     }
 

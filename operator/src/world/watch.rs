@@ -15,12 +15,12 @@ use tollgate_snapshot::ObjectRef;
 
 use super::changes::{Change, Source};
 use super::{World, read};
+use crate::Context;
 use crate::backoff::Backoff;
 use crate::error::{Ended, Error};
 use crate::kind;
 use crate::metrics::Metrics;
 use crate::settings::Namespaces;
-use crate::Context;
 
 /// After which the server ends a watch and it is taken up again where it was. A connection that died without a word is
 /// found five seconds later.
