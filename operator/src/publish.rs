@@ -10,8 +10,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, ResourceExt};
 use serde_json::json;
 use tollgate_snapshot::GatewayName;
 use tollgate_snapshot::wire::{self, Manifest, Part, Sealing, ShardDigits, Tables, names};
@@ -94,6 +94,24 @@ impl PublishError {
             },
             PublishError::Random => "NotPublished",
         }
+    }
+}
+
+/// A text that a ConfigMap is to hold.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    name: &'a str,
+    /// Value of the label.
+    table: &'static str,
+    entry: &'static str,
+    content: &'a str,
+    sha256: &'a str,
+}
+
+impl<'a> Text<'a> {
+    fn of(part: &'a Part, table: &'static str, entry: &'static str) -> Text<'a> {
+        let Part { name, content, sha256 } = part;
+        Text { name, table, entry, content, sha256 }
     }
 }
 
@@ -247,42 +265,37 @@ impl Live {
         let gateway = self.owner.gateway.clone();
         let writer = Writer::new(client, &gateway.namespace, metrics);
         let Tables { policy, keys, credentials, shard_digits: _ } = tables;
-        let config_map = |part, table, entry| (part, table, entry);
-        let parts = policy.iter().map(|part| config_map(part, names::POLICY, names::POLICY_ENTRY));
-        let parts = parts.chain(keys.iter().map(|part| config_map(part, names::KEYS, names::KEYS_ENTRY)));
-        let is_other = |held: &HashMap<String, Held>, part: &Part| {
-            held.get(&part.name).is_none_or(|held| held.sha256 != part.sha256)
-        };
-        let parts: Vec<_> = parts.filter(|(part, ..)| is_other(&self.config_maps, part)).collect();
-        let sealed: Vec<&Part> = credentials.iter().filter(|part| is_other(&self.secrets, part)).collect();
-        let mut writes = parts.len() + sealed.len();
+        let policy = policy.iter().map(|part| Text::of(part, names::POLICY, names::POLICY_ENTRY));
+        let keys = keys.iter().map(|part| Text::of(part, names::KEYS, names::KEYS_ENTRY));
+        let is_other = |held: Option<&Held>, sha256: &str| held.is_none_or(|held| held.sha256 != sha256);
+        let texts: Vec<Text<'_>> =
+            policy.chain(keys).filter(|text| is_other(self.config_maps.get(text.name), text.sha256)).collect();
+        let sealed: Vec<&Part> =
+            credentials.iter().filter(|part| is_other(self.secrets.get(&part.name), &part.sha256)).collect();
+        let mut writes = texts.len() + sealed.len();
 
-        let owner = &self.owner;
-        let held = &self.secrets;
-        let written = stream::iter(sealed)
-            .map(async |part: &Part| Ok((part.name.clone(), writer.secret(owner, held.get(&part.name), part).await?)));
-        let written: Vec<(String, Held)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
-        self.secrets.extend(written);
-        let held = &self.config_maps;
-        let written = stream::iter(parts).map(async |(part, table, entry): (&Part, &'static str, &'static str)| {
-            let text = &part.content;
-            Ok((
-                part.name.clone(),
-                writer.config_map(owner, held.get(&part.name), &part.name, table, entry, text, &part.sha256).await?,
-            ))
-        });
-        let written: Vec<(String, Held)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
-        self.config_maps.extend(written);
+        let written = sealed.into_iter().map(|part| writer.secret(&self.owner, self.secrets.get(&part.name), part));
+        let written = stream::iter(written.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        self.secrets.extend(written.try_collect::<Vec<_>>().await?);
+        let written =
+            texts.into_iter().map(|text| writer.config_map(&self.owner, self.config_maps.get(text.name), text));
+        let written = stream::iter(written.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        self.config_maps.extend(written.try_collect::<Vec<_>>().await?);
 
         let version = env!("CARGO_PKG_VERSION");
         let manifest = Manifest::of(tables, self.generation() + 1, version, gateway.clone());
         if !self.manifest.as_ref().is_some_and(|before| before.same_content(&manifest)) {
             let name = names::manifest(&gateway.name);
-            let held = self.config_maps.get(&name);
-            let text = manifest.to_text();
-            let written =
-                writer.config_map(&self.owner, held, &name, names::MANIFEST, names::MANIFEST_ENTRY, &text, "").await?;
-            self.config_maps.insert(name, written);
+            let content = manifest.to_text();
+            let text = Text {
+                name: &name,
+                table: names::MANIFEST,
+                entry: names::MANIFEST_ENTRY,
+                content: &content,
+                sha256: "",
+            };
+            let written = writer.config_map(&self.owner, self.config_maps.get(&name), text).await?;
+            self.config_maps.extend([written]);
             self.manifest = Some(manifest);
             writes += 1;
         }
@@ -314,27 +327,24 @@ impl Live {
         for name in unused {
             let part = Part { name: name.clone(), ..emptied.clone() };
             let written = writer.secret(&self.owner, self.secrets.get(&name), &part).await?;
-            self.secrets.insert(name, written);
+            self.secrets.extend([written]);
         }
         Ok(writes)
     }
 }
 
 impl Writer<'_> {
-    #[allow(clippy::too_many_arguments)]
+    /// The name with what it holds now.
     async fn config_map(
         &self,
         owner: &Owner,
         held: Option<&Held>,
-        name: &str,
-        table: &str,
-        entry: &str,
-        text: &str,
-        sha256: &str,
-    ) -> Result<Held, PublishError> {
+        text: Text<'_>,
+    ) -> Result<(String, Held), PublishError> {
+        let Text { name, table, entry, content, sha256 } = text;
         let object = ConfigMap {
             metadata: metadata(owner, held, name, table),
-            data: Some(BTreeMap::from([(entry.to_owned(), text.to_owned())])),
+            data: Some(BTreeMap::from([(entry.to_owned(), content.to_owned())])),
             ..ConfigMap::default()
         };
         let written = match held {
@@ -342,43 +352,37 @@ impl Writer<'_> {
             None => self.config_maps.create(&parameters(), &object).await,
         };
         self.metrics.wrote("ConfigMap", &written);
-        let written = match written {
-            Err(error) if held.is_none() && is_conflict(&error) => {
-                return Err(self.taken(
-                    self.config_maps.get_metadata(name).await.map(|found| found.metadata),
-                    owner,
-                    name,
-                ));
-            }
-            written => written.map_err(PublishError::of("write ConfigMap", name))?,
-        };
-        Ok(Held { sha256: sha256.to_owned(), ..held_version(&written.metadata) })
+        if let (Err(error), None) = (&written, held)
+            && is_conflict(error)
+        {
+            let found = self.config_maps.get_metadata(name).await;
+            return Err(taken(found.map(|found| found.metadata), owner, name));
+        }
+        let written = written.map_err(PublishError::of("write ConfigMap", name))?;
+        Ok((name.to_owned(), Held { sha256: sha256.to_owned(), ..held_version(&written.metadata) }))
     }
 
-    async fn secret(&self, owner: &Owner, held: Option<&Held>, part: &Part) -> Result<Held, PublishError> {
+    /// The name with what it holds now.
+    async fn secret(&self, owner: &Owner, held: Option<&Held>, part: &Part) -> Result<(String, Held), PublishError> {
         let Part { name, content, sha256 } = part;
         let metadata = metadata(owner, held, name, names::CREDENTIALS);
+        let data = BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
         let written = match held {
             // Not replaced but patched: roles allow no more.
             Some(_) => {
-                let patch = json!({
-                    "metadata": metadata,
-                    "data": {names::CREDENTIALS_ENTRY: ByteString(content.clone().into_bytes())},
-                });
+                let patch = json!({"metadata": metadata, "data": data});
                 let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
                 self.secrets.patch(name, &parameters, &Patch::Merge(patch)).await
             }
             None => {
-                let data =
-                    BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
-                let object =
-                    Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() };
+                let type_ = Some("Opaque".to_owned());
+                let object = Secret { metadata, data: Some(data), type_, ..Secret::default() };
                 self.secrets.create(&parameters(), &object).await
             }
         };
         self.metrics.wrote("Secret", &written);
         let written = written.map_err(PublishError::of("write Secret", name))?;
-        Ok(Held { sha256: sha256.clone(), ..held_version(&written.metadata) })
+        Ok((name.clone(), Held { sha256: sha256.clone(), ..held_version(&written.metadata) }))
     }
 
     async fn delete(&self, name: &str, held: &Held) -> Result<(), PublishError> {
@@ -389,14 +393,14 @@ impl Writer<'_> {
         self.metrics.wrote("ConfigMap", &deleted);
         deleted.map(|_| ()).map_err(PublishError::of("delete ConfigMap", name))
     }
+}
 
-    /// Why something cannot be created that is there already.
-    fn taken(&self, found: Result<ObjectMeta, kube::Error>, owner: &Owner, name: &str) -> PublishError {
-        match found {
-            Ok(metadata) if !is_ours(&metadata, &owner.gateway.name) => PublishError::Taken(name.to_owned()),
-            // Ours, and not seen when it was listed.
-            Ok(_) | Err(_) => PublishError::Conflict(name.to_owned()),
-        }
+/// Why something cannot be created that is there already.
+fn taken(found: Result<ObjectMeta, kube::Error>, owner: &Owner, name: &str) -> PublishError {
+    match found {
+        Ok(metadata) if !is_ours(&metadata, &owner.gateway.name) => PublishError::Taken(name.to_owned()),
+        // Ours, and not seen when it was listed.
+        Ok(_) | Err(_) => PublishError::Conflict(name.to_owned()),
     }
 }
 

@@ -6,7 +6,7 @@ use tollgate_crds::{
     ModelDeploymentStatus, ObjectRef as Reference, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
     RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
-use tollgate_snapshot::compile::{Document, Meta, Object};
+use tollgate_snapshot::compile::{Document, Object};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use super::condition::{
@@ -24,7 +24,6 @@ const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", 
 /// What an object is looked at with.
 struct Look<'a> {
     object: ObjectRef,
-    meta: &'a Meta,
     record: &'a Record,
     findings: &'a [Finding],
     before: &'a Seen,
@@ -35,7 +34,7 @@ impl<'a> Pass<'a> {
         let object = document.object_ref();
         let findings = self.findings(&object);
         let before = self.before(&object, record);
-        let look = Look { object, meta: document.meta(), record, findings, before };
+        let look = Look { object, record, findings, before };
         match document {
             Document::LLMGateway(object) => self.gateway(document, object, look),
             Document::ProviderAccount(object) => self.account(document, object, look),
@@ -321,8 +320,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(record.generation),
             conditions: conditions(statements, record.generation, before, &self.now_text),
         };
-        let meta = Meta::default();
-        let look = Look { object: object.clone(), meta: &meta, record, findings: &[], before };
+        let look = Look { object: object.clone(), record, findings: &[], before };
         self.show_one(look, &status, &status.conditions);
     }
 
@@ -336,7 +334,7 @@ impl<'a> Pass<'a> {
 
     /// Wants the status where it differs from what is there.
     fn show_one<S: Serialize>(&mut self, look: Look<'_>, status: &S, conditions: &[Condition]) {
-        let Look { object, meta: _, record, findings: _, before } = look;
+        let Look { object, record, findings: _, before } = look;
         let digest = digest(status);
         if digest == before.digest {
             return;

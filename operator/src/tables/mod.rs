@@ -23,6 +23,7 @@ use crate::Context;
 use crate::backoff::Backoff;
 use crate::error::Ended;
 use crate::facts::Problem;
+use crate::kind;
 use crate::proxies;
 use crate::publish::{Live, Owner, PublishError};
 use crate::secrets;
@@ -175,6 +176,9 @@ impl Lead<'_> {
         if !context.world.read().is_complete() {
             return Next::never();
         }
+        if taken.documents {
+            self.count_objects();
+        }
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
         }
@@ -186,6 +190,18 @@ impl Lead<'_> {
             .forget(|object, version| objects.record(object).is_some_and(|record| record.resource_version == version));
         drop(objects);
         self.next(shown.next_change)
+    }
+
+    fn count_objects(&self) {
+        let Context { world, metrics, .. } = self.context;
+        let objects = world.read();
+        let mut numbers = kind::KINDS.map(|kind| (kind, 0));
+        for document in objects.documents() {
+            if let Some((_, number)) = numbers.iter_mut().find(|(kind, _)| *kind == document.kind()) {
+                *number += 1;
+            }
+        }
+        numbers.into_iter().for_each(|(kind, number)| metrics.objects(kind, number));
     }
 
     /// When to begin a round although nothing happens.
