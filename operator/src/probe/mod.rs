@@ -185,6 +185,9 @@ impl Prober {
             wanted.insert(name.clone(), candidate.wanted);
             taken.insert(name, candidate);
         }
+        for (namespace, name) in self.candidates.keys().filter(|name| !taken.contains_key(*name)) {
+            self.facts.forget_probe(namespace, name);
+        }
         self.fresh = fresh;
         self.candidates = taken;
         self.schedule.set(wanted, Instant::now());
