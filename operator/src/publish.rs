@@ -471,3 +471,175 @@ fn random() -> Result<String, PublishError> {
     getrandom::fill(&mut bytes).map_err(|_| PublishError::Random)?;
     Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tollgate_snapshot::compile::{Document, KeyHashes, Meta, Object, Secrets};
+
+    use super::*;
+    use crate::tables::compiled::{Asked, compile};
+    use crate::testing::FakeApi;
+    use crate::world::Objects;
+
+    const CONFIG_MAPS: &str = "/api/v1/namespaces/n/configmaps";
+
+    fn owner() -> Owner {
+        Owner { gateway: GatewayName { namespace: "n".into(), name: "g".into() }, uid: "gateway-uid".into() }
+    }
+
+    /// Tables with a key for each of these numbers.
+    fn tables(live: &Live, keys: &[u32]) -> Tables {
+        let mut objects = Objects::default();
+        let gateway = Object { meta: Meta::new("n", "g"), spec: serde_json::from_value(json!({})).unwrap() };
+        let mut documents = vec![Document::LLMGateway(Box::new(gateway))];
+        for number in keys {
+            let spec = json!({"models": ["m"], "keyHash": format!("sha256:{number:064x}")});
+            let meta = Meta::new("n", format!("key-{number}"));
+            documents
+                .push(Document::VirtualKey(Box::new(Object { meta, spec: serde_json::from_value(spec).unwrap() })));
+        }
+        objects.put_documents(documents);
+        let asked = Asked {
+            gateway: live.owner.gateway.clone(),
+            previous: None,
+            salt: live.salt.clone(),
+            token: live.token(),
+            shard_digits: live.shard_digits(),
+        };
+        let mut compiled = compile(&objects, &Secrets::default(), &KeyHashes::default(), &[asked], 0);
+        compiled.answers.remove(&live.owner.gateway).expect("it was asked for").tables
+    }
+
+    async fn load(client: &Client) -> Live {
+        Live::load(client, owner(), &Metrics::default()).await.unwrap().0
+    }
+
+    async fn publish(live: &mut Live, client: &Client, keys: &[u32]) -> Result<Published, PublishError> {
+        let tables = tables(live, keys);
+        live.publish(client, &tables, &Metrics::default()).await
+    }
+
+    fn generation(api: &FakeApi) -> Value {
+        let state = api.state();
+        let text = state.objects[&format!("{CONFIG_MAPS}/tollgate-g-manifest")]["data"]["manifest.json"].clone();
+        serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap()["generation"].clone()
+    }
+
+    #[tokio::test]
+    async fn parts_come_first_and_the_manifest_last() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        let published = publish(&mut live, &client, &[1]).await.unwrap();
+        assert_eq!(published.generation, 1);
+        let writes = api.state().take_writes();
+        assert_eq!(writes.len(), published.writes);
+        assert!(writes.iter().all(|write| write.starts_with("POST")), "{writes:?}");
+        assert_eq!(writes.iter().filter(|write| write.ends_with("/secrets")).count(), 1, "{writes:?}");
+        let state = api.state();
+        let last = state
+            .objects
+            .values()
+            .max_by_key(|object| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
+        let last = last.unwrap();
+        assert_eq!(last["metadata"]["name"], "tollgate-g-manifest");
+        assert_eq!(last["metadata"]["ownerReferences"][0]["uid"], "gateway-uid");
+        assert_eq!(last["metadata"]["labels"]["tollgate.dev/tables"], "manifest");
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_not_written_again() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        api.state().asked.clear();
+        assert_eq!(publish(&mut live, &client, &[1]).await.unwrap(), Published { generation: 1, writes: 0 });
+        assert!(api.state().asked.is_empty());
+        // Nor by whoever comes after.
+        let mut other = load(&client).await;
+        assert_eq!((&other.salt, &other.token), (&live.salt, &live.token));
+        api.state().asked.clear();
+        assert_eq!(publish(&mut other, &client, &[1]).await.unwrap(), Published { generation: 1, writes: 0 });
+        assert!(api.state().asked.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_key_more_writes_its_shard_and_the_manifest() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        api.state().asked.clear();
+        let published = publish(&mut live, &client, &[1, 2]).await.unwrap();
+        assert_eq!(published, Published { generation: 2, writes: 2 });
+        let writes = api.state().take_writes();
+        let expected = ["tollgate-g-keys", "tollgate-g-manifest"].map(|name| format!("PUT {CONFIG_MAPS}/{name}"));
+        assert_eq!(writes, expected);
+    }
+
+    #[tokio::test]
+    async fn who_was_deposed_cannot_undo_what_is_newer() {
+        let api = FakeApi::default();
+        let (old, new) = (api.client(), api.client());
+        let mut deposed = load(&old).await;
+        publish(&mut deposed, &old, &[1]).await.unwrap();
+        let mut leader = load(&new).await;
+        publish(&mut leader, &new, &[1, 2]).await.unwrap();
+
+        let error = publish(&mut deposed, &old, &[1, 3]).await.unwrap_err();
+        assert!(matches!(error, PublishError::Conflict(_)), "{error}");
+        assert_eq!(generation(&api), 2);
+        let (live, read) = Live::load(&new, owner(), &Metrics::default()).await.unwrap();
+        let keys: Vec<String> = read.unwrap().snapshot.keys.iter().map(|key| key.name.to_string()).collect();
+        assert_eq!((live.generation(), keys), (2, vec!["key-1".to_owned(), "key-2".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_others_is_never_overwritten() {
+        let api = FakeApi::default();
+        let path = format!("{CONFIG_MAPS}/tollgate-g-manifest");
+        let foreign = json!({"metadata": {"namespace": "n", "name": "tollgate-g-manifest"}, "data": {"a": "b"}});
+        api.put(&path, foreign);
+        let client = api.client();
+        let mut live = load(&client).await;
+        let error = publish(&mut live, &client, &[1]).await.unwrap_err();
+        assert_eq!(error.reason(), "NameTaken");
+        assert_eq!(api.state().objects[&path]["data"], json!({"a": "b"}));
+    }
+
+    #[tokio::test]
+    async fn a_part_that_the_manifest_names_no_more_is_deleted_after_it() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        // Left by whoever was killed between the manifest and this.
+        let stale = format!("{CONFIG_MAPS}/tollgate-g-policy-7");
+        let labels = json!({"tollgate.dev/gateway": "g", "tollgate.dev/tables": "policy"});
+        api.put(&stale, json!({"metadata": {"namespace": "n", "name": "tollgate-g-policy-7", "labels": labels}}));
+        let mut live = load(&client).await;
+        api.state().asked.clear();
+        assert_eq!(publish(&mut live, &client, &[1]).await.unwrap().writes, 1);
+        assert_eq!(api.state().take_writes(), [format!("DELETE {stale}")]);
+        assert!(!api.state().objects.contains_key(&stale));
+    }
+
+    #[tokio::test]
+    async fn changes_of_others_are_told_from_echoes() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        let name = "tollgate-g-manifest";
+        let version = live.config_maps[name].resource_version.clone();
+        assert!(live.concerns(name) && !live.concerns("tollgate-other-manifest"));
+        assert!(!live.is_foreign(name, Some(&version)));
+        assert!(!live.is_foreign(name, Some("0")), "an older one that comes late");
+        assert!(live.is_foreign(name, Some("1000")));
+        assert!(live.is_foreign(name, None), "it is gone");
+        assert!(live.is_foreign("tollgate-g-policy-9", Some("1000")), "one that nobody here wrote");
+        assert!(!live.is_foreign("tollgate-g-policy-9", None));
+    }
+}

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tollgate_crds::{
     BudgetSpec, BudgetStatus, Condition, ConditionStatus, LLMGatewaySpec, LLMGatewayStatus, ModelDeploymentSpec,
-    ModelDeploymentStatus, ObjectRef as Reference, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
+    ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
     RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
@@ -211,9 +211,9 @@ impl<'a> Pass<'a> {
             conditions: self.timed(statements, &look),
             keys: Some(self.index.keys_of_team.get(&name).copied().unwrap_or(0)),
             limit: object.spec.budget.as_ref().map(text::limit),
+            resets: object.spec.budget.as_ref().and_then(|budget| self.resets(&budget.period)),
             spent: None,
             used_percent: None,
-            resets: None,
         };
         self.show(look, &status, |status| &status.conditions);
     }
@@ -266,6 +266,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(look.record.generation),
             team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
             limit: terms.map(text::limit),
+            resets: terms.and_then(|terms| self.resets(&terms.period)),
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
@@ -296,6 +297,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
             limit: Some(text::budget_limit(&object.spec)),
+            resets: self.resets(&object.spec.period),
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
             ..BudgetStatus::default()
@@ -321,6 +323,12 @@ impl<'a> Pass<'a> {
         };
         let look = Look { object: object.clone(), record, findings: &[], before };
         self.show_one(look, &status, &status.conditions);
+    }
+
+    fn resets(&mut self, period: &Period) -> Option<String> {
+        let (text, at) = text::resets(period, self.timestamp)?;
+        self.will_change(at);
+        Some(text)
     }
 
     fn timed(&self, statements: Vec<Statement>, look: &Look<'a>) -> Vec<Condition> {

@@ -77,6 +77,7 @@ struct Pass<'a> {
     asserted: &'a Asserted,
     gateways: Gateways<'a>,
     index: Index<'a>,
+    timestamp: jiff::Timestamp,
     /// Unix seconds.
     now: i64,
     now_text: TimestampText,
@@ -103,6 +104,7 @@ impl<'a> Pass<'a> {
             asserted,
             gateways: Gateways::new(objects.documents(), objects.namespaces()),
             index: Index::new(objects, compiled, seconds),
+            timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
             ready: HashSet::new(),
