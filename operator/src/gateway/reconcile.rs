@@ -23,7 +23,7 @@ use crate::settings::Settings;
 const SCALING_MANAGER: &str = "tollgate-operator-scaling";
 
 /// When what no watch tells is looked at again: a ServiceAccount that is missing, an object in the way.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the API server refused is refused again, unless its rules change.
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);

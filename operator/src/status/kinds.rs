@@ -224,8 +224,10 @@ impl<'a> Pass<'a> {
         let compiled = self.index.keys.get(&(&*meta.namespace, &*meta.name)).copied();
         let known = self.known.key(&meta.namespace, &meta.name, look.record);
         let mut statements = self.common(document, &look, compiled.is_some());
-        if let Some(Problem { reason, message }) = known.and_then(|known| known.problem.as_ref())
-            && statements[1].is_true()
+        // That there is no key yet is only what comes of it.
+        if let Some(known) = known
+            && let Some(Problem { reason, message }) = &known.problem
+            && (statements[1].is_true() || known.hash.is_none())
         {
             statements[1] = Statement::fails(RESOLVED_REFS, reason, message.clone());
         }
