@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tollgate_crds::{TimestampText, VirtualKeyStatus};
 use tollgate_snapshot::KeyHash;
 
-use crate::world::Seen;
+use crate::world::Record;
 
 /// `namespace` and `name` of an object whose kind is clear.
 pub type Named = (String, String);
@@ -25,6 +25,8 @@ pub struct Problem {
 /// The key of a VirtualKey with `secret`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyFact {
+    /// The uid of the VirtualKey: another one of the same name has another key. Empty in what a status remembers.
+    pub uid: String,
     /// `None`: there is none yet.
     pub hash: Option<KeyHash>,
     /// The key before it, and until when it works. Unix seconds.
@@ -49,6 +51,7 @@ impl KeyFact {
         // An end that cannot be read has come.
         let ends_at = status.previous_key_ends_at.as_ref().and_then(moment).unwrap_or(0);
         Some(KeyFact {
+            uid: String::new(),
             hash: Some(hash),
             previous: previous.map(|previous| (previous, ends_at)),
             prefix: status.key_prefix.clone(),
@@ -61,7 +64,7 @@ impl KeyFact {
 
     /// Puts what [`KeyFact::of_status`] reads into a status.
     pub fn write_status(&self, status: &mut VirtualKeyStatus) {
-        let KeyFact { hash, previous, prefix, made_at, secret, request, problem: _ } = self;
+        let KeyFact { uid: _, hash, previous, prefix, made_at, secret, request, problem: _ } = self;
         let text = |at: i64| jiff::Timestamp::from_second(at).ok().map(|time| TimestampText::new(time.to_string()));
         status.key_hash = hash.map(|hash| format!("sha256:{hash}"));
         status.previous_key_hash = previous.map(|(hash, _)| format!("sha256:{hash}"));
@@ -125,9 +128,10 @@ pub struct Known {
 }
 
 impl Known {
-    /// The key of a VirtualKey: what was found out since this process began, else what its status remembers.
-    pub fn key<'a>(&'a self, namespace: &str, name: &str, seen: &'a Seen) -> Option<&'a KeyFact> {
-        self.keys.get(&named(namespace, name)).or(seen.key.as_deref())
+    /// The key of a VirtualKey: what was found out since this process leads, else what its status remembers.
+    pub fn key<'a>(&'a self, namespace: &str, name: &str, record: &'a Record) -> Option<&'a KeyFact> {
+        let found = self.keys.get(&named(namespace, name)).filter(|fact| fact.uid == record.uid);
+        found.or(record.seen.key.as_deref())
     }
 }
 
@@ -161,6 +165,16 @@ impl Facts {
         } else if before.as_ref() != Some(&fact) {
             self.show_again();
         }
+    }
+
+    /// Forgets all keys: whoever leads now knows better, and says so in their statuses.
+    pub fn forget_keys(&self) {
+        self.read().keys.clear();
+        self.compile_again();
+    }
+
+    pub fn forget_probe(&self, namespace: &str, name: &str) {
+        self.set(|known| known.probes.remove(&named(namespace, name)).is_some());
     }
 
     pub fn set_probe(&self, namespace: &str, name: &str, fact: ProbeFact) {
@@ -227,4 +241,29 @@ impl Facts {
 
 fn named(namespace: &str, name: &str) -> Named {
     (namespace.to_owned(), name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Seen;
+
+    #[test]
+    fn a_key_of_another_object_of_that_name_is_not_its_key() {
+        let facts = Facts::default();
+        let hash = |text: &str| Some(KeyHash::of(text.as_bytes()));
+        facts.set_key("n", "a", KeyFact { uid: "1".to_owned(), hash: hash("new"), ..KeyFact::default() });
+        let remembered = KeyFact { hash: hash("old"), ..KeyFact::default() };
+        let record = |uid: &str, key: Option<&KeyFact>| Record {
+            uid: uid.to_owned(),
+            seen: Seen { key: key.cloned().map(Box::new), ..Seen::default() },
+            ..Record::default()
+        };
+        let of = |record: &Record| facts.read().key("n", "a", record).and_then(|fact| fact.hash);
+        assert_eq!(of(&record("1", Some(&remembered))), hash("new"));
+        assert_eq!(of(&record("2", Some(&remembered))), hash("old"));
+        assert_eq!(of(&record("2", None)), None);
+        facts.forget_keys();
+        assert_eq!(of(&record("1", Some(&remembered))), hash("old"));
+    }
 }

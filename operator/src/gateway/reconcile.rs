@@ -23,7 +23,12 @@ use crate::settings::Settings;
 const SCALING_MANAGER: &str = "tollgate-operator-scaling";
 
 /// When what no watch tells is looked at again: a ServiceAccount that is missing, an object in the way.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the API server refused is refused again, unless its rules change.
+const REFUSED_AGAIN: Duration = Duration::from_secs(300);
+
+const INVALID: &str = "Invalid";
 
 /// What to do with a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +104,7 @@ impl Reconciler<'_> {
             Ok(children) => match self.make(gateway, &children, &namespace).await {
                 Ok(()) => None,
                 Err(Stop::Problem(problem)) => {
-                    again = Some(LOOK_AGAIN);
+                    again = Some(if problem.reason == INVALID { REFUSED_AGAIN } else { LOOK_AGAIN });
                     Some(problem)
                 }
                 Err(Stop::Failed(error)) => return Err(error),
@@ -252,7 +257,7 @@ fn denied(error: kube::Error, kind: Kind, namespace: &str) -> Stop {
             message: format!("the operator may not write {kind:?}s of namespace `{namespace}`: {}", status.message),
         }),
         kube::Error::Api(status) if status.code == 422 || status.code == 400 => Stop::Problem(Problem {
-            reason: "Invalid",
+            reason: INVALID,
             message: format!("the API server refuses the {kind:?}: {}", status.message),
         }),
         _ => Stop::Failed(error),

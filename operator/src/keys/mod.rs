@@ -48,6 +48,7 @@ const SHORTEST_STEP: Duration = Duration::from_millis(200);
 pub async fn run(context: Context) -> Ended {
     loop {
         context.leadership.while_leading(Keeper::new(&context).run()).await;
+        context.facts.forget_keys();
     }
 }
 
@@ -114,7 +115,7 @@ impl Keeper<'_> {
             let Some(wish) = wish(key) else { continue };
             let name = (key.meta.namespace.clone(), key.meta.name.clone());
             if record.round > self.seen {
-                let fact = known.key(&name.0, &name.1, &record.seen).cloned().unwrap_or_default();
+                let fact = known.key(&name.0, &name.1, record).cloned().unwrap_or_default();
                 let at = if first { wish.next(&fact, true, now) } else { Some(now) };
                 self.rounds.put(name.clone(), at);
             }
@@ -147,7 +148,7 @@ impl Keeper<'_> {
         let objects = self.context.world.read();
         let (object, record) = objects.key(&key.0, &key.1)?;
         let wish = wish(object)?;
-        let known = self.context.facts.read().key(&key.0, &key.1, &record.seen).cloned().unwrap_or_default();
+        let known = self.context.facts.read().key(&key.0, &key.1, record).cloned().unwrap_or_default();
         let place = Place {
             namespace: key.0.clone(),
             name: key.1.clone(),

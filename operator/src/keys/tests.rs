@@ -53,7 +53,10 @@ impl FakeApi {
     fn answer(&self, verb: &str, path: &str, body: &[u8]) -> (u16, Value) {
         let mut state = self.0.lock().unwrap();
         state.asked.push(format!("{verb} {path}"));
-        let failed = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no"}));
+        let failed = |code: u16| {
+            let reason = if code == 404 { "NotFound" } else { "Other" };
+            (code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"}))
+        };
         if let Some(code) = state.refused.get(verb) {
             return failed(*code);
         }
@@ -149,6 +152,7 @@ async fn a_new_key_is_in_an_owned_secret_and_its_hash_is_told() {
     assert_eq!(
         fact,
         KeyFact {
+            uid: "mine".to_owned(),
             hash: Some(KeyHash::of(key.as_bytes())),
             prefix: Some(key[..7].to_owned()),
             made_at: Some(NOW),
@@ -220,7 +224,7 @@ async fn a_key_that_no_status_remembers_is_not_handed_out() {
     api.put(secret("mine", "sk-old"));
     let known = KeyFact { hash: Some(KeyHash::of(b"sk-old")), secret: Some("ci-key".to_owned()), ..KeyFact::default() };
     let outcome = work(known.clone(), Some("now")).run(&api.client(), &facts, || None, NOW).await;
-    assert_eq!((outcome, fact(&facts)), (Outcome::Failed, known));
+    assert_eq!((outcome, fact(&facts)), (Outcome::Failed, KeyFact { uid: "mine".to_owned(), ..known }));
     assert_eq!(api.key("ci-key"), "sk-old");
 }
 
@@ -244,6 +248,7 @@ async fn a_missing_binding_is_named() {
 #[test]
 fn a_status_remembers_all_of_a_key() {
     let fact = KeyFact {
+        uid: String::new(),
         hash: Some(KeyHash::of(b"a")),
         previous: Some((KeyHash::of(b"b"), NOW)),
         prefix: Some("sk-abcd".to_owned()),

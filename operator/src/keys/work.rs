@@ -46,7 +46,7 @@ impl Work {
         now: i64,
     ) -> Outcome {
         let Place { namespace, name, .. } = &self.place;
-        let tell = |fact: KeyFact| facts.set_key(namespace, name, fact);
+        let tell = |fact: KeyFact| facts.set_key(namespace, name, KeyFact { uid: self.place.uid.clone(), ..fact });
         match self.try_run(client, facts, in_status, now).await {
             Ok(outcome) => outcome,
             Err(Failed::Problem(problem)) => {
@@ -69,7 +69,9 @@ impl Work {
         now: i64,
     ) -> Result<Outcome, Failed> {
         let Work { place, wish, known } = self;
-        let tell = |fact: KeyFact| facts.set_key(&place.namespace, &place.name, fact);
+        let tell = |fact: KeyFact| {
+            facts.set_key(&place.namespace, &place.name, KeyFact { uid: place.uid.clone(), ..fact });
+        };
         let read = place.read(client).await?;
         match wish.step(known, read.found, now) {
             Step::Nothing => {
@@ -126,6 +128,7 @@ impl Work {
 
     fn fresh(&self, hash: KeyHash, prefix: Option<String>, previous: Option<(KeyHash, i64)>, now: i64) -> KeyFact {
         KeyFact {
+            uid: self.place.uid.clone(),
             hash: Some(hash),
             previous,
             prefix,

@@ -117,13 +117,21 @@ impl Fleet {
         Some((*ready.get(turn.checked_rem(ready.len())?)?, token))
     }
 
+    /// Whether a proxy is ready, and every one that is runs what is published.
+    pub fn is_settled(&self, gateway: &Named) -> bool {
+        let gateways = self.lock();
+        let Some(gateway) = gateways.get(gateway) else { return false };
+        let Some(published) = &gateway.published else { return false };
+        gateway.fact().generation.is_some_and(|generation| generation >= published.generation)
+    }
+
     /// Changes when tables were published.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.published.subscribe()
     }
 
     /// Not to be held across an await.
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Named, Gateway>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<Named, Gateway>> {
         self.gateways.lock().expect("no holder of the lock panics")
     }
 }

@@ -6,7 +6,7 @@ mod fleet;
 mod pace;
 mod pods;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod usage;
 
 use std::collections::HashMap;

@@ -22,10 +22,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A proxy that answers what it is told to, by path, and counts.
 #[derive(Clone, Default)]
-struct FakeProxy(Arc<Mutex<(BTreeMap<String, (u16, String)>, Vec<String>)>>);
+pub(crate) struct FakeProxy(Arc<Mutex<(BTreeMap<String, (u16, String)>, Vec<String>)>>);
 
 impl FakeProxy {
-    async fn start(&self, tasks: &mut JoinSet<()>) -> SocketAddr {
+    pub(crate) async fn start(&self, tasks: &mut JoinSet<()>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let fake = self.clone();
@@ -47,11 +47,11 @@ impl FakeProxy {
         address
     }
 
-    fn says(&self, path: &str, status: u16, body: &str) {
+    pub(crate) fn says(&self, path: &str, status: u16, body: &str) {
         self.0.lock().unwrap().0.insert(path.to_owned(), (status, body.to_owned()));
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.0.lock().unwrap().1.clone()
     }
 
@@ -67,12 +67,12 @@ impl FakeProxy {
     }
 }
 
-fn named() -> Named {
+pub(crate) fn named() -> Named {
     ("team-a".to_owned(), "default".to_owned())
 }
 
 /// A gateway with the proxies, which the follower does not know yet.
-fn fleet(addresses: &[SocketAddr]) -> Fleet {
+pub(crate) fn fleet(addresses: &[SocketAddr]) -> Fleet {
     let fleet = Fleet::default();
     let proxies = addresses.iter().enumerate().map(|(at, address)| {
         let proxy = Proxy { uid: at.to_string(), address: Some(*address), ready: true, deleting: false, told: None };
@@ -83,7 +83,7 @@ fn fleet(addresses: &[SocketAddr]) -> Fleet {
 }
 
 /// Looks again and again: what a question changes nothing of wakes nobody.
-async fn until(is_so: impl Fn() -> bool) {
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
     let mut again = tokio::time::interval(Duration::from_millis(5));
     let seen = async {
         while !is_so() {

@@ -15,7 +15,7 @@ use super::condition::{
 use super::queue::Wanted;
 use super::{Pass, is_sound, moment, text};
 use crate::events::Event;
-use crate::facts::{GatewayFact, KeyFact, Problem};
+use crate::facts::{GatewayFact, Problem};
 use crate::world::{Record, Seen, SeenCondition, digest};
 
 /// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
@@ -232,11 +232,12 @@ impl<'a> Pass<'a> {
         let meta = &object.meta;
         let VirtualKeySpec { team_ref, budget, disabled, key_hash, .. } = &object.spec;
         let compiled = self.index.keys.get(&(&*meta.namespace, &*meta.name)).copied();
-        let known = self.known.keys.get(&(meta.namespace.clone(), meta.name.clone()));
-        let known: Option<&KeyFact> = known.or(look.before.key.as_deref());
+        let known = self.known.key(&meta.namespace, &meta.name, look.record);
         let mut statements = self.common(document, &look, compiled.is_some());
-        if let Some(Problem { reason, message }) = known.and_then(|known| known.problem.as_ref())
-            && statements[1].is_true()
+        // That there is no key yet is only what comes of it.
+        if let Some(known) = known
+            && let Some(Problem { reason, message }) = &known.problem
+            && (statements[1].is_true() || known.hash.is_none())
         {
             statements[1] = Statement::fails(RESOLVED_REFS, reason, message.clone());
         }

@@ -82,8 +82,7 @@ pub fn hashes(objects: &Objects, known: &Known) -> KeyHashes {
     let mut hashes = KeyHashes::default();
     for (object, record) in objects.keys() {
         let Meta { namespace, name, .. } = &object.meta;
-        let known = known.keys.get(&(namespace.clone(), name.clone()));
-        let Some(fact) = known.or(record.seen.key.as_deref()) else { continue };
+        let Some(fact) = known.key(namespace, name, record) else { continue };
         let Some(hash) = fact.hash.filter(|_| object.spec.secret.is_some()) else { continue };
         hashes.insert(namespace, name, hash);
         if let Some((hash, ends_at)) = fact.previous {
