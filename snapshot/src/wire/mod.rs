@@ -16,17 +16,20 @@
 //! operator and proxies of neighbouring versions understand each other. A change that an older reader must not ignore
 //! raises [`FORMAT`]. The files in `tests/wire/golden` are read by every later version.
 
+mod credentials;
 mod manifest;
 pub mod names;
+mod policy;
 mod read;
 mod shard;
 mod tables;
+mod text;
 
 pub use crate::model::GatewayName;
 pub use manifest::{Manifest, PartRef, SecretRef};
-pub use read::{LeftOut, Read, ReadError};
+pub use read::{LeftOut, Read, ReadError, read};
 pub use shard::ShardDigits;
-pub use tables::{Part, Sealing, Tables};
+pub use tables::{Part, Sealing, Tables, write};
 
 /// Of everything that is written here. Readers refuse a higher one and keep what they have.
 pub const FORMAT: u32 = 1;

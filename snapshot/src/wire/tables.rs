@@ -1,6 +1,9 @@
 //! A snapshot as texts, ready to be put into ConfigMaps and Secrets.
 
-use super::shard::ShardDigits;
+use super::shard::{self, ShardDigits};
+use super::text::{self, Cuts, cut};
+use super::{credentials, names, policy};
+use crate::model::{Credential, Snapshot};
 
 /// What an object is to hold.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +34,30 @@ pub struct Sealing<'a> {
     pub salt: &'a str,
     /// With it the operator asks proxies what only it may know.
     pub token: &'a str,
+}
+
+/// The texts of a snapshot of [`crate::compile`]. `before`: [`Tables::shard_digits`] of what was written last, so that
+/// keys do not move between shards without need; `None` where nothing was.
+pub fn write(
+    snapshot: &Snapshot,
+    credentials: &[Credential],
+    sealing: Sealing<'_>,
+    before: Option<ShardDigits>,
+) -> Tables {
+    let gateway = &snapshot.gateway.name;
+    let references = policy::references(&snapshot.budgets);
+    let policy = cut(policy::write(snapshot, &references), Cuts::ByContent).into_iter().enumerate();
+    let policy = policy.map(|(at, content)| {
+        let sha256 = text::sha256(&content);
+        Part { name: names::policy(gateway, at), content, sha256 }
+    });
+    let (keys, shard_digits) = shard::write(snapshot, &references, before);
+    Tables {
+        policy: policy.collect(),
+        keys,
+        credentials: credentials::write(gateway, credentials, sealing),
+        shard_digits,
+    }
 }
 
 impl std::fmt::Debug for Part {
