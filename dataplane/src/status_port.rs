@@ -69,11 +69,8 @@ pub fn run(
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener)?;
         let core = Rc::new(Core::new(shared.clone(), writer));
-        let port = Rc::new(Port {
-            core,
-            speeds: Speeds::new(Instant::now()).into(),
-            probes: Semaphore::new(MAX_PROBES),
-        });
+        let port =
+            Rc::new(Port { core, speeds: Speeds::new(Instant::now()).into(), probes: Semaphore::new(MAX_PROBES) });
         tokio::select! {
             never = accept(&port, &listener) => match never {},
             never = tls::follow(certificates) => match never {},
@@ -151,9 +148,8 @@ impl Port {
             // Also while it drains: a process that finishes its streams must not be killed for it.
             "/health/liveliness" | "/health/liveness" | "/livez" => json_reply(StatusCode::OK, &json!("I'm alive!")),
             "/health/readiness" | "/readyz" => answer::readiness(&self.core),
-            "/metrics" => answer::metrics(&self.core, &parts.headers).unwrap_or_else(|error| {
-                reply::error(&error, Dialect::OpenAi, &HeaderValue::from_static("metrics"))
-            }),
+            "/metrics" => answer::metrics(&self.core, &parts.headers)
+                .unwrap_or_else(|error| reply::error(&error, Dialect::OpenAi, &HeaderValue::from_static("metrics"))),
             "/snapshot" => self.snapshot(),
             "/operator/used" | "/operator/probe" if !self.is_operator(&parts.headers) => {
                 json_reply(StatusCode::UNAUTHORIZED, &json!({"error": "the operator's token is needed"}))

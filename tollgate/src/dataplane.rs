@@ -124,8 +124,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let store = Store::open(&arguments.cache)
         .with_context(|| format!("cannot make the cache folder `{}`", arguments.cache.display()))?;
     let host = arguments.host.unwrap_or_else(any_address);
-    let settings =
-        Settings { allow_loopback: arguments.allow_loopback, ..arguments.limits.settings() };
+    let settings = Settings { allow_loopback: arguments.allow_loopback, ..arguments.limits.settings() };
     let mut signals = Signals::new()?;
     let ports = Ports::bind(&arguments, host, settings.cores)?;
     // One more than cores: probes of the status port spend too.
@@ -235,7 +234,10 @@ impl Ports {
         let mut bound = Vec::new();
         let mut certificates = Vec::new();
         for Named { name, value: port } in &arguments.listen {
-            anyhow::ensure!(bound.iter().all(|other: &BoundPort| other.name != *name), "two listeners are named `{name}`");
+            anyhow::ensure!(
+                bound.iter().all(|other: &BoundPort| other.name != *name),
+                "two listeners are named `{name}`"
+            );
             let address = SocketAddr::new(host, *port);
             let sockets = listeners::bind(address, cores).with_context(cannot(address))?;
             let folder = arguments.tls.iter().find(|tls| tls.name == *name).map(|tls| &tls.value);

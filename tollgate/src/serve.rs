@@ -93,8 +93,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Source::Demo => IpAddr::from([127, 0, 0, 1]),
         Source::Path(_) => IpAddr::from([0, 0, 0, 0]),
     });
-    let settings =
-        DataplaneSettings { listen: SocketAddr::new(host, arguments.port), ..arguments.limits.settings() };
+    let settings = DataplaneSettings { listen: SocketAddr::new(host, arguments.port), ..arguments.limits.settings() };
     // Before the configuration is read: two gateways on one port is the mistake that should show at once.
     let sockets = listeners::bind(settings.listen, settings.cores)
         .and_then(listeners::listen)

@@ -2,7 +2,9 @@
 //! [`FakeApi`], parts first and the manifest last. I/O.
 
 use tollgate_mock::{Mock, Options};
-use tollgate_snapshot::compile::{Document, Input, KeyHashes, Meta, Mode, Object as Compiled, Secret, Secrets, compile};
+use tollgate_snapshot::compile::{
+    Document, Input, KeyHashes, Meta, Mode, Object as Compiled, Secret, Secrets, compile,
+};
 use tollgate_snapshot::wire::{self, GatewayName, Manifest, Part, Sealing, Tables, names};
 
 use crate::kubernetes::{FakeApi, NAMESPACE};
@@ -89,6 +91,17 @@ impl Cluster {
         for Part { name, content, sha256: _ } in credentials {
             self.api.put_secret(name, names::CREDENTIALS_ENTRY, content);
         }
+    }
+
+    /// Writes the parts that differ from what is there, as the operator does.
+    pub fn write_changed_parts(&self, tables: &Tables) {
+        let is_new =
+            |entry: &str, part: &Part| self.api.config_map(&part.name, entry).is_none_or(|is| is != part.content);
+        let Tables { policy, keys, credentials, shard_digits } = tables;
+        let policy = policy.iter().filter(|part| is_new(names::POLICY_ENTRY, part)).cloned().collect();
+        let keys = keys.iter().filter(|part| is_new(names::KEYS_ENTRY, part)).cloned().collect();
+        let credentials = credentials.clone();
+        self.write_parts(&Tables { policy, keys, credentials, shard_digits: *shard_digits });
     }
 
     pub fn write_manifest(&self, manifest: &Manifest) {

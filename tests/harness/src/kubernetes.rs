@@ -136,6 +136,13 @@ impl FakeApi {
         self.shared.change(|world| world.put("secrets", object));
     }
 
+    /// An entry of a ConfigMap.
+    pub fn config_map(&self, name: &str, entry: &str) -> Option<String> {
+        let world = self.shared.world();
+        let object = world.objects.get(&("configmaps", name.to_owned()))?;
+        object["data"][entry].as_str().map(str::to_owned)
+    }
+
     /// Deletes a ConfigMap.
     pub fn delete_config_map(&self, name: &str) {
         self.shared.change(|world| {
@@ -317,7 +324,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let first: Vec<Value> = if from == 0 {
         current.into_iter().map(|object| json!({"type": "ADDED", "object": object})).collect()
     } else if from < world.forgotten {
-        let gone = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
+        let gone =
+            json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
         vec![json!({"type": "ERROR", "object": gone})]
     } else {
         Vec::new()
@@ -359,7 +367,8 @@ async fn watch_on(
             let new = world.history[seen.min(world.history.len())..].iter();
             next = new
                 .filter(|(version, resource, kind, object)| {
-                    *version > from && (asked.wants(resource, object) || (*kind == "BOOKMARK" && *resource == asked.resource))
+                    *version > from
+                        && (asked.wants(resource, object) || (*kind == "BOOKMARK" && *resource == asked.resource))
                 })
                 .map(|(_, _, kind, object)| json!({"type": kind, "object": object}))
                 .collect();
