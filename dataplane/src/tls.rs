@@ -100,6 +100,10 @@ impl Certificate {
             return Ok(false);
         }
         let parsed = files.parse(&self.folder);
+        if parsed.is_err() && Files::read(&self.folder).ok().as_ref() != Some(&files) {
+            // They were switched between the two reads.
+            return Ok(false);
+        }
         *seen = files;
         self.current.store(Arc::new(parsed?));
         Ok(true)

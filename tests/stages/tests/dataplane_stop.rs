@@ -71,6 +71,45 @@ async fn streams_finish_while_a_proxy_stops() {
 }
 
 #[tokio::test]
+async fn a_rolling_restart_fails_no_request() {
+    let cluster = Cluster::one().await;
+    let mut old = ProxyStarter::default().set("--drain-delay", "1").start(&cluster.api).await;
+    let new = Proxy::start(&cluster.api).await;
+    old.wait_until_ready().await;
+    // Where a Service leads, as far as its clients know.
+    let after = new.address("http").await;
+    let (moved, place) = tokio::sync::watch::channel(old.address("http").await);
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let place = place.clone();
+            tokio::spawn(async move {
+                let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello"}]});
+                let mut calls_after = 0;
+                while calls_after < 20 {
+                    let address = *place.borrow();
+                    let call = Call::new(address, "POST", "/v1/chat/completions").key(KEY).json(&body);
+                    call.send().await.expect(200);
+                    calls_after += u32::from(address == after);
+                }
+            })
+        })
+        .collect();
+    old.terminate();
+    let not_ready = async {
+        while old.status("/health/readiness").await.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("the end of readiness", not_ready).await;
+    old.chat("m").await.send().await.expect(200);
+    moved.send_replace(after);
+    for caller in callers {
+        caller.await.expect("no call failed");
+    }
+    assert!(old.wait().await.success());
+}
+
+#[tokio::test]
 async fn a_second_signal_cuts_what_is_left() {
     let cluster = Cluster::one().await;
     let mut proxy = Proxy::start(&cluster.api).await;

@@ -19,6 +19,8 @@ pub struct Live {
     /// Of the manifest.
     pub sha256: String,
     pub generation: u64,
+    /// Hashes of its parts.
+    pub parts: BTreeSet<String>,
     /// Records that this version does not understand; all else is in use.
     pub left_out: Option<String>,
 }
@@ -36,17 +38,11 @@ pub enum LoadError {
     Panicked(String),
 }
 
-/// Loads the manifest with this hash and swaps it in. `also_kept`: hashes of texts that are needed besides.
+/// Loads the manifest with this hash and swaps it in.
 ///
 /// # Errors
 /// Nothing was changed then.
-pub fn load(
-    shared: &Shared,
-    store: &Store,
-    gateway: &GatewayName,
-    sha256: &str,
-    also_kept: &BTreeSet<String>,
-) -> Result<Live, LoadError> {
+pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str) -> Result<Live, LoadError> {
     let begun = Instant::now();
     let text = store.read(sha256).ok_or_else(|| LoadError::Lost("the manifest".to_owned()))?;
     if store::sha256(&text) != sha256 {
@@ -70,16 +66,14 @@ pub fn load(
         loaded.operator_token = (!token.is_empty()).then(|| KeyHash::of(token.as_bytes()));
     });
     tracing::info!(generation, "generation {generation} is live after {} ms", begun.elapsed().as_millis());
-    let mut kept: BTreeSet<String> = named(&manifest).map(|(_, sha256)| sha256.to_owned()).collect();
-    kept.insert(sha256.to_owned());
-    kept.extend(also_kept.iter().cloned());
-    if let Err(error) = store.remember(&text, &kept) {
+    if let Err(error) = store.remember(&text) {
         tracing::warn!("cannot write down what is served; a restart without the API server would not find it: {error}");
     }
     // The last user of the old tables frees them; here nobody waits for that.
-    drop((old, text, manifest, kept));
+    let parts = named(&manifest).map(|(_, sha256)| sha256.to_owned()).collect();
+    drop((old, text, manifest));
     memory::give_back();
-    Ok(Live { sha256: sha256.to_owned(), generation, left_out: describe(&left_out) })
+    Ok(Live { sha256: sha256.to_owned(), generation, parts, left_out: describe(&left_out) })
 }
 
 fn read(manifest: &Manifest, store: &Store) -> Result<Read, LoadError> {

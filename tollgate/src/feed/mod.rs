@@ -205,7 +205,7 @@ impl Feed {
                 return Some(self.load(sha256.to_owned(), false));
             }
         }
-        let is_time = !self.troubles.is_empty() || self.begun.elapsed() >= CACHE_AFTER;
+        let is_time = self.begun.elapsed() >= CACHE_AFTER;
         if self.served.is_some() || self.cache_was_tried || !is_time {
             return None;
         }
@@ -222,9 +222,8 @@ impl Feed {
 
     fn load(&self, sha256: String, from_cache: bool) -> Loading {
         let (shared, store, gateway) = (self.shared.clone(), self.store.clone(), self.gateway.clone());
-        let kept: BTreeSet<String> = self.parts.hashes().map(str::to_owned).collect();
         let of = sha256.clone();
-        let task = tokio::task::spawn_blocking(move || load(&shared, &store, &gateway, &of, &kept));
+        let task = tokio::task::spawn_blocking(move || load(&shared, &store, &gateway, &of));
         Loading { sha256, from_cache, task }
     }
 
@@ -236,6 +235,11 @@ impl Feed {
                     tracing::warn!(
                         "generation {generation} comes from the cache: the API server did not give newer tables"
                     );
+                }
+                let kept =
+                    live.parts.iter().chain([&live.sha256]).map(String::as_str).chain(self.parts.hashes()).collect();
+                if let Err(error) = self.store.retain(&kept) {
+                    tracing::warn!("cannot take texts that nobody needs out of the cache: {error}");
                 }
                 self.served = Some(live);
                 self.refused = None;
@@ -263,6 +267,7 @@ impl Feed {
         self.changes = changes;
         self.arriving = arriving;
         self.followed.clear();
+        self.troubles.clear();
         self.parts = Parts::new(names::manifest(&self.gateway.name));
         self.listed = false;
         self.watch();

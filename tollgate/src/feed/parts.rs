@@ -95,9 +95,10 @@ impl Parts {
         manifest.into_iter().flat_map(|manifest| manifest.credentials.iter().map(|secret| secret.name.as_str()))
     }
 
-    /// Hashes of everything that is in the API, whether or not the manifest names it yet.
+    /// Hashes of everything that is in the API, whether or not the manifest names it yet, and of the manifest.
     pub fn hashes(&self) -> impl Iterator<Item = &str> {
-        self.seen.values().map(String::as_str)
+        let manifest = self.manifest.iter().map(|named| &named.sha256);
+        self.seen.values().chain(manifest).map(String::as_str)
     }
 }
 

@@ -75,13 +75,20 @@ impl Store {
         let _ = fs::remove_file(self.part(sha256));
     }
 
-    /// Remembers which manifest is served, and forgets the texts that are not `kept`.
+    /// Remembers which manifest is served.
     ///
     /// # Errors
     /// It cannot be written: after a restart an older one would be found.
-    pub fn remember(&self, manifest: &str, kept: &BTreeSet<String>) -> io::Result<()> {
-        replace(&self.manifest(), manifest)?;
-        self.unwritten().retain(|sha256, _| kept.contains(sha256));
+    pub fn remember(&self, manifest: &str) -> io::Result<()> {
+        replace(&self.manifest(), manifest)
+    }
+
+    /// Forgets the texts that are not among these.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written: texts pile up.
+    pub fn retain(&self, kept: &BTreeSet<&str>) -> io::Result<()> {
+        self.unwritten().retain(|sha256, _| kept.contains(&**sha256));
         for entry in fs::read_dir(self.folder.join("parts"))? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
@@ -135,7 +142,8 @@ mod tests {
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(store.part(&one)), 0o600);
         assert_eq!(mode(folder.path().join("parts")), 0o700);
-        store.remember("{}", &[one.clone()].into()).unwrap();
+        store.remember("{}").unwrap();
+        store.retain(&[one.as_str()].into()).unwrap();
         assert_eq!(mode(store.manifest()), 0o600);
         assert_eq!((store.read(&one).as_deref(), store.read(&other)), (Some("one"), None));
         assert_eq!(store.last().unwrap().as_deref(), Some("{}"));
