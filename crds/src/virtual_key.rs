@@ -35,18 +35,11 @@ use std::collections::BTreeMap;
         description = "Whether the key works: not expired, disabled or exhausted"
     ),
     printcolumn(name = "TEAM", type_ = "string", json_path = ".status.team", description = "The team it belongs to"),
-    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spent", description = "Spent in this period"),
     printcolumn(
         name = "LIMIT",
         type_ = "string",
         json_path = ".status.limit",
         description = "What may be spent in a period"
-    ),
-    printcolumn(
-        name = "USED%",
-        type_ = "string",
-        json_path = ".status.usedPercent",
-        description = "Spent of the limit"
     ),
     printcolumn(
         name = "RESETS",
@@ -72,20 +65,6 @@ use std::collections::BTreeMap;
         json_path = ".status.keyPrefix",
         priority = 1,
         description = "The public beginning of the key"
-    ),
-    printcolumn(
-        name = "REQUESTS",
-        type_ = "integer",
-        json_path = ".status.requests",
-        priority = 1,
-        description = "Requests in this period"
-    ),
-    printcolumn(
-        name = "TOKENS",
-        type_ = "integer",
-        json_path = ".status.tokens",
-        priority = 1,
-        description = "Tokens in this period"
     ),
     printcolumn(
         name = "EXPIRES",
@@ -312,4 +291,23 @@ pub struct VirtualKeyStatus {
     /// When the key in use was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated_at: Option<TimestampText>,
+
+    /// SHA-256 of the key before it, which works until `previousKeyEndsAt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71))]
+    pub previous_key_hash: Option<String>,
+
+    /// When the key before the one in use ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_key_ends_at: Option<TimestampText>,
+
+    /// Name of the Secret that holds the generated key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub secret_name: Option<String>,
+
+    /// The value of the annotation `tollgate.dev/rotate` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub rotation_request: Option<String>,
 }

@@ -47,6 +47,10 @@ pub enum Reason {
     NotAttached,
     /// A Secret without the key that is named.
     SecretKeyMissing,
+    /// A Secret that may not be read: a RoleBinding is missing.
+    SecretForbidden,
+    /// A Secret that could not be read yet.
+    SecretUnread,
     /// A variable of a Secret document that the environment does not have, or one in a cluster, where none is filled in.
     VariableMissing,
     UnknownProvider,

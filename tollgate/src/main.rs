@@ -13,6 +13,7 @@ mod logs;
 mod memory;
 mod mock;
 mod process;
+mod operator;
 mod serve;
 
 use std::path::PathBuf;
@@ -58,6 +59,11 @@ enum Command {
     /// It takes its tables from ConfigMaps and Secrets through the Kubernetes API, swaps them whole when they change, and
     /// goes on with the last good ones while the API is away.
     Dataplane(dataplane::Arguments),
+    /// Run the operator of a Kubernetes cluster.
+    ///
+    /// It watches the resources, writes the tables that proxies run, keeps what runs for each LLMGateway, and says in every
+    /// object's status what became of it. Several may run; one of them writes. Ctrl-C or SIGTERM lets another go on.
+    Operator(operator::Arguments),
 
     /// Say everything that is wrong or worth knowing in a configuration.
     ///
@@ -93,6 +99,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Dataplane(arguments) => dataplane::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Operator(arguments) => operator::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

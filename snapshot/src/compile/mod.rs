@@ -12,6 +12,7 @@
 
 mod account;
 mod attachment;
+mod bounds;
 mod budget;
 mod credential;
 mod deployment;
@@ -33,7 +34,8 @@ mod upstream;
 mod values;
 
 pub use attachment::Gateways;
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets};
+pub use bounds::with_bounds;
+pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread};
 
 use std::collections::BTreeSet;
 
