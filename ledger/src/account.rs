@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
 use crate::budget::Budget;
-use crate::period::Span;
-use crate::terms::Unit;
+use tollgate_allocator::Span;
+use tollgate_allocator::Unit;
 
 /// Added to `committed` when the period is over: every reservation that races with it fails.
 const SEAL: i64 = 1 << 62;
@@ -187,7 +187,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::period::Period;
+    use tollgate_allocator::Period;
 
     fn account(ceiling: i64) -> Account {
         let account = Account::new(1, Unit::NanoUsd, None, Period::Lifetime.span(0), Weak::new(), Arc::default());

@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::account::{Account, NotAdded, Releases};
-use crate::period::{Period, Span};
-use crate::terms::{BudgetTerms, BudgetView, Mode, Unit};
+use crate::terms::{BudgetTerms, BudgetView};
+use tollgate_allocator::{Mode, Unit};
+use tollgate_allocator::{Period, Span};
 
 /// A wake-up can be missed between a refusal and the wait for it; then the wait ends this much later.
 const MISSED_RELEASE: Duration = Duration::from_millis(20);
@@ -403,7 +404,7 @@ fn resets_at(books: &Books, span: &Span, now: i64) -> Option<i64> {
             let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.span);
             older
                 .chain(closed)
-                .filter(|span| span.kind == crate::period::Kind::Bucket)
+                .filter(|span| span.kind == tollgate_allocator::Kind::Bucket)
                 .map(|span| span.ends_at + seconds)
                 .chain([span.ends_at + seconds])
                 .filter(|at| *at > now)

@@ -13,7 +13,8 @@ use crate::budget::{Budget, Burn, closed_amount, counts};
 use crate::counters::Counters;
 use crate::durable::{BooksId, Durable, Record};
 use crate::log::{self, Log};
-use crate::terms::{Amounts, BudgetTerms, Mode};
+use crate::terms::{Amounts, BudgetTerms};
+use tollgate_allocator::Mode;
 
 /// Requests that share one sync at most.
 const BATCH: usize = 1024;

@@ -12,7 +12,8 @@ use crate::grants::Request;
 use crate::journal::{Journal, Open};
 use crate::ledger::Shared;
 use crate::record::{MAX_BUDGETS, charged};
-use crate::terms::{Amounts, AttemptStart, Mode, Outcome, Refusal, Settlement};
+use crate::terms::{Amounts, AttemptStart, Outcome, Refusal, Settlement};
+use tollgate_allocator::Mode;
 
 /// Holds money for the attempts of one core. Give it to the core's thread; it is not shared.
 #[derive(Debug)]
