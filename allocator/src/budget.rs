@@ -129,7 +129,7 @@ impl Budget {
         if known && !account.closed && terms.mode == Mode::Hard {
             let room = terms.limit.saturating_sub(elsewhere.charged).saturating_sub(account.charged());
             let needed = report.wanted.saturating_sub(account.granted);
-            let given = if now_ms < self.tight_until_ms {
+            let given = if self.tight_until_ms > now_ms {
                 // Others wait too: exactly what is asked for.
                 needed.min(room).max(0)
             } else {
@@ -140,20 +140,41 @@ impl Budget {
                 self.tight_until_ms = now_ms.saturating_add(TIGHT_MS);
             }
         }
-        let Account { granted, closed, .. } = *account;
+        let answer = Answer { unknown: !known, ..self.answer(&report.budget, terms, at, replica, now_ms) };
         self.books[at].add_up_closed();
-        let answer = Answer {
-            budget: report.budget.clone(),
-            span: report.span.clone(),
+        Synced { answer, adjusted }
+    }
+
+    /// Whether somebody waits for allowance of this budget.
+    pub fn is_tight(&self, now_ms: i64) -> bool {
+        now_ms < self.tight_until_ms
+    }
+
+    /// What to tell a replica that did not ask: while somebody waits, that it holds allowance which nobody uses.
+    pub fn recall(&self, budget: &str, terms: &Terms, replica: &ReplicaId, now_ms: i64) -> Vec<Answer> {
+        if !self.is_tight(now_ms) {
+            return Vec::new();
+        }
+        let is_idle =
+            |account: &Account| !account.closed && account.charged() > account.used.saturating_add(account.held);
+        let idle = self.books.iter().enumerate().filter(|(_, books)| books.accounts.get(replica).is_some_and(is_idle));
+        idle.map(|(at, _)| self.answer(budget, terms, at, replica, now_ms)).collect()
+    }
+
+    fn answer(&self, budget: &str, terms: &Terms, at: usize, replica: &ReplicaId, now_ms: i64) -> Answer {
+        let elsewhere = self.elsewhere(terms, at, replica, now_ms.div_euclid(1000));
+        let Account { granted, closed, .. } = self.books[at].accounts.get(replica).cloned().unwrap_or_default();
+        Answer {
+            budget: budget.to_owned(),
+            span: self.books[at].span.clone(),
             granted,
             limit: terms.limit,
             used_elsewhere: elsewhere.used,
             charged_elsewhere: elsewhere.charged,
-            tight: now_ms < self.tight_until_ms,
+            tight: self.is_tight(now_ms),
             closed,
-            unknown: !known,
-        };
-        Synced { answer, adjusted }
+            unknown: false,
+        }
     }
 
     /// Grants nothing more to a replica that is gone: all that it was granted and did not give back is charged. Safe

@@ -43,6 +43,8 @@ pub struct BudgetTerms {
     pub period: Period,
     /// A change starts the period anew, with nothing spent.
     pub reset_token: Option<String>,
+    /// A Hard budget admits also what it has no allowance for while its allocator does not answer.
+    pub allow_unavailable: bool,
 }
 
 /// An attempt that is about to be sent to a provider.
