@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tollgate_crds::SecretKeyRef;
 
 use super::endpoint;
-use super::input::{Mode, Secret, Secrets};
+use super::input::{Mode, Secret, Secrets, Unread};
 use super::report::{Report, Subject};
 use crate::catalogue::Provider;
 use crate::finding::Reason;
@@ -53,6 +53,10 @@ pub(super) fn read<'a>(
 ) -> Option<(&'a Secret, Arc<str>)> {
     let SecretKeyRef { name, key } = reference;
     let Some(secret) = secrets.get(subject.namespace, name) else {
+        if let Some(why) = secrets.unread(subject.namespace, name) {
+            report_unread(name, why, subject, field, report);
+            return None;
+        }
         let message = format!("Secret `{name}` does not exist in namespace `{}`", subject.namespace);
         report.error(subject, Reason::NotFound, field, message);
         return None;
@@ -73,6 +77,21 @@ pub(super) fn read<'a>(
     }
     let text = if trimmed.len() == value.len() { value.clone() } else { trimmed.into() };
     Some((secret, text))
+}
+
+fn report_unread(name: &str, why: &Unread, subject: Subject<'_>, field: &str, report: &mut Report) {
+    let namespace = subject.namespace;
+    match why {
+        Unread::Forbidden => {
+            let message = format!("the operator may not read Secret `{name}` in namespace `{namespace}`");
+            report.error(subject, Reason::SecretForbidden, field, message).hint =
+                format!("a RoleBinding in namespace `{namespace}` must let it get and watch Secret `{name}`");
+        }
+        Unread::Failed(why) => {
+            let message = format!("Secret `{name}` in namespace `{namespace}` could not be read yet: {why}");
+            report.error(subject, Reason::SecretUnread, field, message);
+        }
+    }
 }
 
 /// As [`read`], for what is sent in a header.

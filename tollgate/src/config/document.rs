@@ -192,6 +192,7 @@ fn typed<S: DeserializeOwned>(
                 labels: metadata.labels,
                 annotations: metadata.annotations,
                 created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
+                deleting: false,
             };
             Read {
                 object,
@@ -291,7 +292,7 @@ fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variab
         }
     }
     let Metadata { name, annotations, labels, .. } = metadata;
-    let secret = Secret { meta: Meta { namespace, name, labels, annotations, created_at: None }, data: values };
+    let secret = Secret { meta: Meta { namespace, name, labels, annotations, ..Meta::default() }, data: values };
     Read { object, parsed: Some(Parsed::Secret(secret)), findings, at: None }
 }
 

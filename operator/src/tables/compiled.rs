@@ -1,0 +1,106 @@
+//! One compilation of all gateways: pure, on a thread of its own, because a hundred thousand keys take a moment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tollgate_snapshot::compile::{self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets};
+use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
+
+use crate::facts::Known;
+use crate::world::Objects;
+
+/// What compile needs to know of one gateway.
+pub struct Asked {
+    pub gateway: GatewayName,
+    /// The last good snapshot.
+    pub previous: Option<Arc<Snapshot>>,
+    pub salt: String,
+    pub token: Arc<str>,
+    pub shard_digits: Option<ShardDigits>,
+}
+
+/// What came out for one gateway.
+pub struct Answer {
+    pub snapshot: Arc<Snapshot>,
+    pub tables: Tables,
+}
+
+/// What came out.
+#[derive(Default)]
+pub struct Compiled {
+    pub answers: BTreeMap<GatewayName, Answer>,
+    /// By object, errors first.
+    pub findings: HashMap<ObjectRef, Vec<Finding>>,
+    pub errors: usize,
+    pub warnings: usize,
+}
+
+/// Compiles for each of the gateways.
+pub fn compile(objects: &Objects, secrets: &Secrets, hashes: &KeyHashes, asked: &[Asked], now: i64) -> Compiled {
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut answers = BTreeMap::new();
+    for Asked { gateway, previous, salt, token, shard_digits } in asked {
+        let input = Input {
+            gateway: Some(gateway),
+            namespaces: objects.namespaces(),
+            previous: previous.as_deref(),
+            ..Input::new(objects.documents(), secrets, hashes, Mode::Cluster, now)
+        };
+        let compile::Compiled { snapshot, credentials, findings: found } = compile::compile(input);
+        let tables = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
+        answers.insert(gateway.clone(), Answer { snapshot: Arc::new(snapshot), tables });
+        findings.extend(found);
+    }
+    let gateways = Gateways::new(objects.documents(), objects.namespaces());
+    findings
+        .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
+    findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
+    findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
+    gather(answers, findings)
+}
+
+/// The same finding of several gateways is one.
+fn gather(answers: BTreeMap<GatewayName, Answer>, mut findings: Vec<Finding>) -> Compiled {
+    let key = |finding: &Finding| (finding.severity, finding.reason);
+    findings.sort_by(|a, b| {
+        (&a.object, key(a), &a.field, &a.message, &a.hint).cmp(&(&b.object, key(b), &b.field, &b.message, &b.hint))
+    });
+    findings.dedup();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let warnings = findings.len() - errors;
+    let mut by_object: HashMap<ObjectRef, Vec<Finding>> = HashMap::new();
+    for finding in findings {
+        by_object.entry(finding.object.clone()).or_default().push(finding);
+    }
+    Compiled { answers, findings: by_object, errors, warnings }
+}
+
+/// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must
+/// not take keys away until it has.
+pub fn hashes(objects: &Objects, known: &Known) -> KeyHashes {
+    let mut hashes = KeyHashes::default();
+    for (object, record) in objects.keys() {
+        let Meta { namespace, name, .. } = &object.meta;
+        let known = known.keys.get(&(namespace.clone(), name.clone()));
+        let Some(fact) = known.or(record.seen.key.as_deref()) else { continue };
+        let Some(hash) = fact.hash.filter(|_| object.spec.secret.is_some()) else { continue };
+        hashes.insert(namespace, name, hash);
+        if let Some((hash, ends_at)) = fact.previous {
+            hashes.insert_replaced(namespace, name, ReplacedKey { hash, ends_at });
+        }
+    }
+    hashes
+}
+
+/// When compiling again gives another result although nothing changed: the earliest end of a boost. Unix seconds.
+pub fn next_change(objects: &Objects, now: i64) -> Option<i64> {
+    let ends = objects.documents().iter().filter_map(|document| match document {
+        Document::Budget(object) => {
+            let until = object.spec.boost.as_ref()?.until.as_ref()?;
+            Some(until.as_str().parse::<jiff::Timestamp>().ok()?.as_second())
+        }
+        _ => None,
+    });
+    ends.filter(|end| *end > now).min()
+}
