@@ -242,7 +242,7 @@ pub async fn run(
 }
 
 /// One attempt: hold, build, send, judge.
-async fn one<'a>(
+pub async fn one<'a>(
     attempting: &Attempting<'a>,
     picked: Picked,
     record: &mut Record,

@@ -105,6 +105,20 @@ pub async fn decode(
         return Err(GatewayError::EncodingUnsupported { encoding }.into());
     }
     let (body, memory) = read_body(core, body).await?;
+    scan(operation, path_model, headers, body, memory)
+}
+
+/// What a body that was read asks for.
+///
+/// # Errors
+/// 400 for what is not the operation's JSON.
+pub fn scan(
+    operation: Operation,
+    path_model: Option<String>,
+    headers: HeaderMap,
+    body: Bytes,
+    memory: BodyShare,
+) -> Result<Box<Call>> {
     let head = head::read_head(operation, &body)
         .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
     // Clients choose neither where a call goes nor with which credential, and stage no faults (AUTH-4, AUTH-5).

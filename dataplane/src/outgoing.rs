@@ -177,7 +177,7 @@ fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) ->
 }
 
 /// The field that caps the output.
-fn output_field(operation: Operation, deployment: &Deployment) -> &'static str {
+pub fn output_field(operation: Operation, deployment: &Deployment) -> &'static str {
     match operation {
         Operation::Chat if deployment.quirks.max_tokens_field == MaxTokensField::MaxCompletionTokens => {
             "max_completion_tokens"
@@ -208,7 +208,7 @@ fn target(
 }
 
 /// Version that Anthropic's API is asked in where the client names none.
-const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+pub const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 fn outgoing_headers(
     admitted: &Admitted,

@@ -75,6 +75,8 @@ pub struct DeploymentEntry {
     pub trusts_reported_cost: bool,
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
+    /// Whom probes of it are booked to.
+    pub prober: KeyState,
 }
 
 /// What a deployment tells clients about itself.
@@ -101,6 +103,8 @@ pub struct Paths {
     pub embeddings: Option<http::Uri>,
     pub messages: Option<http::Uri>,
     pub count_tokens: Option<http::Uri>,
+    /// The list of models.
+    pub models: Option<http::Uri>,
 }
 
 /// What a deployment did and does. Outlives snapshots.
@@ -148,6 +152,18 @@ pub struct Persistent {
 }
 
 impl Persistent {
+    /// `namespace/name` and Unix seconds of the last call of keys that were used at `after` or later. `after`: Unix
+    /// seconds.
+    pub fn used_since(&self, after: i64) -> Vec<(String, i64)> {
+        let usages = lock(&self.usages);
+        let used = usages.iter().filter_map(|(name, usage)| {
+            let key = name.strip_prefix("key ")?;
+            let at = usage.last_used().filter(|at| *at >= after)?;
+            Some((key.to_owned(), at))
+        });
+        used.collect()
+    }
+
     /// Usage of a key, team or account, by a name that tells kinds apart.
     fn usage(&self, name: String) -> Arc<Usage> {
         lock(&self.usages).entry(name).or_default().clone()
@@ -306,6 +322,11 @@ impl Builder {
                 })
                 .collect(),
             authority: header_value(&authority),
+            prober: KeyState {
+                name_id: self.ledger.intern(PROBE_NAME),
+                namespace_id: self.ledger.intern(&deployment.namespace),
+                ..KeyState::default()
+            },
             id,
         }
     }
@@ -313,6 +334,9 @@ impl Builder {
 
 /// What the master key is called in rows and metrics.
 pub const MASTER_KEY_NAME: &str = "litellm_proxy_master_key";
+
+/// What probes of the operator are called in rows, where calls have the name of their key.
+pub const PROBE_NAME: &str = "tollgate_probe";
 
 impl Paths {
     fn of(deployment: &model::Deployment) -> Paths {
@@ -326,6 +350,7 @@ impl Paths {
             embeddings: path("/embeddings"),
             messages: path("/messages"),
             count_tokens: path("/messages/count_tokens"),
+            models: models_target(deployment),
         }
     }
 }
@@ -347,6 +372,17 @@ pub fn request_target(deployment: &model::Deployment, operation: &str, model: &s
         }
     };
     http::Uri::try_from(text).ok()
+}
+
+/// Path and query of a deployment's list of models.
+fn models_target(deployment: &model::Deployment) -> Option<http::Uri> {
+    let base = &deployment.endpoint.path;
+    match (deployment.surface, deployment.api_version.as_deref()) {
+        (Surface::OpenAi | Surface::Anthropic, _) => request_target(deployment, "/models", ""),
+        // Not below one of its deployments: the resource lists what it could deploy.
+        (Surface::Azure, Some(version)) => format!("{base}/openai/models?api-version={version}").try_into().ok(),
+        (Surface::Azure, None) => format!("{base}/openai/models").try_into().ok(),
+    }
 }
 
 fn percent_encode(byte: u8) -> String {

@@ -3,12 +3,16 @@
 
 mod check;
 mod config;
+mod cores;
 mod crds;
+mod dataplane;
 mod explain;
+mod feed;
 mod import;
 mod logs;
 mod memory;
 mod mock;
+mod process;
 mod serve;
 
 use std::path::PathBuf;
@@ -49,6 +53,12 @@ enum Command {
     /// Ctrl-C or SIGTERM stops taking connections and lets streams finish.
     Serve(serve::Arguments),
 
+    /// Run the proxy of a gateway in a cluster, as the operator's Deployment does.
+    ///
+    /// It takes its tables from ConfigMaps and Secrets through the Kubernetes API, swaps them whole when they change, and
+    /// goes on with the last good ones while the API is away.
+    Dataplane(dataplane::Arguments),
+
     /// Say everything that is wrong or worth knowing in a configuration.
     ///
     /// One line for each finding: file:line:column, severity, object, field, what it is and what to do. Exits with 1
@@ -82,6 +92,7 @@ fn main() -> ExitCode {
     }
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Dataplane(arguments) => dataplane::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
