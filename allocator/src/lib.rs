@@ -22,7 +22,7 @@ mod size;
 mod terms;
 
 pub use budget::{Account, Asker, Books, Budget, Synced, Totals};
-pub use message::{Answer, ReplicaId, Report};
+pub use message::{Answer, Answers, Batch, Exchange, Exchanged, ReplicaId, Report};
 pub use period::{CalendarUnit, Kind, Period, Span};
 pub use size::grant;
 pub use terms::{Mode, Terms, Unit};

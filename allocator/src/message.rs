@@ -55,3 +55,34 @@ pub struct Answer {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,
 }
+
+/// Reports of one replica. Without any it is a sign of life, whose answer may recall allowance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub replica: ReplicaId,
+    pub reports: Vec<Report>,
+}
+
+/// Answers to one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    pub replica: ReplicaId,
+    pub answers: Vec<Answer>,
+}
+
+/// What an allocator that calls its replicas sends: answers to what it was told last. The replica replies as soon as it
+/// has something to tell, and after `wait_ms` at the latest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exchange {
+    #[serde(default)]
+    pub answers: Vec<Answers>,
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// What the replica replies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchanged {
+    pub batches: Vec<Batch>,
+}

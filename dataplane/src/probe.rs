@@ -71,21 +71,19 @@ pub async fn probe(core: &Rc<Core>, id: &str) -> Option<Verdict> {
     let deployment = &tables.snapshot.deployments[index];
     let entry = &tables.deployments[index];
     let begun = Instant::now();
-    let verdict = if deployment.auth != AuthStyle::None
-        && entry.credentials.is_empty()
-        && !deployment.credentials.is_empty()
-    {
-        Verdict::new(Reason::Unauthorized, 0, "its credential is not there or makes no header")
-    } else {
-        let completion = match deployment.probe {
-            Probe::Completion => completion(core, &tables, index as u32).await,
-            Probe::Models | Probe::None => None,
+    let verdict =
+        if deployment.auth != AuthStyle::None && entry.credentials.is_empty() && !deployment.credentials.is_empty() {
+            Verdict::new(Reason::Unauthorized, 0, "its credential is not there or makes no header")
+        } else {
+            let completion = match deployment.probe {
+                Probe::Completion => completion(core, &tables, index as u32).await,
+                Probe::Models | Probe::None => None,
+            };
+            match completion {
+                Some(verdict) => verdict,
+                None => models(core, deployment, entry).await,
+            }
         };
-        match completion {
-            Some(verdict) => verdict,
-            None => models(core, deployment, entry).await,
-        }
-    };
     Some(Verdict { latency_ms: begun.elapsed().as_millis() as u64, ..verdict })
 }
 
@@ -176,7 +174,9 @@ fn judge_list(status: u16) -> Verdict {
         404 | 405 | 501 => Verdict::new(
             Reason::Reachable,
             status,
-            format!("the provider answers, but has no list of models ({status}); set probe.mode: Completion to know more"),
+            format!(
+                "the provider answers, but has no list of models ({status}); set probe.mode: Completion to know more"
+            ),
         ),
         429 => Verdict::new(Reason::Reachable, status, "the provider answers, and limits this account's rate (429)"),
         _ => Verdict::new(Reason::Failed, status, format!("the list of models was answered with {status}")),
@@ -191,8 +191,9 @@ async fn completion(core: &Rc<Core>, tables: &std::sync::Arc<Tables>, index: u32
     if deployment.model.contains('*') {
         return None;
     }
-    let leads_here =
-        |route: &model::Route| !route.name.contains('*') && route.targets.iter().any(|target| target.deployment == index);
+    let leads_here = |route: &model::Route| {
+        !route.name.contains('*') && route.targets.iter().any(|target| target.deployment == index)
+    };
     let route_index = snapshot.routes.iter().position(leads_here)?;
     let route = &snapshot.routes[route_index];
     let operation = [Operation::Chat, Operation::Completions, Operation::Embeddings]
@@ -253,17 +254,23 @@ fn judge_failure(error: &GatewayError) -> Verdict {
                     Verdict::new(Reason::Unauthorized, status, format!("the credential was refused ({status})"))
                 }
                 404 => Verdict::new(Reason::ModelNotFound, status, "the provider does not know the model (404)"),
-                429 => {
-                    Verdict::new(Reason::Reachable, status, "the provider answers, and limits this account's rate (429)")
+                429 => Verdict::new(
+                    Reason::Reachable,
+                    status,
+                    "the provider answers, and limits this account's rate (429)",
+                ),
+                _ => {
+                    Verdict::new(Reason::Failed, status, format!("`{deployment}` answered a completion with {status}"))
                 }
-                _ => Verdict::new(Reason::Failed, status, format!("`{deployment}` answered a completion with {status}")),
             }
         }
         GatewayError::UpstreamConnect { .. } => Verdict::new(Reason::Unreachable, 0, "no connection"),
         GatewayError::UpstreamTimeout { .. } => {
             Verdict::new(Reason::Timeout, 0, format!("no answer within {} s", TOTAL.as_secs()))
         }
-        GatewayError::UpstreamBroken { reason, .. } => Verdict::new(Reason::Failed, 0, format!("the provider {reason}")),
+        GatewayError::UpstreamBroken { reason, .. } => {
+            Verdict::new(Reason::Failed, 0, format!("the provider {reason}"))
+        }
         other => Verdict::new(Reason::Failed, 0, other.message()),
     }
 }

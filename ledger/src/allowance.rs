@@ -10,7 +10,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tollgate_allocator::{Answer, ReplicaId, Report, Span};
+use tollgate_allocator::{Answer, Batch, ReplicaId, Report, Span};
 
 use crate::account::Account;
 use crate::durable::BooksId;
@@ -130,13 +130,8 @@ pub struct Allowances {
     pub urgent: Notify,
     /// The allocator did not answer; cleared by the next answer.
     pub away: AtomicBool,
-}
-
-/// Reports of one replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    pub replica: ReplicaId,
-    pub reports: Vec<Report>,
+    /// The process stops: accounts are closed with what they used.
+    ends: AtomicBool,
 }
 
 impl Allowances {
@@ -154,6 +149,7 @@ impl Allowances {
             ended: Mutex::new(ended),
             urgent: Notify::new(),
             away: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -164,12 +160,27 @@ impl Allowances {
 
     /// An account was opened.
     pub fn opened(&self, budget: &str, account: Arc<Account>) {
-        lock(&self.live).push(Live { replica: self.replica(), budget: budget.into(), account });
+        let mut live = lock(&self.live);
+        if self.ends.load(Acquire) {
+            account.seal();
+        }
+        live.push(Live { replica: self.replica(), budget: budget.into(), account });
     }
 
-    /// What the allocator should hear now. `all`: everything, and idle allowance is given back, because the process
-    /// ends. Always with a batch of this replica, also an empty one: the answer may recall what is not used.
-    pub fn due(&self, now_ms: i64, all: bool) -> Vec<Batch> {
+    /// Closes all accounts: what they used is told as their last word.
+    pub fn end(&self) {
+        self.ends.store(true, Release);
+        lock(&self.live).iter().for_each(|live| live.account.seal());
+        self.urgent.notify_one();
+    }
+
+    /// Whether the allocator has heard the last word of every account.
+    pub fn is_told(&self) -> bool {
+        lock(&self.live).iter().all(|live| lock(&live.account.elsewhere.told).last)
+    }
+
+    /// What the allocator should hear now. Always with a batch of this replica, also an empty one: the answer may recall what is not used.
+    pub fn due(&self, now_ms: i64) -> Vec<Batch> {
         let mut batches: HashMap<ReplicaId, Vec<Report>> = HashMap::from([(self.replica(), Vec::new())]);
         for (replica, report) in lock(&self.ended).iter() {
             batches.entry(replica.clone()).or_default().push(report.clone());
@@ -180,7 +191,7 @@ impl Allowances {
             if is_over && lock(&account.elsewhere.told).last {
                 return false;
             }
-            if let Some(report) = report(budget, account, is_over, now_ms, all) {
+            if let Some(report) = report(budget, account, is_over, now_ms) {
                 batches.entry(replica.clone()).or_default().push(report);
             }
             true
@@ -244,13 +255,13 @@ fn is_about(answer: &Answer, budget: &str, span: &Span) -> bool {
 }
 
 /// What is to be told of an account now, if anything.
-fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64, all: bool) -> Option<Report> {
+fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option<Report> {
     let elsewhere = &account.elsewhere;
     let mut told = lock(&elsewhere.told);
     let since = now_ms.saturating_sub(told.at_ms);
     let tight = elsewhere.tight.load(Relaxed);
     let urgent = elsewhere.urgent.load(Acquire);
-    if (tight && since >= TIGHT_MS || all || account.is_sealed()) && !urgent {
+    if (tight && since >= TIGHT_MS || account.is_sealed()) && !urgent {
         give_back(account);
     }
     // `used` before `committed`: a settlement in between must not make `held` look smaller than it is.
@@ -258,8 +269,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64, all: bool
     let held = account.committed().saturating_sub(used).max(0);
     let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted: elsewhere.wanted.load(Relaxed) };
     let changed = numbers != told.numbers || (is_over && !told.last);
-    let due = all
-        || (urgent && since >= ASK_MS)
+    let due = (urgent && since >= ASK_MS)
         || (tight && since >= TIGHT_MS)
         || (changed && (since >= CHANGED_MS || is_over))
         || since >= UNCHANGED_MS;

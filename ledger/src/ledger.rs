@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::account::Account;
-use crate::allowance::{Allowances, Batch};
+use crate::allowance::Allowances;
 use crate::budget::{Budget, Closed};
 use crate::copier::{Copier, Message};
 use crate::counters::{CounterValues, Counters};
@@ -24,7 +24,7 @@ use crate::names::Names;
 use crate::recover::{RecoveryReport, recover};
 use crate::store::Store;
 use crate::terms::{BudgetTerms, BudgetView, NameId};
-use tollgate_allocator::{Answer, ReplicaId};
+use tollgate_allocator::{Answer, Batch, ReplicaId};
 
 /// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
 const GRANT_QUEUE: usize = 4096;
@@ -47,12 +47,12 @@ pub struct Options {
     /// Which start of the machine this is.
     pub kernel_boot: KernelBoot,
     /// Who hands out the limits of budgets.
-    pub limits: Limits,
+    pub allocation: Allocation,
 }
 
 /// Who hands out the limits of budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limits {
+pub enum Allocation {
     /// This process: nobody else spends.
     Own,
     /// An allocator elsewhere, told and asked through [`Ledger::due`] and [`Ledger::answered`].
@@ -70,7 +70,7 @@ impl Options {
             copy_interval: Duration::from_secs(1),
             clock: system_clock,
             kernel_boot: kernel_boot(),
-            limits: Limits::Own,
+            allocation: Allocation::Own,
         }
     }
 }
@@ -140,7 +140,8 @@ impl Ledger {
     /// Another process has the folder, the grants log is damaged, or the disk refuses. A database that cannot be opened
     /// is no error: rows wait in the journal.
     pub fn open(options: Options) -> Result<(Ledger, Vec<Writer>, RecoveryReport), OpenError> {
-        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot, limits } = options;
+        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot, allocation } =
+            options;
         let journal = folder.join("journal");
         std::fs::create_dir_all(&journal).map_err(OpenError::io("make", &journal))?;
         let lock_path = folder.join("lock");
@@ -170,7 +171,7 @@ impl Ledger {
         let pool = Arc::new(Pool::new(journal, boot, kernel_boot, segment_bytes, max_segments, live));
         let mut closed: HashMap<Box<str>, Vec<Closed>> = HashMap::new();
         // What earlier processes spent is counted elsewhere, where limits are shared.
-        let own = recovered.state.closed.iter().filter(|_| limits == Limits::Own).cloned();
+        let own = recovered.state.closed.iter().filter(|_| allocation == Allocation::Own).cloned();
         for (BooksId { budget, token, unit, span }, amount) in own {
             closed.entry(budget.into()).or_default().push(Closed { token, unit, span, amount });
         }
@@ -181,9 +182,9 @@ impl Ledger {
         let (spare_sender, spare_receiver) = sync_channel(1);
         let spares = Arc::new(Mutex::new(spare_receiver));
         let adjustments = recovered.state.adjustments.clone();
-        let allowances = match limits {
-            Limits::Own => None,
-            Limits::Shared => {
+        let allowances = match allocation {
+            Allocation::Own => None,
+            Allocation::Shared => {
                 let name = folder_name(&folder.join("replica")).map_err(OpenError::io("write", &folder))?;
                 Some(Arc::new(Allowances::new(name, boot, recovered.ended)))
             }
@@ -275,9 +276,22 @@ impl Ledger {
     }
 
     /// What the allocator should hear now, where limits are shared; sums of accounts, so that a batch that is lost is
-    /// made good by the next. `ends`: the process stops, everything is told and what no call holds is given back.
-    pub fn due(&self, ends: bool) -> Vec<Batch> {
-        self.0.allowances.as_ref().map(|allowances| allowances.due((self.0.clock)(), ends)).unwrap_or_default()
+    /// made good by the next. At least an empty batch: its answer may recall what is not used.
+    pub fn due(&self) -> Vec<Batch> {
+        self.0.allowances.as_ref().map(|allowances| allowances.due((self.0.clock)())).unwrap_or_default()
+    }
+
+    /// Nothing is held any more: the next reports are the last, with what was really used. Afterwards
+    /// [`Ledger::is_told`] says when the allocator has heard them.
+    pub fn end(&self) {
+        if let Some(allowances) = &self.0.allowances {
+            allowances.end();
+        }
+    }
+
+    /// Whether the allocator has heard the last word of every account; always, where limits are this process's own.
+    pub fn is_told(&self) -> bool {
+        self.0.allowances.as_ref().is_none_or(|allowances| allowances.is_told())
     }
 
     /// Takes answers over that came for a batch of this replica.

@@ -33,13 +33,14 @@ mod recover;
 mod store;
 mod terms;
 
-pub use allowance::Batch;
 pub use budget::{Budget, GrantWait};
 pub use counters::CounterValues;
 pub use hold::{Hold, Writer};
 pub use journal::KernelBoot;
-pub use ledger::{FlushError, Ledger, Limits, OpenError, Options, kernel_boot};
+pub use ledger::{Allocation, FlushError, Ledger, OpenError, Options, kernel_boot};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
-pub use tollgate_allocator::{Answer, CalendarUnit, Kind, Mode, Period, ReplicaId, Report, Span, Unit};
+pub use tollgate_allocator::{
+    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Unit,
+};

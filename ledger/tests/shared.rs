@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use common::{NOON_MS, attempt, exact, hard, options};
 use tollgate_allocator::{Asker, Budget as Allocated, Terms};
-use tollgate_ledger::{Budget, BudgetTerms, Hold, Ledger, Limits, Mode, Options, Refusal, Writer};
+use tollgate_ledger::{Allocation, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer};
 
 /// One clock for all tests of this file; it only goes on.
 static CLOCK_MS: AtomicI64 = AtomicI64::new(NOON_MS);
@@ -33,8 +33,8 @@ impl Allocator {
     }
 
     /// One exchange, as a transport would do it.
-    fn exchange(&mut self, process: &Process, ends: bool) {
-        for batch in process.ledger.due(ends) {
+    fn exchange(&mut self, process: &Process) {
+        for batch in process.ledger.due() {
             if self.away {
                 process.ledger.unanswered();
                 continue;
@@ -75,7 +75,7 @@ impl Process {
     }
 
     fn start_in(folder: Arc<tempfile::TempDir>, terms: &BudgetTerms) -> Process {
-        let options = Options { clock, limits: Limits::Shared, ..options(folder.path(), 1) };
+        let options = Options { clock, allocation: Allocation::Shared, ..options(folder.path(), 1) };
         let (ledger, mut writers, _) = Ledger::open(options).unwrap();
         let budgets = vec![ledger.budget(terms)];
         Process { folder, ledger, writer: writers.remove(0), budgets, terms: terms.clone() }
@@ -98,15 +98,15 @@ impl Process {
             start.started_at_ms = clock();
             match self.writer.try_hold(&start, &self.budgets) {
                 Err(Refusal::Pending(grant)) => {
-                    allocator.exchange(self, false);
+                    allocator.exchange(self);
                     runtime.block_on(grant.wait());
                 }
                 Err(Refusal::Reserved { .. }) if patience > 0 => {
                     patience -= 1;
                     for other in others {
-                        allocator.exchange(other, false);
+                        allocator.exchange(other);
                     }
-                    allocator.exchange(self, false);
+                    allocator.exchange(self);
                     let budget = self.budgets[0].clone();
                     runtime.block_on(budget.wait_for_release());
                 }
@@ -158,7 +158,7 @@ fn allowance_that_no_call_holds_is_given_back_to_who_waits() {
     b.hold(4, 60, &mut allocator, &[&a]).unwrap().settle(exact(60));
     for process in [&a, &b] {
         CLOCK_MS.fetch_add(3_000, SeqCst);
-        allocator.exchange(process, false);
+        allocator.exchange(process);
     }
     assert_eq!(allocator.used(), 100);
     assert_eq!(b.ledger.views()[0].spent, 100);
@@ -175,13 +175,13 @@ fn a_process_that_dies_is_charged_what_it_held_and_gives_the_rest_back() {
     assert!(charged >= 65, "{charged}");
     // As a killed process leaves it: the hold is never settled.
     std::mem::forget(in_flight);
-    let first = a.ledger.due(true)[0].replica.clone();
+    let first = a.ledger.due()[0].replica.clone();
     allocator.budget.close(&first);
     assert_eq!(allocator.used(), charged, "charged whole until it proves less");
     let b = a.kill();
-    allocator.exchange(&b, false);
+    allocator.exchange(&b);
     assert_eq!((allocator.used(), allocator.adjusted), (65, charged - 65));
-    assert!(b.ledger.due(false).iter().all(|batch| batch.reports.is_empty()), "told once");
+    assert!(b.ledger.due().iter().all(|batch| batch.reports.is_empty()), "told once");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn without_the_allocator_hard_refuses_and_soft_admits() {
     assert!(matches!(process.hold(3, 900, &mut allocator, &[]), Err(Refusal::Unavailable { .. })));
     allocator.away = false;
     CLOCK_MS.fetch_add(100, SeqCst);
-    allocator.exchange(&process, false);
+    allocator.exchange(&process);
     process.hold(4, 900, &mut allocator, &[]).unwrap().settle(exact(900));
 
     let soft = BudgetTerms { mode: Mode::Soft, ..hard("s", 100) };
@@ -212,7 +212,7 @@ fn without_the_allocator_hard_refuses_and_soft_admits() {
     process.hold(1, 60, &mut allocator, &[]).unwrap().settle(exact(60));
     allocator.away = false;
     CLOCK_MS.fetch_add(3_000, SeqCst);
-    allocator.exchange(&process, false);
+    allocator.exchange(&process);
     assert_eq!(allocator.used(), 60, "what was spent without asking counts");
 }
 
@@ -224,8 +224,8 @@ fn soft_budgets_know_what_others_used() {
     a.hold(1, 10, &mut allocator, &[]).unwrap().settle(exact(120));
     b.hold(2, 10, &mut allocator, &[]).unwrap().settle(exact(1));
     CLOCK_MS.fetch_add(3_000, SeqCst);
-    allocator.exchange(&a, false);
-    allocator.exchange(&b, false);
+    allocator.exchange(&a);
+    allocator.exchange(&b);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     // The answer is taken over by the ledger's thread.
     runtime.block_on(async {
@@ -249,18 +249,31 @@ fn who_was_taken_for_dead_goes_on_as_another() {
     let mut allocator = Allocator::new(&terms);
     let mut process = Process::start(&terms);
     process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(10));
-    let replica = process.ledger.due(true)[0].replica.clone();
+    let replica = process.ledger.due()[0].replica.clone();
     allocator.budget.close(&replica);
     CLOCK_MS.fetch_add(31_000, SeqCst);
-    allocator.exchange(&process, false);
+    allocator.exchange(&process);
     process.hold(2, 300, &mut allocator, &[]).unwrap().settle(exact(300));
     let replicas = allocator.budget.books[0].accounts.len();
     assert_eq!(replicas, 2);
     for _ in 0..3 {
         CLOCK_MS.fetch_add(3_000, SeqCst);
-        allocator.exchange(&process, false);
+        allocator.exchange(&process);
     }
     assert_eq!(allocator.used(), 310);
+}
+
+#[test]
+fn a_process_that_stops_in_good_order_leaves_what_it_used() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(40));
+    process.ledger.end();
+    assert!(!process.ledger.is_told());
+    allocator.exchange(&process);
+    assert!(process.ledger.is_told());
+    assert_eq!((allocator.used(), allocator.charged(), allocator.adjusted), (40, 40, 0));
 }
 
 #[test]

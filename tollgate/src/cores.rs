@@ -41,9 +41,9 @@ fn tightest(groups: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<usiz
                 read(&folder.join("cpu.max")).and_then(|text| parse_v2(&text))
             } else {
                 let number = |name: &str| read(&folder.join(name))?.trim().parse::<i64>().ok();
-                number("cpu.cfs_quota_us").zip(number("cpu.cfs_period_us")).and_then(|(quota, period)| {
-                    processors(u64::try_from(quota).ok()?, u64::try_from(period).ok()?)
-                })
+                number("cpu.cfs_quota_us")
+                    .zip(number("cpu.cfs_period_us"))
+                    .and_then(|(quota, period)| processors(u64::try_from(quota).ok()?, u64::try_from(period).ok()?))
             };
             tightest = match (tightest, quota) {
                 (Some(one), Some(other)) => Some(std::cmp::min::<usize>(one, other)),

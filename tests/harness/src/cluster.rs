@@ -2,7 +2,9 @@
 //! [`FakeApi`], parts first and the manifest last. I/O.
 
 use tollgate_mock::{Mock, Options};
-use tollgate_snapshot::compile::{Document, Input, KeyHashes, Meta, Mode, Object as Compiled, Secret, Secrets, compile};
+use tollgate_snapshot::compile::{
+    Document, Input, KeyHashes, Meta, Mode, Object as Compiled, Secret, Secrets, compile,
+};
 use tollgate_snapshot::wire::{self, GatewayName, Manifest, Part, Sealing, Tables, names};
 
 use crate::kubernetes::{FakeApi, NAMESPACE};

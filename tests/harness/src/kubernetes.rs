@@ -317,7 +317,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let first: Vec<Value> = if from == 0 {
         current.into_iter().map(|object| json!({"type": "ADDED", "object": object})).collect()
     } else if from < world.forgotten {
-        let gone = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
+        let gone =
+            json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
         vec![json!({"type": "ERROR", "object": gone})]
     } else {
         Vec::new()
@@ -359,7 +360,8 @@ async fn watch_on(
             let new = world.history[seen.min(world.history.len())..].iter();
             next = new
                 .filter(|(version, resource, kind, object)| {
-                    *version > from && (asked.wants(resource, object) || (*kind == "BOOKMARK" && *resource == asked.resource))
+                    *version > from
+                        && (asked.wants(resource, object) || (*kind == "BOOKMARK" && *resource == asked.resource))
                 })
                 .map(|(_, _, kind, object)| json!({"type": kind, "object": object}))
                 .collect();

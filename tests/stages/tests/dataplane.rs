@@ -348,7 +348,10 @@ async fn a_probe_lists_models_with_the_credential_of_the_deployment() {
     let proxy = Proxy::start(&cluster.api).await;
     let seen = || -> SeenRequest { cluster.mock.requests().pop().expect("the provider was asked") };
     let verdict = proxy.probe("default/m").await;
-    assert_eq!((&verdict["ok"], &verdict["status"], &verdict["reason"]), (&json!(true), &json!(200), &json!("Reachable")));
+    assert_eq!(
+        (&verdict["ok"], &verdict["status"], &verdict["reason"]),
+        (&json!(true), &json!(200), &json!("Reachable"))
+    );
     assert_eq!((seen().method.as_str(), seen().path.as_str()), ("GET", "/v1/models"));
     assert_eq!(seen().header("authorization"), Some(format!("Bearer {}", tollgate_harness::UPSTREAM_KEY).as_str()));
     assert_eq!(proxy.probe("default/claude").await["ok"], true);
@@ -366,10 +369,9 @@ async fn a_probe_lists_models_with_the_credential_of_the_deployment() {
 
 #[tokio::test]
 async fn a_probe_by_completion_is_booked_to_the_namespace() {
-    let mut cluster = Cluster::start(|mock| {
-        vec![objects::deployment("m", mock).set("spec.probe", json!({"mode": "Completion"}))]
-    })
-    .await;
+    let mut cluster =
+        Cluster::start(|mock| vec![objects::deployment("m", mock).set("spec.probe", json!({"mode": "Completion"}))])
+            .await;
     cluster.publish();
     let mut proxy = Proxy::start(&cluster.api).await;
     let verdict = proxy.probe("default/m").await;
@@ -388,7 +390,11 @@ async fn a_probe_by_completion_is_booked_to_the_namespace() {
     proxy.stop().await;
     let rows = tollgate_harness::ledger_rows(&proxy.data());
     let exact: Vec<_> = rows.iter().filter(|row| row.outcome == "exact").collect();
-    assert_eq!(exact.iter().map(|row| &*row.key).collect::<Vec<_>>(), ["tollgate_probe", "default/caller"], "{rows:#?}");
+    assert_eq!(
+        exact.iter().map(|row| &*row.key).collect::<Vec<_>>(),
+        ["tollgate_probe", "default/caller"],
+        "{rows:#?}"
+    );
     assert!(exact[0].cost_nano_usd > 0 && exact[0].output_tokens <= 1, "{rows:#?}");
     assert_eq!(rows.iter().filter(|row| row.outcome == "released").count(), 4, "{rows:#?}");
 }

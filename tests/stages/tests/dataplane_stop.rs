@@ -9,7 +9,9 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tollgate_harness::{Call, Cluster, Cut, CutHow, Event, KEY, Proxy, ProxyStarter, RawSocket, Reply, Step, patiently};
+use tollgate_harness::{
+    Call, Cluster, Cut, CutHow, Event, KEY, Proxy, ProxyStarter, RawSocket, Reply, Step, patiently,
+};
 
 /// A request on a connection that stays open; `close` asks for its end.
 fn models(address: std::net::SocketAddr) -> String {
@@ -138,7 +140,8 @@ async fn a_listener_speaks_tls_and_takes_a_new_certificate_without_a_restart() {
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP over TLS");
     tokio::spawn(connection);
     let request = || {
-        let request = Request::get("/v1/models").header("host", "localhost").header("authorization", format!("Bearer {KEY}"));
+        let request =
+            Request::get("/v1/models").header("host", "localhost").header("authorization", format!("Bearer {KEY}"));
         request.body(Empty::<hyper::body::Bytes>::new()).expect("a request")
     };
     let reply = sender.send_request(request()).await.expect("an answer");
@@ -178,8 +181,21 @@ async fn what_cannot_be_listened_on_is_said_plainly() {
     std::fs::write(path("kubeconfig"), "{}").expect("it is written");
     let tls = format!("http={}", path("nothing"));
     let ended = tollgate_harness::run([
-        "dataplane", "--gateway", "a/b", "--listen", "http=0", "--status-port", "0", "--tls", &tls, "--data", &path("data"),
-        "--cache", &path("cache"), "--kubeconfig", &path("kubeconfig"),
+        "dataplane",
+        "--gateway",
+        "a/b",
+        "--listen",
+        "http=0",
+        "--status-port",
+        "0",
+        "--tls",
+        &tls,
+        "--data",
+        &path("data"),
+        "--cache",
+        &path("cache"),
+        "--kubeconfig",
+        &path("kubeconfig"),
     ]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.stderr.contains("no TLS for the listener `http`") && ended.stderr.contains("tls.crt"), "{ended:?}");

@@ -126,9 +126,8 @@ pub fn with_bounds(kind: &str, kept: &str, written: &str) -> String {
     else {
         return kept.to_owned();
     };
-    let is_readable = |object: &Value| {
-        document::read(Part { text: &object.to_string(), line: 1 }, "", &|_| None).parsed.is_some()
-    };
+    let is_readable =
+        |object: &Value| document::read(Part { text: &object.to_string(), line: 1 }, "", &|_| None).parsed.is_some();
     compile::with_bounds(kind, &kept_value, &written, &is_readable).to_string()
 }
 

@@ -33,25 +33,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Something that was seen in the API.
 pub enum Change {
     /// An object has this text.
-    Present {
-        name: String,
-        text: String,
-    },
+    Present { name: String, text: String },
     /// An object is gone, or has no such text.
-    Absent {
-        name: String,
-    },
+    Absent { name: String },
     /// These are all ConfigMaps; those that were told before and are not among them are gone.
     Listed(BTreeSet<String>),
     /// `of`: what was asked for.
-    Trouble {
-        of: String,
-        error: String,
-    },
+    Trouble { of: String, error: String },
     /// What was asked for is answered again.
-    Well {
-        of: String,
-    },
+    Well { of: String },
 }
 
 /// Finds the API server: by a kubeconfig file where one is named, else from inside a pod or as `kubectl` does.

@@ -233,7 +233,9 @@ impl Feed {
             Ok(live) => {
                 if from_cache {
                     let generation = live.generation;
-                    tracing::warn!("generation {generation} comes from the cache: the API server did not give newer tables");
+                    tracing::warn!(
+                        "generation {generation} comes from the cache: the API server did not give newer tables"
+                    );
                 }
                 self.served = Some(live);
                 self.refused = None;

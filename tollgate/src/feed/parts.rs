@@ -31,8 +31,14 @@ pub enum Progress<'a> {
     /// It is nonsense or of a newer version.
     Refused(&'a ReadError),
     /// These objects are missing or of another generation.
-    Waiting { generation: u64, missing: Vec<&'a str> },
-    Complete { sha256: &'a str, manifest: &'a Manifest },
+    Waiting {
+        generation: u64,
+        missing: Vec<&'a str>,
+    },
+    Complete {
+        sha256: &'a str,
+        manifest: &'a Manifest,
+    },
 }
 
 impl Parts {
