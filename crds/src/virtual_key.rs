@@ -35,18 +35,11 @@ use std::collections::BTreeMap;
         description = "Whether the key works: not expired, disabled or exhausted"
     ),
     printcolumn(name = "TEAM", type_ = "string", json_path = ".status.team", description = "The team it belongs to"),
-    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spent", description = "Spent in this period"),
     printcolumn(
         name = "LIMIT",
         type_ = "string",
         json_path = ".status.limit",
         description = "What may be spent in a period"
-    ),
-    printcolumn(
-        name = "USED%",
-        type_ = "string",
-        json_path = ".status.usedPercent",
-        description = "Spent of the limit"
     ),
     printcolumn(
         name = "RESETS",
@@ -72,20 +65,6 @@ use std::collections::BTreeMap;
         json_path = ".status.keyPrefix",
         priority = 1,
         description = "The public beginning of the key"
-    ),
-    printcolumn(
-        name = "REQUESTS",
-        type_ = "integer",
-        json_path = ".status.requests",
-        priority = 1,
-        description = "Requests in this period"
-    ),
-    printcolumn(
-        name = "TOKENS",
-        type_ = "integer",
-        json_path = ".status.tokens",
-        priority = 1,
-        description = "Tokens in this period"
     ),
     printcolumn(
         name = "EXPIRES",

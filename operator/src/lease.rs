@@ -261,3 +261,105 @@ impl Election {
 fn parameters() -> PostParams {
     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeApi;
+
+    const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/n/leases/tollgate-operator";
+
+    fn election(api: &FakeApi, identity: &str) -> Election {
+        let api = Api::namespaced(api.client(), "n");
+        Election::new(api, identity.to_owned(), Leadership::default(), Metrics::default())
+    }
+
+    /// Steps of an operator for so long; whether it leads in the end.
+    async fn steps(election: &mut Election, seconds: u64) -> bool {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            election.step().await;
+            let pause = election.pause();
+            if Instant::now() + pause > end {
+                tokio::time::sleep_until(end).await;
+                return election.leadership.is_leading();
+            }
+            sleep(pause).await;
+        }
+    }
+
+    fn holder(api: &FakeApi) -> serde_json::Value {
+        api.state().objects[PATH]["spec"]["holderIdentity"].clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_the_other_waits_until_it_is_silent_long_enough() {
+        let api = FakeApi::default();
+        let (mut a, mut b) = (election(&api, "a"), election(&api, "b"));
+        assert!(steps(&mut a, 1).await);
+        assert!(!steps(&mut b, 14).await, "the Lease is not over yet");
+        assert!(steps(&mut b, 4).await, "a was silent for more than 15 s");
+        assert_eq!(
+            (holder(&api), api.state().objects[PATH]["spec"]["leaseTransitions"].clone()),
+            ("b".into(), 1.into())
+        );
+        // The one that was silent finds out and does not take it back.
+        assert!(!a.leadership.is_leading());
+        assert!(!steps(&mut a, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_renews_stays() {
+        let api = FakeApi::default();
+        let (mut a, mut b) = (election(&api, "a"), election(&api, "b"));
+        assert!(steps(&mut a, 1).await);
+        for _ in 0..20 {
+            assert!(steps(&mut a, 2).await);
+            assert!(!steps(&mut b, 2).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
+        let api = FakeApi::default();
+        let mut a = election(&api, "a");
+        assert!(steps(&mut a, 1).await);
+        api.state().refused = vec![("PUT".to_owned(), 500)];
+        assert!(steps(&mut a, 8).await, "it may still be renewed");
+        assert!(!steps(&mut a, 4).await);
+        api.state().refused.clear();
+        assert!(steps(&mut a, 1).await, "it wins it again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_back_is_taken_at_once() {
+        let api = FakeApi::default();
+        let (mut a, mut b) = (election(&api, "a"), election(&api, "b"));
+        assert!(steps(&mut a, 1).await);
+        a.release().await;
+        assert_eq!(holder(&api), "");
+        assert!(steps(&mut b, 0).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_that_take_it_at_once_one_gets_it() {
+        let api = FakeApi::default();
+        let (mut a, mut b) = (election(&api, "a"), election(&api, "b"));
+        tokio::join!(a.step(), b.step());
+        let leading = [&a, &b].map(|election| election.leadership.is_leading());
+        assert_eq!(leading.iter().filter(|leading| **leading).count(), 1, "{leading:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_ends_when_the_lease_is_lost() {
+        let leadership = Leadership::default();
+        leadership.hold(Instant::now() + RENEW_WITHIN);
+        let work = leadership.while_leading(std::future::pending::<()>());
+        let lose = async {
+            sleep(RETRY).await;
+            leadership.set(false);
+        };
+        let (ended, ()) = tokio::join!(work, lose);
+        assert_eq!(ended, None);
+    }
+}

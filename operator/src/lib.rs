@@ -35,6 +35,8 @@ pub mod secrets;
 pub mod settings;
 pub mod status;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 pub mod world;
 
 pub use context::Context;

@@ -10,8 +10,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, ResourceExt};
 use serde_json::json;
 use tollgate_snapshot::GatewayName;
 use tollgate_snapshot::wire::{self, Manifest, Part, Sealing, ShardDigits, Tables, names};
@@ -94,6 +94,24 @@ impl PublishError {
             },
             PublishError::Random => "NotPublished",
         }
+    }
+}
+
+/// A text that a ConfigMap is to hold.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    name: &'a str,
+    /// Value of the label.
+    table: &'static str,
+    entry: &'static str,
+    content: &'a str,
+    sha256: &'a str,
+}
+
+impl<'a> Text<'a> {
+    fn of(part: &'a Part, table: &'static str, entry: &'static str) -> Text<'a> {
+        let Part { name, content, sha256 } = part;
+        Text { name, table, entry, content, sha256 }
     }
 }
 
@@ -247,42 +265,37 @@ impl Live {
         let gateway = self.owner.gateway.clone();
         let writer = Writer::new(client, &gateway.namespace, metrics);
         let Tables { policy, keys, credentials, shard_digits: _ } = tables;
-        let config_map = |part, table, entry| (part, table, entry);
-        let parts = policy.iter().map(|part| config_map(part, names::POLICY, names::POLICY_ENTRY));
-        let parts = parts.chain(keys.iter().map(|part| config_map(part, names::KEYS, names::KEYS_ENTRY)));
-        let is_other = |held: &HashMap<String, Held>, part: &Part| {
-            held.get(&part.name).is_none_or(|held| held.sha256 != part.sha256)
-        };
-        let parts: Vec<_> = parts.filter(|(part, ..)| is_other(&self.config_maps, part)).collect();
-        let sealed: Vec<&Part> = credentials.iter().filter(|part| is_other(&self.secrets, part)).collect();
-        let mut writes = parts.len() + sealed.len();
+        let policy = policy.iter().map(|part| Text::of(part, names::POLICY, names::POLICY_ENTRY));
+        let keys = keys.iter().map(|part| Text::of(part, names::KEYS, names::KEYS_ENTRY));
+        let is_other = |held: Option<&Held>, sha256: &str| held.is_none_or(|held| held.sha256 != sha256);
+        let texts: Vec<Text<'_>> =
+            policy.chain(keys).filter(|text| is_other(self.config_maps.get(text.name), text.sha256)).collect();
+        let sealed: Vec<&Part> =
+            credentials.iter().filter(|part| is_other(self.secrets.get(&part.name), &part.sha256)).collect();
+        let mut writes = texts.len() + sealed.len();
 
-        let owner = &self.owner;
-        let held = &self.secrets;
-        let written = stream::iter(sealed)
-            .map(async |part: &Part| Ok((part.name.clone(), writer.secret(owner, held.get(&part.name), part).await?)));
-        let written: Vec<(String, Held)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
-        self.secrets.extend(written);
-        let held = &self.config_maps;
-        let written = stream::iter(parts).map(async |(part, table, entry): (&Part, &'static str, &'static str)| {
-            let text = &part.content;
-            Ok((
-                part.name.clone(),
-                writer.config_map(owner, held.get(&part.name), &part.name, table, entry, text, &part.sha256).await?,
-            ))
-        });
-        let written: Vec<(String, Held)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
-        self.config_maps.extend(written);
+        let written = sealed.into_iter().map(|part| writer.secret(&self.owner, self.secrets.get(&part.name), part));
+        let written = stream::iter(written.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        self.secrets.extend(written.try_collect::<Vec<_>>().await?);
+        let written =
+            texts.into_iter().map(|text| writer.config_map(&self.owner, self.config_maps.get(text.name), text));
+        let written = stream::iter(written.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        self.config_maps.extend(written.try_collect::<Vec<_>>().await?);
 
         let version = env!("CARGO_PKG_VERSION");
         let manifest = Manifest::of(tables, self.generation() + 1, version, gateway.clone());
         if !self.manifest.as_ref().is_some_and(|before| before.same_content(&manifest)) {
             let name = names::manifest(&gateway.name);
-            let held = self.config_maps.get(&name);
-            let text = manifest.to_text();
-            let written =
-                writer.config_map(&self.owner, held, &name, names::MANIFEST, names::MANIFEST_ENTRY, &text, "").await?;
-            self.config_maps.insert(name, written);
+            let content = manifest.to_text();
+            let text = Text {
+                name: &name,
+                table: names::MANIFEST,
+                entry: names::MANIFEST_ENTRY,
+                content: &content,
+                sha256: "",
+            };
+            let written = writer.config_map(&self.owner, self.config_maps.get(&name), text).await?;
+            self.config_maps.extend([written]);
             self.manifest = Some(manifest);
             writes += 1;
         }
@@ -314,27 +327,24 @@ impl Live {
         for name in unused {
             let part = Part { name: name.clone(), ..emptied.clone() };
             let written = writer.secret(&self.owner, self.secrets.get(&name), &part).await?;
-            self.secrets.insert(name, written);
+            self.secrets.extend([written]);
         }
         Ok(writes)
     }
 }
 
 impl Writer<'_> {
-    #[allow(clippy::too_many_arguments)]
+    /// The name with what it holds now.
     async fn config_map(
         &self,
         owner: &Owner,
         held: Option<&Held>,
-        name: &str,
-        table: &str,
-        entry: &str,
-        text: &str,
-        sha256: &str,
-    ) -> Result<Held, PublishError> {
+        text: Text<'_>,
+    ) -> Result<(String, Held), PublishError> {
+        let Text { name, table, entry, content, sha256 } = text;
         let object = ConfigMap {
             metadata: metadata(owner, held, name, table),
-            data: Some(BTreeMap::from([(entry.to_owned(), text.to_owned())])),
+            data: Some(BTreeMap::from([(entry.to_owned(), content.to_owned())])),
             ..ConfigMap::default()
         };
         let written = match held {
@@ -342,43 +352,37 @@ impl Writer<'_> {
             None => self.config_maps.create(&parameters(), &object).await,
         };
         self.metrics.wrote("ConfigMap", &written);
-        let written = match written {
-            Err(error) if held.is_none() && is_conflict(&error) => {
-                return Err(self.taken(
-                    self.config_maps.get_metadata(name).await.map(|found| found.metadata),
-                    owner,
-                    name,
-                ));
-            }
-            written => written.map_err(PublishError::of("write ConfigMap", name))?,
-        };
-        Ok(Held { sha256: sha256.to_owned(), ..held_version(&written.metadata) })
+        if let (Err(error), None) = (&written, held)
+            && is_conflict(error)
+        {
+            let found = self.config_maps.get_metadata(name).await;
+            return Err(taken(found.map(|found| found.metadata), owner, name));
+        }
+        let written = written.map_err(PublishError::of("write ConfigMap", name))?;
+        Ok((name.to_owned(), Held { sha256: sha256.to_owned(), ..held_version(&written.metadata) }))
     }
 
-    async fn secret(&self, owner: &Owner, held: Option<&Held>, part: &Part) -> Result<Held, PublishError> {
+    /// The name with what it holds now.
+    async fn secret(&self, owner: &Owner, held: Option<&Held>, part: &Part) -> Result<(String, Held), PublishError> {
         let Part { name, content, sha256 } = part;
         let metadata = metadata(owner, held, name, names::CREDENTIALS);
+        let data = BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
         let written = match held {
             // Not replaced but patched: roles allow no more.
             Some(_) => {
-                let patch = json!({
-                    "metadata": metadata,
-                    "data": {names::CREDENTIALS_ENTRY: ByteString(content.clone().into_bytes())},
-                });
+                let patch = json!({"metadata": metadata, "data": data});
                 let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
                 self.secrets.patch(name, &parameters, &Patch::Merge(patch)).await
             }
             None => {
-                let data =
-                    BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
-                let object =
-                    Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() };
+                let type_ = Some("Opaque".to_owned());
+                let object = Secret { metadata, data: Some(data), type_, ..Secret::default() };
                 self.secrets.create(&parameters(), &object).await
             }
         };
         self.metrics.wrote("Secret", &written);
         let written = written.map_err(PublishError::of("write Secret", name))?;
-        Ok(Held { sha256: sha256.clone(), ..held_version(&written.metadata) })
+        Ok((name.clone(), Held { sha256: sha256.clone(), ..held_version(&written.metadata) }))
     }
 
     async fn delete(&self, name: &str, held: &Held) -> Result<(), PublishError> {
@@ -389,14 +393,14 @@ impl Writer<'_> {
         self.metrics.wrote("ConfigMap", &deleted);
         deleted.map(|_| ()).map_err(PublishError::of("delete ConfigMap", name))
     }
+}
 
-    /// Why something cannot be created that is there already.
-    fn taken(&self, found: Result<ObjectMeta, kube::Error>, owner: &Owner, name: &str) -> PublishError {
-        match found {
-            Ok(metadata) if !is_ours(&metadata, &owner.gateway.name) => PublishError::Taken(name.to_owned()),
-            // Ours, and not seen when it was listed.
-            Ok(_) | Err(_) => PublishError::Conflict(name.to_owned()),
-        }
+/// Why something cannot be created that is there already.
+fn taken(found: Result<ObjectMeta, kube::Error>, owner: &Owner, name: &str) -> PublishError {
+    match found {
+        Ok(metadata) if !is_ours(&metadata, &owner.gateway.name) => PublishError::Taken(name.to_owned()),
+        // Ours, and not seen when it was listed.
+        Ok(_) | Err(_) => PublishError::Conflict(name.to_owned()),
     }
 }
 
@@ -466,4 +470,176 @@ fn random() -> Result<String, PublishError> {
     let mut bytes = [0; RANDOM];
     getrandom::fill(&mut bytes).map_err(|_| PublishError::Random)?;
     Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tollgate_snapshot::compile::{Document, KeyHashes, Meta, Object, Secrets};
+
+    use super::*;
+    use crate::tables::compiled::{Asked, compile};
+    use crate::testing::FakeApi;
+    use crate::world::Objects;
+
+    const CONFIG_MAPS: &str = "/api/v1/namespaces/n/configmaps";
+
+    fn owner() -> Owner {
+        Owner { gateway: GatewayName { namespace: "n".into(), name: "g".into() }, uid: "gateway-uid".into() }
+    }
+
+    /// Tables with a key for each of these numbers.
+    fn tables(live: &Live, keys: &[u32]) -> Tables {
+        let mut objects = Objects::default();
+        let gateway = Object { meta: Meta::new("n", "g"), spec: serde_json::from_value(json!({})).unwrap() };
+        let mut documents = vec![Document::LLMGateway(Box::new(gateway))];
+        for number in keys {
+            let spec = json!({"models": ["m"], "keyHash": format!("sha256:{number:064x}")});
+            let meta = Meta::new("n", format!("key-{number}"));
+            documents
+                .push(Document::VirtualKey(Box::new(Object { meta, spec: serde_json::from_value(spec).unwrap() })));
+        }
+        objects.put_documents(documents);
+        let asked = Asked {
+            gateway: live.owner.gateway.clone(),
+            previous: None,
+            salt: live.salt.clone(),
+            token: live.token(),
+            shard_digits: live.shard_digits(),
+        };
+        let mut compiled = compile(&objects, &Secrets::default(), &KeyHashes::default(), &[asked], 0);
+        compiled.answers.remove(&live.owner.gateway).expect("it was asked for").tables
+    }
+
+    async fn load(client: &Client) -> Live {
+        Live::load(client, owner(), &Metrics::default()).await.unwrap().0
+    }
+
+    async fn publish(live: &mut Live, client: &Client, keys: &[u32]) -> Result<Published, PublishError> {
+        let tables = tables(live, keys);
+        live.publish(client, &tables, &Metrics::default()).await
+    }
+
+    fn generation(api: &FakeApi) -> Value {
+        let state = api.state();
+        let text = state.objects[&format!("{CONFIG_MAPS}/tollgate-g-manifest")]["data"]["manifest.json"].clone();
+        serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap()["generation"].clone()
+    }
+
+    #[tokio::test]
+    async fn parts_come_first_and_the_manifest_last() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        let published = publish(&mut live, &client, &[1]).await.unwrap();
+        assert_eq!(published.generation, 1);
+        let writes = api.state().take_writes();
+        assert_eq!(writes.len(), published.writes);
+        assert!(writes.iter().all(|write| write.starts_with("POST")), "{writes:?}");
+        assert_eq!(writes.iter().filter(|write| write.ends_with("/secrets")).count(), 1, "{writes:?}");
+        let state = api.state();
+        let last = state
+            .objects
+            .values()
+            .max_by_key(|object| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
+        let last = last.unwrap();
+        assert_eq!(last["metadata"]["name"], "tollgate-g-manifest");
+        assert_eq!(last["metadata"]["ownerReferences"][0]["uid"], "gateway-uid");
+        assert_eq!(last["metadata"]["labels"]["tollgate.dev/tables"], "manifest");
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_not_written_again() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        api.state().asked.clear();
+        assert_eq!(publish(&mut live, &client, &[1]).await.unwrap(), Published { generation: 1, writes: 0 });
+        assert!(api.state().asked.is_empty());
+        // Nor by whoever comes after.
+        let mut other = load(&client).await;
+        assert_eq!((&other.salt, &other.token), (&live.salt, &live.token));
+        api.state().asked.clear();
+        assert_eq!(publish(&mut other, &client, &[1]).await.unwrap(), Published { generation: 1, writes: 0 });
+        assert!(api.state().asked.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_key_more_writes_its_shard_and_the_manifest() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        api.state().asked.clear();
+        let published = publish(&mut live, &client, &[1, 2]).await.unwrap();
+        assert_eq!(published, Published { generation: 2, writes: 2 });
+        let writes = api.state().take_writes();
+        let expected = ["tollgate-g-keys", "tollgate-g-manifest"].map(|name| format!("PUT {CONFIG_MAPS}/{name}"));
+        assert_eq!(writes, expected);
+    }
+
+    #[tokio::test]
+    async fn who_was_deposed_cannot_undo_what_is_newer() {
+        let api = FakeApi::default();
+        let (old, new) = (api.client(), api.client());
+        let mut deposed = load(&old).await;
+        publish(&mut deposed, &old, &[1]).await.unwrap();
+        let mut leader = load(&new).await;
+        publish(&mut leader, &new, &[1, 2]).await.unwrap();
+
+        let error = publish(&mut deposed, &old, &[1, 3]).await.unwrap_err();
+        assert!(matches!(error, PublishError::Conflict(_)), "{error}");
+        assert_eq!(generation(&api), 2);
+        let (live, read) = Live::load(&new, owner(), &Metrics::default()).await.unwrap();
+        let keys: Vec<String> = read.unwrap().snapshot.keys.iter().map(|key| key.name.to_string()).collect();
+        assert_eq!((live.generation(), keys), (2, vec!["key-1".to_owned(), "key-2".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_others_is_never_overwritten() {
+        let api = FakeApi::default();
+        let path = format!("{CONFIG_MAPS}/tollgate-g-manifest");
+        let foreign = json!({"metadata": {"namespace": "n", "name": "tollgate-g-manifest"}, "data": {"a": "b"}});
+        api.put(&path, foreign);
+        let client = api.client();
+        let mut live = load(&client).await;
+        let error = publish(&mut live, &client, &[1]).await.unwrap_err();
+        assert_eq!(error.reason(), "NameTaken");
+        assert_eq!(api.state().objects[&path]["data"], json!({"a": "b"}));
+    }
+
+    #[tokio::test]
+    async fn a_part_that_the_manifest_names_no_more_is_deleted_after_it() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        // Left by whoever was killed between the manifest and this.
+        let stale = format!("{CONFIG_MAPS}/tollgate-g-policy-7");
+        let labels = json!({"tollgate.dev/gateway": "g", "tollgate.dev/tables": "policy"});
+        api.put(&stale, json!({"metadata": {"namespace": "n", "name": "tollgate-g-policy-7", "labels": labels}}));
+        let mut live = load(&client).await;
+        api.state().asked.clear();
+        assert_eq!(publish(&mut live, &client, &[1]).await.unwrap().writes, 1);
+        assert_eq!(api.state().take_writes(), [format!("DELETE {stale}")]);
+        assert!(!api.state().objects.contains_key(&stale));
+    }
+
+    #[tokio::test]
+    async fn changes_of_others_are_told_from_echoes() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut live = load(&client).await;
+        publish(&mut live, &client, &[1]).await.unwrap();
+        let name = "tollgate-g-manifest";
+        let version = live.config_maps[name].resource_version.clone();
+        assert!(live.concerns(name) && !live.concerns("tollgate-other-manifest"));
+        assert!(!live.is_foreign(name, Some(&version)));
+        assert!(!live.is_foreign(name, Some("0")), "an older one that comes late");
+        assert!(live.is_foreign(name, Some("1000")));
+        assert!(live.is_foreign(name, None), "it is gone");
+        assert!(live.is_foreign("tollgate-g-policy-9", Some("1000")), "one that nobody here wrote");
+        assert!(!live.is_foreign("tollgate-g-policy-9", None));
+    }
 }

@@ -12,7 +12,7 @@ use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tollgate_crds::{KeyPolicy, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, VirtualKeySpec};
 use tollgate_snapshot::compile::{Document, Meta, Secret, Secrets, Unread};
 
@@ -34,6 +34,9 @@ const FORBIDDEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 
 /// How often one is read that may be read but not watched.
 const POLL: Duration = Duration::from_secs(20);
+
+/// A watch that ends sooner is no sign of health.
+const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Reads at once; watches are not counted.
 const READS: usize = 16;
@@ -247,8 +250,10 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
                 continue;
             }
         };
+        let begun = Instant::now();
         match watch_one(&api, name, &version, &see).await {
-            Ok(()) => failed.reset(),
+            Ok(()) if begun.elapsed() >= AT_LEAST => failed.reset(),
+            Ok(()) => failed.wait().await,
             Err(kube::Error::Api(status)) if status.code == 403 => tokio::time::sleep(POLL).await,
             Err(error) => {
                 tracing::debug!(%error, "watch of Secret `{}/{}` failed: {error}", name.0, name.1);
@@ -288,4 +293,79 @@ fn decode(object: Object) -> Secret {
     let meta =
         Meta { annotations, ..Meta::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()) };
     Secret { meta, data: entries.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tollgate_snapshot::compile::{Meta, Object};
+
+    use super::*;
+    use crate::testing::FakeApi;
+
+    const PATH: &str = "/api/v1/namespaces/n/secrets/openai";
+
+    async fn until(store: &SecretStore, is_so: impl Fn(&Secrets) -> bool) {
+        let mut changed = store.subscribe();
+        let seen = async {
+            while !is_so(&store.compiled()) {
+                changed.changed().await.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(600), seen).await.expect("it becomes so");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_may_not_be_read_is_told_and_read_once_it_may() {
+        let api = FakeApi::default();
+        api.put(PATH, json!({"metadata": {"namespace": "n", "name": "openai"}, "data": {"key": "dmFsdWU="}}));
+        api.state().refused = vec![(format!("GET {PATH}"), 403)];
+        let (store, name) = (SecretStore::default(), ("n".to_owned(), "openai".to_owned()));
+        let reads = Semaphore::new(1);
+        let following = follow(api.client(), &name, &reads, |sight| store.see(&name, sight));
+        let looking = async {
+            until(&store, |secrets| secrets.unread("n", "openai") == Some(&Unread::Forbidden)).await;
+            api.state().refused.clear();
+            until(&store, |secrets| secrets.get("n", "openai").is_some()).await;
+            assert_eq!(&*store.compiled().get("n", "openai").unwrap().data["key"], "value");
+            // The API server goes away: what was read stays.
+            api.state().refused = vec![(format!("GET {PATH}"), 500)];
+            let before = api.state().asked.len();
+            while api.state().asked.len() < before + 3 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            assert!(store.compiled().get("n", "openai").is_some());
+            api.state().refused.clear();
+            api.state().objects.clear();
+            until(&store, |secrets| secrets.get("n", "openai").is_none()).await;
+        };
+        tokio::select! {
+            () = following => unreachable!("it never returns"),
+            () = looking => {}
+        }
+    }
+
+    #[test]
+    fn only_what_objects_name_is_wanted() {
+        let mut objects = Objects::default();
+        let account = Object {
+            meta: Meta::new("n", "a"),
+            spec: serde_json::from_value::<ProviderAccountSpec>(json!({
+                "provider": "openai",
+                "credentials": [{"name": "one", "secretRef": {"name": "s1", "key": "k"}}],
+            }))
+            .unwrap(),
+        };
+        let key = |name: &str, secret: serde_json::Value| Object {
+            meta: Meta::new("n", name),
+            spec: serde_json::from_value::<VirtualKeySpec>(json!({ "secret": secret })).unwrap(),
+        };
+        objects.put_documents(vec![
+            Document::ProviderAccount(Box::new(account)),
+            Document::VirtualKey(Box::new(key("generated", json!({"name": "s2"})))),
+            Document::VirtualKey(Box::new(key("adopted", json!({"name": "s3", "policy": "Adopt"})))),
+        ]);
+        let names: Vec<String> = wanted(&objects).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["s1", "s3"]);
+    }
 }

@@ -12,6 +12,7 @@ mod import;
 mod logs;
 mod memory;
 mod mock;
+mod operator;
 mod process;
 mod serve;
 
@@ -59,6 +60,12 @@ enum Command {
     /// goes on with the last good ones while the API is away.
     Dataplane(dataplane::Arguments),
 
+    /// Run the operator of a Kubernetes cluster.
+    ///
+    /// It watches the resources, writes the tables that proxies run, keeps what runs for each LLMGateway, and says in every
+    /// object's status what became of it. Several may run; one of them writes. Ctrl-C or SIGTERM lets another go on.
+    Operator(operator::Arguments),
+
     /// Say everything that is wrong or worth knowing in a configuration.
     ///
     /// One line for each finding: file:line:column, severity, object, field, what it is and what to do. Exits with 1
@@ -93,6 +100,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Dataplane(arguments) => dataplane::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Operator(arguments) => operator::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use tollgate_crds::{
     BudgetSpec, BudgetStatus, Condition, ConditionStatus, LLMGatewaySpec, LLMGatewayStatus, ModelDeploymentSpec,
-    ModelDeploymentStatus, ObjectRef as Reference, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
+    ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
     RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
-use tollgate_snapshot::compile::{Document, Meta, Object};
+use tollgate_snapshot::compile::{Document, Object};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use super::condition::{
@@ -24,7 +24,6 @@ const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", 
 /// What an object is looked at with.
 struct Look<'a> {
     object: ObjectRef,
-    meta: &'a Meta,
     record: &'a Record,
     findings: &'a [Finding],
     before: &'a Seen,
@@ -35,7 +34,7 @@ impl<'a> Pass<'a> {
         let object = document.object_ref();
         let findings = self.findings(&object);
         let before = self.before(&object, record);
-        let look = Look { object, meta: document.meta(), record, findings, before };
+        let look = Look { object, record, findings, before };
         match document {
             Document::LLMGateway(object) => self.gateway(document, object, look),
             Document::ProviderAccount(object) => self.account(document, object, look),
@@ -48,13 +47,18 @@ impl<'a> Pass<'a> {
     }
 
     fn common(&self, document: &Document, look: &Look<'a>, in_tables: bool) -> Vec<Statement> {
-        let running = self.running(document, look.record, look.findings, in_tables);
+        let running = self.running(document, look.record, look.before, look.findings, in_tables);
         Common { findings: look.findings, running }.statements().to_vec()
     }
 
     fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
         let fact = self.known.gateways.get(&name);
+        let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
+        if self.young && !is_known && look.before.generation == Some(look.record.generation) {
+            // Better as it was than without its address for a moment.
+            return;
+        }
         let GatewayFact { address, replicas, selector, problem } = fact.cloned().unwrap_or_default();
         let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
         // A gateway is in its own tables whatever is wrong with single fields.
@@ -212,9 +216,9 @@ impl<'a> Pass<'a> {
             conditions: self.timed(statements, &look),
             keys: Some(self.index.keys_of_team.get(&name).copied().unwrap_or(0)),
             limit: object.spec.budget.as_ref().map(text::limit),
+            resets: object.spec.budget.as_ref().and_then(|budget| self.resets(&budget.period)),
             spent: None,
             used_percent: None,
-            resets: None,
         };
         self.show(look, &status, |status| &status.conditions);
     }
@@ -268,6 +272,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(look.record.generation),
             team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
             limit: terms.map(text::limit),
+            resets: terms.and_then(|terms| self.resets(&terms.period)),
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
@@ -298,6 +303,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
             limit: Some(text::budget_limit(&object.spec)),
+            resets: self.resets(&object.spec.period),
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
             ..BudgetStatus::default()
@@ -321,9 +327,14 @@ impl<'a> Pass<'a> {
             observed_generation: Some(record.generation),
             conditions: conditions(statements, record.generation, before, &self.now_text),
         };
-        let meta = Meta::default();
-        let look = Look { object: object.clone(), meta: &meta, record, findings: &[], before };
+        let look = Look { object: object.clone(), record, findings: &[], before };
         self.show_one(look, &status, &status.conditions);
+    }
+
+    fn resets(&mut self, period: &Period) -> Option<String> {
+        let (text, at) = text::resets(period, self.timestamp)?;
+        self.will_change(at);
+        Some(text)
     }
 
     fn timed(&self, statements: Vec<Statement>, look: &Look<'a>) -> Vec<Condition> {
@@ -336,7 +347,7 @@ impl<'a> Pass<'a> {
 
     /// Wants the status where it differs from what is there.
     fn show_one<S: Serialize>(&mut self, look: Look<'_>, status: &S, conditions: &[Condition]) {
-        let Look { object, meta: _, record, findings: _, before } = look;
+        let Look { object, record, findings: _, before } = look;
         let digest = digest(status);
         if digest == before.digest {
             return;

@@ -1,5 +1,7 @@
 //! Texts of statuses that are ready to print.
 
+use jiff::tz::TimeZone;
+use jiff::{RoundMode, Timestamp, ToSpan, Unit, ZonedRound};
 use tollgate_crds::{
     BudgetScope, BudgetSpec, BudgetTerms, BudgetUnit, CalendarPeriod, LabelOperator, LabelSelector, Period,
 };
@@ -46,6 +48,30 @@ fn cents(amount: &str) -> String {
         Some((_, decimals)) if decimals.len() == 1 => format!("{amount}0"),
         Some(_) => amount.to_owned(),
     }
+}
+
+/// When a budget of this period begins anew, as a date (hours: a time), and in Unix seconds. `None`: it does not at one
+/// moment, or the time zone is not known.
+pub fn resets(period: &Period, now: Timestamp) -> Option<(String, i64)> {
+    let calendar = period.calendar?;
+    let zone = match &period.time_zone {
+        None => TimeZone::UTC,
+        Some(name) => TimeZone::get(name.as_str()).ok()?,
+    };
+    let local = now.to_zoned(zone.clone());
+    let today = local.date();
+    let next = match calendar {
+        CalendarPeriod::Hour => {
+            let next = local.round(ZonedRound::new().smallest(Unit::Hour).mode(RoundMode::Trunc)).ok()?;
+            let next = next.checked_add(1.hour()).ok()?;
+            return Some((next.strftime("%Y-%m-%dT%H:%M%:z").to_string(), next.timestamp().as_second()));
+        }
+        CalendarPeriod::Day => today.tomorrow().ok()?,
+        CalendarPeriod::Week => today.checked_add((7 - today.weekday().to_monday_zero_offset()).days()).ok()?,
+        CalendarPeriod::Month => today.first_of_month().checked_add(1.month()).ok()?,
+        CalendarPeriod::Year => today.first_of_year().checked_add(1.year()).ok()?,
+    };
+    Some((next.to_string(), next.to_zoned(zone).ok()?.timestamp().as_second()))
 }
 
 /// A price per million. Example: `$2.50`.
@@ -133,6 +159,30 @@ mod tests {
             let terms = BudgetTerms { limit: DecimalText::new(amount), unit, period, enforcement };
             assert_eq!(limit(&terms), text);
         }
+    }
+
+    #[test]
+    fn periods_end_where_the_calendar_says() {
+        let now: Timestamp = "2026-11-28T23:30:00Z".parse().unwrap();
+        let period = |calendar, zone: Option<&str>| Period {
+            calendar: Some(calendar),
+            time_zone: zone.map(Into::into),
+            ..Period::default()
+        };
+        for (calendar, zone, date, moment) in [
+            (CalendarPeriod::Hour, None, "2026-11-29T00:00+00:00", "2026-11-29T00:00:00Z"),
+            (CalendarPeriod::Day, None, "2026-11-29", "2026-11-29T00:00:00Z"),
+            (CalendarPeriod::Day, Some("Europe/Vienna"), "2026-11-30", "2026-11-29T23:00:00Z"),
+            (CalendarPeriod::Week, None, "2026-11-30", "2026-11-30T00:00:00Z"),
+            (CalendarPeriod::Month, None, "2026-12-01", "2026-12-01T00:00:00Z"),
+            (CalendarPeriod::Year, None, "2027-01-01", "2027-01-01T00:00:00Z"),
+        ] {
+            let moment: Timestamp = moment.parse().unwrap();
+            let expected = Some((date.to_owned(), moment.as_second()));
+            assert_eq!(resets(&period(calendar, zone), now), expected, "{calendar:?} {zone:?}");
+        }
+        assert_eq!(resets(&period(CalendarPeriod::Day, Some("Nowhere")), now), None);
+        assert_eq!(resets(&Period { lifetime: Some(Lifetime {}), ..Period::default() }, now), None);
     }
 
     #[test]

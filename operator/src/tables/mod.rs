@@ -23,6 +23,7 @@ use crate::Context;
 use crate::backoff::Backoff;
 use crate::error::Ended;
 use crate::facts::Problem;
+use crate::kind;
 use crate::proxies;
 use crate::publish::{Live, Owner, PublishError};
 use crate::secrets;
@@ -34,6 +35,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long a round waits for Secrets that were never read.
 const SECRETS: Duration = Duration::from_secs(1);
 
+/// How long a new leader gives proxies, pods and probes to be heard of, before it says that there are none.
+const YOUNG: Duration = Duration::from_secs(10);
+
 /// Tries to publish over conflicts before it takes a breath.
 const CONFLICTS: u32 = 3;
 
@@ -41,20 +45,19 @@ const CONFLICTS: u32 = 3;
 pub async fn run(context: Context) -> Ended {
     loop {
         tokio::select! {
-            () = follow(&context) => {}
-            Some(never) = context.leadership.while_leading(lead(&context)) => match never {},
+            biased;
+            () = context.leadership.acquired() => {}
+            never = follow(&context) => match never {},
         }
+        // Ends with the Lease.
+        context.leadership.while_leading(lead(&context)).await;
     }
 }
 
-/// Without the Lease: only takes over what watches bring, so that leading begins warm. Ends with the Lease.
-async fn follow(context: &Context) {
+/// Without the Lease: only takes over what watches bring, so that leading begins warm.
+async fn follow(context: &Context) -> Infallible {
     loop {
-        tokio::select! {
-            biased;
-            () = context.leadership.acquired() => return std::future::pending().await,
-            () = context.world.arrived() => {}
-        }
+        context.world.arrived().await;
         sleep(SETTLE).await;
         context.world.take_over();
     }
@@ -63,6 +66,7 @@ async fn follow(context: &Context) {
 /// What one leader remembers between rounds.
 struct Lead<'c> {
     context: &'c Context,
+    begun: Instant,
     gateways: BTreeMap<GatewayName, Gateway>,
     watches: Watches,
     compiled: Arc<Compiled>,
@@ -107,6 +111,7 @@ async fn lead(context: &Context) -> Infallible {
     let (queue, writer) = StatusQueue::new(context);
     let mut lead = Lead {
         context,
+        begun: Instant::now(),
         gateways: BTreeMap::new(),
         watches: Watches::new(context.client.clone(), context.metrics.clone()),
         compiled: Arc::default(),
@@ -175,17 +180,33 @@ impl Lead<'_> {
         if !context.world.read().is_complete() {
             return Next::never();
         }
+        if taken.documents {
+            self.count_objects();
+        }
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
         }
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
-        let shown = status::look(context, views, &self.compiled, &self.queue).await;
+        let young = self.begun.elapsed() < YOUNG;
+        let shown = status::look(context, views, young, &self.compiled, &self.queue).await;
         self.queue.put(shown.statuses);
         let objects = context.world.read();
         self.queue
             .forget(|object, version| objects.record(object).is_some_and(|record| record.resource_version == version));
         drop(objects);
         self.next(shown.next_change)
+    }
+
+    fn count_objects(&self) {
+        let Context { world, metrics, .. } = self.context;
+        let objects = world.read();
+        let mut numbers = kind::KINDS.map(|kind| (kind, 0));
+        for document in objects.documents() {
+            if let Some((_, number)) = numbers.iter_mut().find(|(kind, _)| *kind == document.kind()) {
+                *number += 1;
+            }
+        }
+        numbers.into_iter().for_each(|(kind, number)| metrics.objects(kind, number));
     }
 
     /// When to begin a round although nothing happens.
@@ -196,7 +217,8 @@ impl Lead<'_> {
             |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
         let boost = compiled::next_change(&self.context.world.read(), now).map(in_seconds);
         let compile = retry.into_iter().chain(boost).min();
-        let show = shown.map(in_seconds);
+        let grown = Some(self.begun + YOUNG).filter(|at| *at > Instant::now());
+        let show = shown.map(in_seconds).into_iter().chain(grown).min();
         match (compile, show) {
             (Some(at), Some(show)) if show < at => Next { at: show, compile: false },
             (Some(at), _) => Next { at, compile: true },

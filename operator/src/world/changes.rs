@@ -160,6 +160,17 @@ impl Objects {
 }
 
 #[cfg(test)]
+impl Objects {
+    /// Takes over documents as if watches had brought them.
+    pub(crate) fn put_documents(&mut self, documents: Vec<Document>) {
+        self.round += 1;
+        for document in documents {
+            self.insert(document, Record { round: self.round, generation: 1, ..Record::default() });
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use kube::core::DynamicObject;
     use serde_json::json;
