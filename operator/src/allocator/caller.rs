@@ -56,7 +56,7 @@ impl Caller {
         for Batch { replica, reports } in batches {
             let (tell, told) = oneshot::channel();
             // Replicas of one name in two pods are two.
-            let ask = Ask { pod: self.pod.clone(), replica: full_name(&self.pod, &replica), reports, tell };
+            let ask = Ask { replica: full_name(&self.pod, &replica), reports, tell };
             if self.desk.send(ask).await.is_err() {
                 break;
             }

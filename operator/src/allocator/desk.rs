@@ -19,7 +19,6 @@ use crate::facts::{Named, SpendFact};
 
 /// A replica's reports, and where the answers go.
 pub struct Ask {
-    pub pod: String,
     pub replica: ReplicaId,
     pub reports: Vec<Report>,
     pub tell: oneshot::Sender<Vec<Answer>>,

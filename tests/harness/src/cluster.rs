@@ -93,6 +93,17 @@ impl Cluster {
         }
     }
 
+    /// Writes the parts that differ from what is there, as the operator does.
+    pub fn write_changed_parts(&self, tables: &Tables) {
+        let is_new =
+            |entry: &str, part: &Part| self.api.config_map(&part.name, entry).is_none_or(|is| is != part.content);
+        let Tables { policy, keys, credentials, shard_digits } = tables;
+        let policy = policy.iter().filter(|part| is_new(names::POLICY_ENTRY, part)).cloned().collect();
+        let keys = keys.iter().filter(|part| is_new(names::KEYS_ENTRY, part)).cloned().collect();
+        let credentials = credentials.clone();
+        self.write_parts(&Tables { policy, keys, credentials, shard_digits: *shard_digits });
+    }
+
     pub fn write_manifest(&self, manifest: &Manifest) {
         let name = names::manifest("default");
         self.api.put_config_map(&name, labels(names::MANIFEST), names::MANIFEST_ENTRY, &manifest.to_text());

@@ -136,6 +136,13 @@ impl FakeApi {
         self.shared.change(|world| world.put("secrets", object));
     }
 
+    /// An entry of a ConfigMap.
+    pub fn config_map(&self, name: &str, entry: &str) -> Option<String> {
+        let world = self.shared.world();
+        let object = world.objects.get(&("configmaps", name.to_owned()))?;
+        object["data"][entry].as_str().map(str::to_owned)
+    }
+
     /// Deletes a ConfigMap.
     pub fn delete_config_map(&self, name: &str) {
         self.shared.change(|world| {

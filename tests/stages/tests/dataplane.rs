@@ -382,7 +382,7 @@ async fn a_probe_by_completion_is_booked_to_the_namespace() {
     for (status, reason, ok) in
         [(401, "Unauthorized", false), (404, "ModelNotFound", false), (429, "Reachable", true), (500, "Failed", false)]
     {
-        cluster.mock.script("up-m", [tollgate_harness::Failure { status, ..Default::default() }]);
+        cluster.mock.script("up-m", [tollgate_harness::Failure { status: Some(status), ..Default::default() }]);
         let verdict = proxy.probe("default/m").await;
         assert_eq!((&verdict["ok"], &verdict["reason"]), (&json!(ok), &json!(reason)), "{verdict}");
     }
@@ -401,4 +401,37 @@ async fn a_probe_by_completion_is_booked_to_the_namespace() {
 
 fn serde_json_of(seen: &SeenRequest) -> tollgate_harness::Value {
     std::str::from_utf8(&seen.body).ok().and_then(|text| text.parse().ok()).expect("a JSON body")
+}
+
+/// With a binary built for speed: `TOLLGATE_BIN=target/release/tollgate cargo test --release ... -- --ignored`.
+#[tokio::test]
+#[ignore = "measures, and wants optimised builds"]
+async fn a_change_among_many_keys_is_visible_within_half_a_second_and_costs_little_memory() {
+    for (count, most_mib) in [(10_000, Some(25)), (100_000, None)] {
+        let mut cluster = Cluster::start(|mock| vec![objects::deployment("m", mock)]).await;
+        for number in 0..count {
+            cluster.objects.push(objects::key(&format!("k{number}"), &objects::key_text(&number.to_string())));
+        }
+        cluster.publish();
+        let proxy = Proxy::start(&cluster.api).await;
+        proxy.chat("m").await.send().await.expect(200);
+        let mut slowest = Duration::ZERO;
+        for number in 0..10 {
+            cluster.set(objects::key("changed", &objects::key_text(&format!("c{number}"))));
+            let (tables, manifest) = cluster.tables();
+            cluster.write_changed_parts(&tables);
+            cluster.write_manifest(&manifest);
+            slowest = slowest.max(proxy.wait_for_generation(manifest.generation).await);
+        }
+        // The allocator's threads give back what they freed a second after.
+        let idle_mib = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id())).expect("the process runs");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of VmRSS");
+            line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+        };
+        println!("{count} keys: slowest change {slowest:?}, {} MiB", idle_mib());
+        println!("{}", proxy.log().lines().rev().take(3).collect::<Vec<_>>().join("\n"));
+        assert!(slowest <= Duration::from_millis(500), "{count} keys: visible after {slowest:?}");
+        assert!(most_mib.is_none_or(|most| idle_mib() <= most), "{count} keys: {} MiB", idle_mib());
+    }
 }

@@ -3,18 +3,17 @@
 //! for ever, sooner while they are fresh.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_all};
-use kube::{Client, Config, ResourceExt};
+use kube::{Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tollgate_snapshot::wire::names;
 
@@ -23,6 +22,8 @@ const WATCH_SECONDS: u32 = 60;
 
 /// Longest silence of the API server in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
+
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// ConfigMaps listed at once. Each may have a MiB.
 const PAGE: u32 = 16;
@@ -57,6 +58,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
         }
         None => Config::infer().await.context("found no Kubernetes API: run in a pod, or name a --kubeconfig")?,
     };
+    config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
     // Else the time that a connection was idle counts too.
     config.reset_reader_on_write = true;
@@ -65,41 +67,18 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 
 /// Tells every change of the gateway's ConfigMaps. Ends when nobody listens.
 pub async fn follow_config_maps(client: Client, namespace: String, gateway: String, changes: Sender<Change>) {
-    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
     let (gateway_label, tables_label) = (names::GATEWAY_LABEL, names::TABLES_LABEL);
+    let labels = format!("{gateway_label}={gateway},{tables_label}");
+    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
     let of = format!("ConfigMaps of `{namespace}`");
-    let config = watcher::Config::default()
-        .labels(&format!("{gateway_label}={gateway},{tables_label}"))
-        .timeout(WATCH_SECONDS)
-        .page_size(PAGE);
-    let mut events = std::pin::pin!(watch_all(api, config).backoff(Pauses::default()));
-    let mut listed = BTreeSet::new();
-    while let Some(event) = events.next().await {
-        let change = match event {
-            Ok(Event::Init) => {
-                listed.clear();
-                continue;
-            }
-            Ok(Event::InitApply(map)) => {
-                listed.insert(map.name_any());
-                told(map)
-            }
-            Ok(Event::InitDone) => {
-                if changes.send(Change::Well { of: of.clone() }).await.is_err() {
-                    return;
-                }
-                Change::Listed(std::mem::take(&mut listed))
-            }
-            Ok(Event::Apply(map)) => told(map),
-            Ok(Event::Delete(map)) => Change::Absent { name: map.name_any() },
-            // The server forgot where we were: listed anew at once, and no reason to worry anybody.
-            Err(watcher::Error::WatchError(status)) if status.code == 410 => continue,
-            Err(error) => Change::Trouble { of: of.clone(), error: chain(&error) },
-        };
-        if changes.send(change).await.is_err() {
-            return;
-        }
-    }
+    Watched { api, what: What::Labelled(labels), of, changes, told, version: None }.follow().await;
+}
+
+/// Tells every change of one Secret. Ends when nobody listens.
+pub async fn follow_secret(client: Client, namespace: String, name: String, changes: Sender<Change>) {
+    let api: Api<Secret> = Api::namespaced(client, &namespace);
+    let of = format!("Secret `{namespace}/{name}`");
+    Watched { api, what: What::Named(name), of, changes, told: told_secret, version: None }.follow().await;
 }
 
 /// What a ConfigMap says. Each kind has its text under an entry of its own, and none has two of them.
@@ -113,69 +92,158 @@ fn told(map: ConfigMap) -> Change {
     }
 }
 
-/// Tells every change of one Secret. Ends when nobody listens.
-pub async fn follow_secret(client: Client, namespace: String, name: String, changes: Sender<Change>) {
-    let api: Api<Secret> = Api::namespaced(client, &namespace);
-    let of = format!("Secret `{namespace}/{name}`");
-    let mut pauses = Pauses::default();
-    while !changes.is_closed() {
-        let Err(error) = read_and_watch(&api, &name, &of, &changes).await else { continue };
-        if changes.send(Change::Trouble { of: of.clone(), error: chain(&error) }).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(pauses.next_pause()).await;
+fn told_secret(secret: Secret) -> Change {
+    let name = secret.name_any();
+    let mut data = secret.data.unwrap_or_default();
+    match data.remove(names::CREDENTIALS_ENTRY).and_then(|bytes| String::from_utf8(bytes.0).ok()) {
+        Some(text) => Change::Present { name, text },
+        None => Change::Absent { name },
     }
 }
 
-/// Reads once, then watches from there for as long as the server knows where we are.
-async fn read_and_watch(api: &Api<Secret>, name: &str, of: &str, changes: &Sender<Change>) -> kube::Result<()> {
-    let told = |secret: Secret| {
-        let mut data = secret.data.unwrap_or_default();
-        let text = data.remove(names::CREDENTIALS_ENTRY).and_then(|bytes| String::from_utf8(bytes.0).ok());
-        match text {
-            Some(text) => Change::Present { name: name.to_owned(), text },
-            None => Change::Absent { name: name.to_owned() },
+/// Nobody listens any more, or the server forgot where we were.
+enum Over {
+    Closed,
+    Expired,
+    Failed(kube::Error),
+}
+
+impl From<kube::Error> for Over {
+    fn from(error: kube::Error) -> Over {
+        match error {
+            kube::Error::Api(status) if status.code == 410 => Over::Expired,
+            other => Over::Failed(other),
         }
-    };
-    let found = api.get_opt(name).await?;
-    // Without a version a watch begins with what there is.
-    let mut version = found.as_ref().and_then(ResourceExt::resource_version).unwrap_or_default();
-    let first = found.map_or_else(|| Change::Absent { name: name.to_owned() }, told);
-    // A closed channel shows at the next turn.
-    let _ = changes.send(first).await;
-    let _ = changes.send(Change::Well { of: of.to_owned() }).await;
-    let parameters = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
-    while !changes.is_closed() {
-        let begun = Instant::now();
-        let mut events = std::pin::pin!(api.watch(&parameters, &version).await?);
-        while let Some(event) = events.try_next().await? {
-            let change = match event {
-                WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
-                    version = secret.resource_version().unwrap_or_default();
-                    told(secret)
+    }
+}
+
+/// What is watched.
+enum What {
+    /// All objects with these labels.
+    Labelled(String),
+    /// One object.
+    Named(String),
+}
+
+/// One list, or one object, that is watched. Written out instead of kube's `watcher`, which does not tell when a watch
+/// that failed works again, and needs the verb `list` even for one Secret.
+struct Watched<K> {
+    api: Api<K>,
+    what: What,
+    /// What it is, for people.
+    of: String,
+    changes: Sender<Change>,
+    told: fn(K) -> Change,
+    /// Up to where everything was told; `None`: nothing was, or the server forgot.
+    version: Option<String>,
+}
+
+impl<K> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    /// Reads what there is, watches from there, and again whenever it ends.
+    async fn follow(mut self) {
+        let mut pauses = Pauses::default();
+        loop {
+            let turn = async {
+                if self.version.is_none() {
+                    self.version = Some(match &self.what {
+                        What::Labelled(labels) => self.list(labels).await?,
+                        What::Named(name) => self.get(name).await?,
+                    });
                 }
-                WatchEvent::Deleted(secret) => {
-                    version = secret.resource_version().unwrap_or_default();
-                    Change::Absent { name: name.to_owned() }
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    version = bookmark.metadata.resource_version;
-                    continue;
-                }
-                // The server forgot where we were.
-                WatchEvent::Error(status) if status.code == 410 => return Ok(()),
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                self.watch().await
             };
-            if changes.send(change).await.is_err() {
-                return Ok(());
+            match turn.await {
+                Ok(()) => {}
+                Err(Over::Closed) => return,
+                // Nothing that anybody should worry about.
+                Err(Over::Expired) => self.version = None,
+                Err(Over::Failed(error)) => {
+                    let trouble = Change::Trouble { of: self.of.clone(), error: chain(&error) };
+                    if self.tell(trouble).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(pauses.next_pause()).await;
+                }
             }
+        }
+    }
+
+    async fn tell(&self, change: Change) -> Result<(), Over> {
+        self.changes.send(change).await.map_err(|_| Over::Closed)
+    }
+
+    /// Tells one object, and the version it has. Without a version a watch begins with what there is.
+    async fn get(&self, name: &str) -> Result<String, Over> {
+        let Some(object) = self.api.get_opt(name).await? else {
+            self.tell(Change::Absent { name: name.to_owned() }).await?;
+            return Ok(String::new());
+        };
+        let version = object.resource_version().unwrap_or_default();
+        self.tell((self.told)(object)).await?;
+        Ok(version)
+    }
+
+    /// Tells all objects, and the version of the list.
+    async fn list(&self, labels: &str) -> Result<String, Over> {
+        let mut names = BTreeSet::new();
+        let mut page = ListParams::default().labels(labels).limit(PAGE);
+        loop {
+            let list = self.api.list(&page).await?;
+            for object in list.items {
+                names.insert(object.name_any());
+                self.tell((self.told)(object)).await?;
+            }
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => {
+                    self.tell(Change::Listed(names)).await?;
+                    return Ok(list.metadata.resource_version.unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// Tells changes until the watch ends.
+    async fn watch(&mut self) -> Result<(), Over> {
+        let begun = Instant::now();
+        let from = self.version.clone().unwrap_or_default();
+        let parameters = match &self.what {
+            What::Labelled(labels) => WatchParams::default().labels(labels),
+            What::Named(name) => WatchParams::default().fields(&format!("metadata.name={name}")),
+        };
+        let parameters = parameters.timeout(WATCH_SECONDS);
+        let mut events = std::pin::pin!(self.api.watch(&parameters, &from).await?);
+        self.tell(Change::Well { of: self.of.clone() }).await?;
+        loop {
+            let event = tokio::select! {
+                event = events.try_next() => event?,
+                () = self.changes.closed() => return Err(Over::Closed),
+            };
+            let Some(event) = event else { break };
+            let (version, change) = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    (object.resource_version(), Some((self.told)(object)))
+                }
+                WatchEvent::Deleted(object) => {
+                    (object.resource_version(), Some(Change::Absent { name: object.name_any() }))
+                }
+                WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+            };
+            if let Some(change) = change {
+                self.tell(change).await?;
+            }
+            self.version = version.or(self.version.take());
         }
         if begun.elapsed() < LONGEST_PAUSE {
             // Something between us and the server ends watches early: not as fast as it can.
             tokio::time::sleep(FIRST_PAUSE).await;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// An error with its causes: the outer one alone says only that something failed.
@@ -219,19 +287,6 @@ impl Pauses {
         let _ = getrandom::fill(&mut random);
         pause.mul_f64(0.75 + f64::from(random[0]) / 512.0)
     }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.next_pause())
-    }
-}
-
-impl Backoff for Pauses {
-    /// Does nothing: a watcher calls it when it begins to list, before it knows whether it can.
-    fn reset(&mut self) {}
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tollgate_snapshot::model::{GatewayName, KeyHash};
 use tollgate_snapshot::wire::{self, Manifest, Read, ReadError};
 
 use super::parts::named;
-use super::store::Store;
+use super::store::{self, Store};
 use crate::memory;
 
 /// Tables that are in use now.
@@ -49,6 +49,10 @@ pub fn load(
 ) -> Result<Live, LoadError> {
     let begun = Instant::now();
     let text = store.read(sha256).ok_or_else(|| LoadError::Lost("the manifest".to_owned()))?;
+    if store::sha256(&text) != sha256 {
+        store.remove(sha256);
+        return Err(LoadError::Lost("the manifest".to_owned()));
+    }
     let manifest = Manifest::parse("the manifest", &text)?;
     if manifest.gateway != *gateway {
         return Err(LoadError::OtherGateway { found: manifest.gateway, wanted: gateway.clone() });
@@ -85,10 +89,12 @@ fn read(manifest: &Manifest, store: &Store) -> Result<Read, LoadError> {
         texts.insert(name, text);
     }
     wire::read(manifest, |name| texts.get(name).map(String::as_str)).map_err(|error| match &error {
-        // It was whole when it came: the file is damaged.
+        // It was whole when it came: files are damaged, this one and perhaps others.
         ReadError::OtherContent { part } | ReadError::Missing { part } => {
-            for (_, sha256) in named(manifest).filter(|(name, _)| name == part) {
-                store.remove(sha256);
+            for (name, sha256) in named(manifest) {
+                if texts.get(name).is_none_or(|text| store::sha256(text) != sha256) {
+                    store.remove(sha256);
+                }
             }
             LoadError::Lost(format!("`{part}`"))
         }
