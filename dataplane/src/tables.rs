@@ -428,6 +428,7 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
+        allow_unavailable: false,
     }
 }
 

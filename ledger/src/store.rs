@@ -10,7 +10,8 @@ use rusqlite::{Connection, OpenFlags, Transaction, params};
 use crate::durable::Adjustment;
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
 use crate::record::{Intent, charged};
-use crate::terms::{Outcome, Unit};
+use crate::terms::Outcome;
+use tollgate_allocator::Unit;
 
 /// How long the writer waits for another process that has the database locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ mod import;
 mod logs;
 mod memory;
 mod mock;
-mod process;
 mod operator;
+mod process;
 mod serve;
 
 use std::path::PathBuf;
@@ -59,6 +59,7 @@ enum Command {
     /// It takes its tables from ConfigMaps and Secrets through the Kubernetes API, swaps them whole when they change, and
     /// goes on with the last good ones while the API is away.
     Dataplane(dataplane::Arguments),
+
     /// Run the operator of a Kubernetes cluster.
     ///
     /// It watches the resources, writes the tables that proxies run, keeps what runs for each LLMGateway, and says in every

@@ -78,7 +78,7 @@ pub(crate) fn fleet(addresses: &[SocketAddr]) -> Fleet {
         let proxy = Proxy { uid: at.to_string(), address: Some(*address), ready: true, deleting: false, told: None };
         (format!("proxy-{at}"), proxy)
     });
-    fleet.lock().insert(named(), Gateway { proxies: proxies.collect(), published: None });
+    fleet.lock().insert(named(), Gateway { proxies: proxies.collect(), ..Gateway::default() });
     fleet
 }
 
