@@ -3,11 +3,11 @@ What the operator may do, by purpose. Each rule is written once and goes into a 
 verbs that are used: a test in a real API server fails on one that is missing and on one that is not needed.
 */}}
 
-{{/* Reading the resources and writing their status; in every namespace that is watched. */}}
+{{/* Watching the resources and what runs for gateways, and writing status; in every namespace that is watched. */}}
 {{- define "tollgate.rules.resources" -}}
 - apiGroups: [tollgate.dev]
   resources: [llmgateways, provideraccounts, modeldeployments, routegroups, teams, virtualkeys, budgets]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [tollgate.dev]
   resources:
     - llmgateways/status
@@ -26,40 +26,59 @@ verbs that are used: a test in a real API server fails on one that is missing an
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+- apiGroups: [""]
+  resources: [pods, services]
+  verbs: [list, watch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [list, watch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list, watch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch]
 {{- end }}
 
-{{/* Labels of namespaces, which `allowedNamespaces` selects by. Cluster-wide only. */}}
+{{/* Labels of namespaces, which `allowedNamespaces` selects by. */}}
 {{- define "tollgate.rules.namespaces" -}}
+{{- $watched := include "tollgate.watchNamespaces" . | fromJsonArray -}}
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get, list, watch]
+  {{- if $watched }}
+  resourceNames: {{ toJson $watched }}
+  verbs: [get]
+  {{- else }}
+  verbs: [list, watch]
+  {{- end }}
 {{- end }}
 
-{{/* Making what runs for gateways; in each namespace that has some. */}}
+{{/* Making what runs for gateways; in each namespace that has some. What a gateway always has goes by its owner reference. */}}
 {{- define "tollgate.rules.gateways" -}}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, create, patch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [autoscaling]
-  resources: [horizontalpodautoscalers]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
+  resourceNames: [{{ .Values.proxy.serviceAccount.name }}]
   verbs: [get]
 {{- end }}
 
