@@ -31,6 +31,11 @@ def program(name):
     return os.environ.get(name.upper()) or programs() / name
 
 
+def promtool():
+    """From Debian's prometheus."""
+    return os.environ.get("PROMTOOL", "promtool")
+
+
 def tollgate():
     return pathlib.Path(os.environ.get("TOLLGATE_BIN", ROOT / "target/debug/tollgate"))
 
