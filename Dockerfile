@@ -33,8 +33,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && deploy/image/root "target/$cpu-unknown-linux-gnu/dist/tollgate" /image
 
 FROM scratch
-COPY --from=build --chown=0:0 /image/ /
-COPY --from=build --chown=65532:65532 /image/var/lib/tollgate /var/lib/tollgate
+COPY --from=build /image/root/ /
+COPY --from=build --chown=65532:65532 /image/data /var/lib/tollgate
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tollgate" \
@@ -44,6 +44,5 @@ LABEL org.opencontainers.image.title="tollgate" \
       org.opencontainers.image.revision="$REVISION"
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt TOLLGATE_DATA=/var/lib/tollgate
 USER 65532:65532
-VOLUME /var/lib/tollgate
 EXPOSE 4000 4001
 ENTRYPOINT ["/tollgate"]
