@@ -63,6 +63,16 @@ def test_nobody_has_rights_that_grow(values):
                 assert not {"list", "deletecollection", "delete"} & set(rule["verbs"])
 
 
+def test_bindings_of_all_ways_to_install_agree():
+    """An API server refuses to change what a binding refers to, so an upgrade to other values must not ask for it."""
+    seen = {}
+    for values in SETS:
+        for one in objects_of(values):
+            if one["kind"] in ("RoleBinding", "ClusterRoleBinding"):
+                key = (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
+                assert seen.setdefault(key, one["roleRef"]) == one["roleRef"], key
+
+
 def test_namespaces_alone_make_nothing_in_the_cluster():
     objects = objects_of("namespaced")
     assert not [one["kind"] for one in objects if one["kind"].startswith("Cluster")]
