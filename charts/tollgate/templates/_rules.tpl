@@ -60,7 +60,7 @@ verbs that are used: a test in a real API server fails on one that is missing an
 {{- define "tollgate.rules.gateways" -}}
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
