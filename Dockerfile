@@ -15,10 +15,10 @@ RUN case "$TARGETARCH" in \
         *) echo "tollgate is not built for $TARGETARCH" >&2; exit 1 ;; \
     esac > /cpu \
     && apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates gcc g++ libc6-dev \
+    && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev \
     && if [ "$(cat /cpu)" != "$(uname -m)" ]; then \
         name="$(tr _ - < /cpu)" \
-        && apt-get install -y --no-install-recommends "gcc-$name-linux-gnu" "g++-$name-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
+        && apt-get install -y --no-install-recommends "gcc-$name-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
     fi \
     && rustup target add "$(cat /cpu)-unknown-linux-gnu"
 WORKDIR /source
