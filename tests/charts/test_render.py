@@ -142,6 +142,13 @@ def test_every_object_says_what_it_belongs_to(values):
         assert labels["app.kubernetes.io/managed-by"] == "Helm", identity(one)
 
 
+def test_the_test_may_read_metrics_where_few_may():
+    [rule, _] = find(objects_of("everything"), "NetworkPolicy", "tollgate-operator")["spec"]["ingress"]
+    labels = find(objects_of("everything"), "Pod", "tollgate-test")["metadata"]["labels"]
+    [selector] = [one["podSelector"]["matchLabels"] for one in rule["from"] if "podSelector" in one]
+    assert selector.items() <= labels.items()
+
+
 def find(objects, kind, name):
     [one] = [one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name]
     return one
@@ -152,7 +159,7 @@ def test_everything_is_handed_over():
     deployment = find(objects, "Deployment", "tollgate-operator")
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     digest = "sha256:41a6d46d7e19ce5627b21179a279d750ccc04505ea9cee606552e2acbb4e9148"
-    assert container["image"] == f"registry.example/tollgate/tollgate@{digest}"
+    assert container["image"] == f"registry.example/tollgate@{digest}"
     assert "--image=registry.example/tollgate:other" in container["args"]
     assert container["args"][-1] == "--kubeconfig=/etc/tollgate/kubeconfig"
     secrets = deployment["spec"]["template"]["spec"]["imagePullSecrets"]
