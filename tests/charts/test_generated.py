@@ -101,3 +101,25 @@ def test_argo_cd_reads_conditions(status, expected):
         assert health["status"] == expected
         if expected in ("Healthy", "Degraded"):
             assert health["message"] == status["conditions"][0]["message"]
+
+
+def test_compose_runs_the_gateway_of_its_files():
+    folder = ROOT / "deploy/compose"
+    compose = yaml.safe_load((folder / "docker-compose.yaml").read_text())
+    gateway = compose["services"]["gateway"]
+    assert gateway["read_only"] is True and gateway["cap_drop"] == ["ALL"]
+    assert (folder / gateway["build"]["context"] / gateway["build"]["dockerfile"]).exists()
+    # The health check and the command are ones that the binary has.
+    assert gateway["healthcheck"]["test"][:3] == ["CMD", "/tollgate", "ready"]
+    assert gateway["command"] == ["serve", "--config", "/etc/tollgate"]
+    done = subprocess.run(
+        [programs.tollgate(), "check", folder / "config"], capture_output=True, text=True, env={"OPENAI_API_KEY": "sk-1"}
+    )
+    assert done.returncode == 0 and not done.stdout, done.stdout
+
+
+def test_charts_have_the_version_of_the_binary():
+    version = run(programs.tollgate(), "--version").split()[1]
+    for chart in (programs.CHART, programs.CRDS_CHART):
+        described = yaml.safe_load((chart / "Chart.yaml").read_text())
+        assert (described["version"], described["appVersion"]) == (version, version)
