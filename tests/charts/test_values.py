@@ -101,6 +101,8 @@ def test_schema_refuses(helm, wrong):
         (["extraEnv[0].name=A", "extraEnv[1].name=A"], "A is set twice"),
         (["watchNamespaces={a}", "secrets.read.allNamespaces=true"], "not with watchNamespaces"),
         (["watchNamespaces={a}", "secrets.generate.allNamespaces=true"], "not with watchNamespaces"),
+        (["watchNamespaces={a}", "gateways[0].namespace=b", "gateways[0].names={g}"], "b is not among watchNamespaces"),
+        (["gateways[0].namespace=default", "gateways[0].names={operator}"], "one named operator"),
         (["ingress.enabled=true"], "name at least one host"),
         (["httpRoute.enabled=true"], "name at least one Gateway"),
     ],

@@ -144,8 +144,14 @@ Namespaces that have gateways, as JSON: {"namespace": ["gateway", ..]}. The rele
 {{- if and .Values.watchNamespaces (or .Values.secrets.read.allNamespaces .Values.secrets.generate.allNamespaces) }}
 {{- fail "secrets.read.allNamespaces and secrets.generate.allNamespaces need cluster-wide roles: not with watchNamespaces" }}
 {{- end }}
-{{- if and (or .Values.ingress.enabled .Values.httpRoute.enabled) (not .Values.gateway.enabled) (not .Values.gateway.name) }}
-{{- fail "ingress and httpRoute need gateway.name" }}
+{{- $watched := include "tollgate.watchNamespaces" . | fromJsonArray }}
+{{- range $namespace, $gateways := include "tollgate.gatewayNamespaces" . | fromJson }}
+{{- if and $watched (not (has $namespace $watched)) }}
+{{- fail (printf "gateways: namespace %s is not among watchNamespaces, so nobody would serve its gateways" $namespace) }}
+{{- end }}
+{{- if and (eq $namespace $.Release.Namespace) (has "operator" $gateways) }}
+{{- fail "gateways: one named operator would want the name of the operator's Deployment" }}
+{{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.hosts: name at least one host" }}
