@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import jsonschema
 import kubernetes_validate
@@ -228,11 +229,10 @@ def test_notes_hold_the_first_curl(enabled):
     assert "kubectl -n llm port-forward svc/tollgate 4000:80" in notes
     assert notes.count("port-forward") == 1
     assert ("http://tollgate.llm.svc/v1" in notes) == enabled
-    # What it says to apply is right.
-    documents = notes.split("<<END\n")[1].split("  END\n")[0].split("  ---\n")
-    kinds = []
-    for text in documents:
-        one = yaml.safe_load(text)
+    # Pasted into a shell, it applies what is right.
+    snippet = re.search(r"^kubectl -n llm apply -f - <<END\n.*?^END\n", notes, re.MULTILINE | re.DOTALL).group()
+    applied = list(yaml.safe_load_all(programs.run("bash", "-c", f"kubectl() {{ cat; }}\n{snippet}")))
+    for one in applied:
         validate_resource(one)
-        kinds.append(one["kind"])
+    kinds = [one["kind"] for one in applied]
     assert kinds == ([] if enabled else ["LLMGateway"]) + ["ModelDeployment", "VirtualKey"]
