@@ -54,7 +54,7 @@ def test_the_overlay_for_the_cluster_is_install_yaml():
 
 
 def test_the_overlay_for_a_namespace_is_the_chart_with_this_namespace():
-    assert kustomized("overlays/namespaced") == without_helm(objects_of(None, sets=("watchNamespaces={tollgate}",)))
+    assert kustomized("overlays/namespaced") == without_helm(objects_of(None, sets=("watchNamespaces={tollgate}", "rbac.namespaceLabels=false")))
 
 
 def samples():
