@@ -14,6 +14,7 @@ mod memory;
 mod mock;
 mod operator;
 mod process;
+mod ready;
 mod serve;
 
 use std::path::PathBuf;
@@ -82,13 +83,18 @@ enum Command {
     Explain(explain::Arguments),
 
     /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds(crds::Arguments),
 
     /// Serve the scripted mock provider alone: OpenAI, Azure OpenAI and Anthropic paths, offline.
     ///
     /// It keeps an invoice of what it would have billed: GET /_mock/invoice. Scripts (errors, delays, cut streams) are
     /// set with POST /_mock/script.
     Mock(mock::Arguments),
+
+    /// Ask a URL and exit with 0 when it answers well, else with 1: a health check for containers.
+    ///
+    /// The key in the variable TOLLGATE_KEY is shown, where there is one.
+    Ready(ready::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -104,8 +110,9 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
-        Command::Crds => crds::run().map(|()| ExitCode::SUCCESS),
+        Command::Crds(arguments) => crds::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Mock(arguments) => mock::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Ready(arguments) => ready::run(&arguments),
     };
     match result {
         Ok(code) => code,
