@@ -60,9 +60,35 @@ pub fn import(text: &str, namespace: &str, variables: &(dyn Fn(&str) -> Option<S
     Imported { documents, secrets, notes }
 }
 
-/// Prints what a LiteLLM file stands for. Variables stay variables: `os.environ/NAME` becomes `${NAME}` in a Secret.
-pub fn to_yaml(text: &str, namespace: &str) -> Printed {
-    let (draft, notes) = draft::draft(text, Process::Later);
-    let yaml = draft.map(|draft| print::print(&draft, namespace)).unwrap_or_default();
-    Printed { yaml, notes }
+/// How a file is printed.
+#[derive(Clone, Copy)]
+pub struct Output<'a> {
+    /// Of all resources.
+    pub namespace: &'a str,
+    /// Where values of variables come from that are written into the output, as a cluster wants them. A Secret whose
+    /// variable is not set is left out, with a note. `None`: `os.environ/NAME` becomes `${NAME}` in a Secret, for
+    /// `tollgate serve`.
+    pub fill: Option<&'a (dyn Fn(&str) -> Option<String> + Sync)>,
+    /// Whether the LLMGateway and its master key are part of it.
+    pub gateway: bool,
+}
+
+impl Output<'_> {
+    /// Everything, variables as variables.
+    pub fn new(namespace: &str) -> Output<'_> {
+        Output { namespace, fill: None, gateway: true }
+    }
+}
+
+/// Prints what a LiteLLM file stands for.
+pub fn to_yaml(text: &str, output: Output<'_>) -> Printed {
+    let process = output.fill.map_or(Process::Later, Process::Filled);
+    let (draft, mut notes) = draft::draft(text, process);
+    let Some(draft) = draft else { return Printed { yaml: String::new(), notes } };
+    if !output.gateway {
+        let message = "the LLMGateway is left out: the master key, and retries, timeouts and cooldowns that the file sets \
+                       for all models, are those of the gateway that is there";
+        notes.push(Note { path: String::new(), message: message.to_owned(), hint: String::new(), is_error: false });
+    }
+    Printed { yaml: print::print(&draft, output), notes }
 }
