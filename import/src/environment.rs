@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Variables;
+
 /// How LiteLLM writes a variable.
 const PREFIX: &str = "os.environ/";
 
@@ -10,9 +12,9 @@ const PREFIX: &str = "os.environ/";
 #[derive(Clone, Copy)]
 pub enum Process<'a> {
     /// Now.
-    Known(&'a (dyn Fn(&str) -> Option<String> + Sync)),
+    Known(Variables<'a>),
     /// Now; those that are not set stay open, for whoever completes the output.
-    Filled(&'a (dyn Fn(&str) -> Option<String> + Sync)),
+    Filled(Variables<'a>),
     /// When the printed resources are read, in Secrets and nowhere else.
     Later,
 }

@@ -34,6 +34,9 @@ pub use note::Note;
 use environment::Process;
 use tollgate_snapshot::compile::{Document, Secret};
 
+/// Where environment variables come from.
+pub type Variables<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
+
 /// The resources of a file, ready to be compiled.
 #[derive(Debug)]
 pub struct Imported {
@@ -54,7 +57,7 @@ pub struct Printed {
 
 /// Reads a LiteLLM file in order to serve it. `variables`: the environment, where `os.environ/NAME` and keys of
 /// providers are looked up, after the file's own `environment_variables`.
-pub fn import(text: &str, namespace: &str, variables: &(dyn Fn(&str) -> Option<String> + Sync)) -> Imported {
+pub fn import(text: &str, namespace: &str, variables: Variables<'_>) -> Imported {
     let (draft, notes) = draft::draft(text, Process::Known(variables));
     let (documents, secrets) = draft.map(|draft| documents::documents(draft, namespace)).unwrap_or_default();
     Imported { documents, secrets, notes }
@@ -68,7 +71,7 @@ pub struct Output<'a> {
     /// Where values of variables come from that are written into the output, as a cluster wants them. A Secret whose
     /// variable is not set is left out, with a note. `None`: `os.environ/NAME` becomes `${NAME}` in a Secret, for
     /// `tollgate serve`.
-    pub fill: Option<&'a (dyn Fn(&str) -> Option<String> + Sync)>,
+    pub fill: Option<Variables<'a>>,
     /// Whether the LLMGateway and its master key are part of it.
     pub gateway: bool,
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tollgate_crds::Resource;
-use tollgate_import::{Note, Output, Printed, import, to_yaml};
+use tollgate_import::{Note, Output, Printed, Variables, import, to_yaml};
 use tollgate_snapshot::compile::{Document, Input, KeyHashes, Meta, Mode, Object, Secret, Secrets, compile};
 use tollgate_snapshot::model::Endpoint;
 use tollgate_snapshot::{Finding, Reason, Severity};
@@ -158,7 +158,7 @@ fn set_every(name: &str) -> Option<String> {
     }
 }
 
-fn filled(variables: &(dyn Fn(&str) -> Option<String> + Sync)) -> Output<'_> {
+fn filled(variables: Variables<'_>) -> Output<'_> {
     Output { fill: Some(variables), ..Output::new("team-a") }
 }
 
