@@ -6,10 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A wire format: paths, bodies, stream events and errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
     /// `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and everything shaped like them.
+    #[default]
     OpenAi,
     /// `/v1/messages` and `/v1/messages/count_tokens`.
     Anthropic,

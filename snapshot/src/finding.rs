@@ -43,9 +43,11 @@ pub enum Reason {
     NotFound,
     /// A reference to an object whose owner does not allow it.
     NotGranted,
+    /// An object that no gateway takes: it names none and none is the default, or none admits its namespace.
+    NotAttached,
     /// A Secret without the key that is named.
     SecretKeyMissing,
-    /// A variable of a Secret document that the environment does not have.
+    /// A variable of a Secret document that the environment does not have, or one in a cluster, where none is filled in.
     VariableMissing,
     UnknownProvider,
     /// A provider without a default address, and none given.
@@ -70,6 +72,8 @@ pub enum Reason {
     Unreachable,
     /// A child's limit above its parent's.
     AboveParent,
+    /// A budget that each proxy counts for itself, so that several proxies may spend it several times.
+    PerProxy,
     /// The object was refused and its last good state stays in use.
     LastGoodKept,
 }

@@ -8,6 +8,7 @@ pub mod finding;
 pub mod model;
 pub mod money;
 pub mod price;
+pub mod wire;
 
 pub use finding::{Finding, ObjectRef, Reason, Severity};
-pub use model::{Credential, KeyHash, Snapshot};
+pub use model::{Credential, GatewayName, KeyHash, Snapshot};

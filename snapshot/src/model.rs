@@ -8,11 +8,17 @@ use tollgate_dialects::Dialect;
 
 use crate::price::PriceSheet;
 
+/// For fields that need not be written, because a reader takes the default for what is missing.
+fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A name that is stored once and shared.
 pub type Name = Arc<str>;
 
 /// The whole compiled state of one gateway. All `u32` fields are indices into the vectors of this struct.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     pub gateway: Gateway,
     pub deployments: Vec<Deployment>,
@@ -27,6 +33,7 @@ pub struct Snapshot {
 
 /// What the `LLMGateway` says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gateway {
     pub namespace: Name,
     pub name: Name,
@@ -75,12 +82,27 @@ impl Default for Gateway {
     }
 }
 
+/// Which gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GatewayName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl std::fmt::Display for GatewayName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// SHA-256 of a virtual key's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(pub [u8; 32]);
 
 /// One upstream model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Deployment {
     pub namespace: Name,
     pub name: Name,
@@ -90,47 +112,65 @@ pub struct Deployment {
     pub surface: Surface,
     pub endpoint: Endpoint,
     /// Azure's `api-version`.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub api_version: Option<Name>,
     /// The provider's id of the model; a `*` stands for what the wildcard of the public name matched.
     pub model: Name,
     pub auth: AuthStyle,
     /// Empty: called without credential.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub credentials: Vec<CredentialUse>,
     /// Further fixed request headers.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub headers: Vec<(Name, Name)>,
     /// `None`: no price is known.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub price: Option<Arc<PriceSheet>>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub limits: Limits,
     /// Of the account behind it, shared by all deployments that name the same `account`.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub account: Option<Account>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub timeouts: Timeouts,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub parameters: Parameters,
     /// The most this model can put out, if known. Tokens.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub max_output_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub max_input_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub region: Option<Name>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub tags: Vec<Name>,
     /// Operations the upstream understands itself; the rest is bridged or refused.
     pub native: Operations,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub quirks: Arc<tollgate_dialects::chat::Quirks>,
     /// Upper bound of the tokens of one image, for holds; `None`: refused under a Hard budget.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub image_token_bound: Option<u64>,
     /// The provider stops billing when the connection is closed.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub cancel_stops_billing: bool,
 }
 
 /// The account a deployment is called through.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Account {
     /// `namespace/name`
     pub id: Name,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub limits: Limits,
 }
 
 /// How URLs are built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Surface {
     /// `{base}/chat/completions`
+    #[default]
     OpenAi,
     /// `{base}/openai/deployments/{model}/chat/completions?api-version=`
     Azure,
@@ -139,7 +179,8 @@ pub enum Surface {
 }
 
 /// Where a deployment listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Endpoint {
     pub tls: bool,
     /// Host name or address, without port; IPv6 without brackets.
@@ -149,9 +190,10 @@ pub struct Endpoint {
     pub path: Name,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthStyle {
     /// `Authorization: Bearer ...`
+    #[default]
     Bearer,
     /// `api-key: ...`
     ApiKey,
@@ -161,7 +203,8 @@ pub enum AuthStyle {
 }
 
 /// A credential that a deployment may use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CredentialUse {
     /// [`Credential::id`]
     pub id: Name,
@@ -184,9 +227,13 @@ impl std::fmt::Debug for Credential {
 
 /// Rates per minute and calls at once; `None`: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
+    #[serde(skip_serializing_if = "says_nothing")]
     pub requests_per_minute: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub tokens_per_minute: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub parallel_requests: Option<u64>,
 }
 
@@ -198,12 +245,17 @@ impl Limits {
 
 /// Milliseconds; `None`: the next wider setting applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Timeouts {
+    #[serde(skip_serializing_if = "says_nothing")]
     pub connect_ms: Option<u64>,
     /// Of a stream: until its first byte.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub first_byte_ms: Option<u64>,
     /// Of a stream: between two reads.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub idle_ms: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub total_ms: Option<u64>,
 }
 
@@ -221,11 +273,15 @@ impl Timeouts {
 
 /// Changes to the body on its way out. Values are JSON texts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parameters {
     /// Set where the client does not say.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub defaults: Vec<(Name, Name)>,
     /// Set whatever the client says.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub forced: Vec<(Name, Name)>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub drop: Vec<Name>,
 }
 
@@ -237,6 +293,7 @@ impl Parameters {
 
 /// Which operations an upstream has natively.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Operations {
     pub chat: bool,
     pub completions: bool,
@@ -246,7 +303,8 @@ pub struct Operations {
 }
 
 /// A public model name of one namespace, and what serves it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Route {
     /// The public name, or a pattern that ends in `*`.
     pub name: Name,
@@ -256,35 +314,62 @@ pub struct Route {
     pub strategy: Strategy,
     /// In order of priority, lower first.
     pub targets: Vec<Target>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub fallbacks: Vec<Fallback>,
     pub retries: Retries,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub timeouts: Timeouts,
     pub cooldown: Cooldown,
     /// Callable, but not listed.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub hidden: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Strategy {
+    #[default]
     WeightedShuffle,
     LeastBusy,
     Ordered,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A strategy that this version does not know serves as the usual one.
+impl<'de> Deserialize<'de> for Strategy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match &*<std::borrow::Cow<'de, str>>::deserialize(deserializer)? {
+            "LeastBusy" => Strategy::LeastBusy,
+            "Ordered" => Strategy::Ordered,
+            _ => Strategy::WeightedShuffle,
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Target {
     pub deployment: u32,
     pub weight: u32,
     pub priority: i32,
     /// CEL over `request` and `key`; `None`: always.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub when: Option<Name>,
 }
 
 /// Other routes for some kinds of failure, tried in order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Fallback {
+    #[serde(deserialize_with = "known_classes")]
     pub errors: Vec<ErrorClass>,
     pub routes: Vec<u32>,
+}
+
+/// Those that this version knows: failures that it cannot tell apart it cannot treat apart either.
+fn known_classes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ErrorClass>, D::Error> {
+    use serde::de::value::{Error, StrDeserializer};
+    let names = <Vec<Name>>::deserialize(deserializer)?;
+    let known = names.iter().map(|name| ErrorClass::deserialize(StrDeserializer::<Error>::new(name)));
+    Ok(known.flatten().collect())
 }
 
 /// Why an attempt failed, as retries and fallbacks name it.
@@ -302,9 +387,11 @@ pub enum ErrorClass {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Retries {
     /// Extra tries inside one route.
     pub attempts: u32,
+    #[serde(deserialize_with = "known_classes")]
     pub errors: Vec<ErrorClass>,
     pub initial_backoff_ms: u64,
     pub max_backoff_ms: u64,
@@ -324,6 +411,7 @@ impl Default for Retries {
 
 /// A deployment with `failures` in `window` is passed over for `duration`. Milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cooldown {
     pub failures: u32,
     pub window_ms: u64,
@@ -341,6 +429,7 @@ impl Default for Cooldown {
 
 /// The names that keys of one namespace may ask for, imports of other namespaces included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Namespace {
     pub name: Name,
     /// Sorted by name.
@@ -351,9 +440,12 @@ pub struct Namespace {
 
 /// A set of public model names: exact names and patterns that end in `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ModelSet {
     /// Sorted.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub exact: Vec<Name>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub prefixes: Vec<Name>,
 }
 
@@ -379,18 +471,23 @@ impl ModelSet {
 }
 
 /// Who keys belong to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Team {
     pub namespace: Name,
     pub name: Name,
     /// `None`: the team sets no bound, its keys must.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub models: Option<ModelSet>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub limits: Limits,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub blocked: bool,
 }
 
 /// What several keys have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Policy {
     /// Index into [`Snapshot::namespaces`].
     pub namespace: u32,
@@ -407,7 +504,8 @@ pub struct Policy {
 }
 
 /// One virtual key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Key {
     pub hash: KeyHash,
     /// Of the VirtualKey object, in the namespace of its policy.
@@ -422,7 +520,8 @@ pub struct Key {
 }
 
 /// A limit on what may be used in a period. One for each member where the resource says `per`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Budget {
     /// `namespace/Kind/name`, and `/member` for `per`; names the ledger's account.
     pub id: Name,
@@ -432,24 +531,37 @@ pub struct Budget {
     pub hard: bool,
     pub period: Period,
     /// Only calls to these public names; `None`: all.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub models: Option<ModelSet>,
     /// Only calls to these providers; empty: all.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub providers: Vec<Name>,
     /// A change starts the period anew.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub reset_token: Option<Name>,
+    /// No other key can ever be bound by it.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub of_one_key: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BudgetUnit {
+    #[default]
     Usd,
     Tokens,
     Requests,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Period {
-    Calendar { unit: CalendarUnit, time_zone: Name },
-    Rolling { seconds: i64 },
+    Calendar {
+        unit: CalendarUnit,
+        time_zone: Name,
+    },
+    Rolling {
+        seconds: i64,
+    },
+    #[default]
     Lifetime,
 }
 
@@ -464,20 +576,31 @@ pub enum CalendarUnit {
 
 impl Serialize for KeyHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_digits(|digits| serializer.serialize_str(digits))
     }
 }
 
 impl<'de> Deserialize<'de> for KeyHash {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        KeyHash::parse(&text).ok_or_else(|| serde::de::Error::custom("a key hash is 64 hexadecimal digits"))
+        struct Digits;
+        impl serde::de::Visitor<'_> for Digits {
+            type Value = KeyHash;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a hash of 64 hexadecimal digits")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<KeyHash, E> {
+                KeyHash::parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Digits)
     }
 }
 
 impl std::fmt::Display for KeyHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.with_digits(|digits| f.write_str(digits))
     }
 }
 
@@ -486,6 +609,16 @@ impl KeyHash {
     pub fn of(key: &[u8]) -> KeyHash {
         use sha2::Digest;
         KeyHash(sha2::Sha256::digest(key).into())
+    }
+
+    fn with_digits<T>(&self, write: impl FnOnce(&str) -> T) -> T {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0u8; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        write(std::str::from_utf8(&digits).expect("digits are ASCII"))
     }
 
     /// From 64 hexadecimal digits, in either case, with or without `sha256:` before them.

@@ -17,7 +17,7 @@ pub struct EncodeOptions<'a> {
 
 /// What is odd about a provider or a model. The default is the plainest provider of the dialect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "snake_case")]
+#[serde(default, rename_all = "snake_case")]
 pub struct Quirks {
     /// OpenAI dialect: the field for the most output tokens.
     pub max_tokens_field: MaxTokensField,

@@ -208,7 +208,7 @@ impl<'a> Budgets<'a> {
         report: &mut Report,
     ) -> Option<u32> {
         let budget = written(id, terms, field, subject, previous, report)?;
-        Some(self.push(budget))
+        Some(self.push(Budget { of_one_key: true, ..budget }))
     }
 
     /// A budget that several keys share and that is written into a team: made once per id.
@@ -224,7 +224,8 @@ impl<'a> Budgets<'a> {
         if let Some(row) = self.row_of_team.get(&id) {
             return *row;
         }
-        let row = self.own_row(id.clone(), terms, field, subject, previous, report);
+        let budget = written(id.clone(), terms, field, subject, previous, report);
+        let row = budget.map(|budget| self.push(budget));
         self.row_of_team.insert(id, row);
         row
     }
@@ -328,7 +329,7 @@ impl<'a> Budgets<'a> {
             return *row;
         }
         let (_, member, filter) = &key;
-        let Defined { id, terms, reset_token, .. } = &self.defined[at];
+        let Defined { id, terms, per, reset_token, .. } = &self.defined[at];
         let id = match member {
             Some(member) => format!("{id}/{member}").into(),
             None => id.as_str().into(),
@@ -344,6 +345,7 @@ impl<'a> Budgets<'a> {
             models,
             providers,
             reset_token: reset_token.clone(),
+            of_one_key: *per == Some(BudgetPer::Key),
         };
         let row = self.push(budget);
         self.row_of_object.insert(key, row);
@@ -449,7 +451,7 @@ fn written(
         (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period },
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
-    Some(Budget { id: id.into(), limit, unit, hard, period, models: None, providers: Vec::new(), reset_token: None })
+    Some(Budget { id: id.into(), limit, unit, hard, period, ..Budget::default() })
 }
 
 fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {

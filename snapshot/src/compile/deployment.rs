@@ -59,9 +59,7 @@ pub(super) fn compile_all<'a>(
     let mut quirks = HashMap::new();
     for object in everything.deployments.iter() {
         let subject = object.subject();
-        let mode = judge.input.mode;
-        let reference = object.spec.gateway_ref.as_ref();
-        if !judge.gateway.serves(reference, subject, &everything.gateways, mode, judge.report) {
+        if !judge.gateway.serves(object.spec.gateway_ref.as_ref(), subject, judge.report) {
             continue;
         }
         let mut work = Work { object, accounts, account_objects: &everything.accounts, grants, quirks: &mut quirks };

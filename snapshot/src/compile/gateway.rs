@@ -1,17 +1,18 @@
 //! The gateway that the snapshot is for: which of the `LLMGateway` documents, its defaults filled in, and who may attach.
 
 use tollgate_crds::{
-    AllowedNamespaces, Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs,
-    Metrics, ObjectRef, Prices, Stores, Telemetry, Unpriced,
+    Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs, Metrics, ObjectRef,
+    Prices, Stores, Telemetry, Unpriced,
 };
 
+use super::attachment::{self, Gateways};
 use super::credential;
 use super::input::{Input, Mode, Object};
 use super::objects::{Grants, Objects, age};
 use super::report::{Report, Subject};
 use super::values::Reader;
 use crate::finding::Reason;
-use crate::model::{self, KeyHash};
+use crate::model::{self, GatewayName, KeyHash};
 
 /// Shorter keys can be guessed.
 pub(super) const SHORTEST_KEY: usize = 20;
@@ -23,8 +24,18 @@ const USUAL_PORT: i32 = 4000;
 #[derive(Debug)]
 pub(super) struct Gateway<'a> {
     pub compiled: model::Gateway,
-    allowed: Option<&'a AllowedNamespaces>,
-    grants: Grants<'a>,
+    gateways: Gateways<'a>,
+    scope: Scope<'a>,
+    mode: Mode,
+}
+
+/// Whom the gateway shares the documents with.
+#[derive(Clone, Copy, Debug)]
+enum Scope<'a> {
+    /// Nobody: what does not attach to it is a mistake. `None`: no document describes it.
+    Alone(Option<&'a Object<LLMGatewaySpec>>),
+    /// Others: what does not attach to it is theirs. `None`: it is gone.
+    OneOfMany(Option<&'a Object<LLMGatewaySpec>>),
 }
 
 impl<'a> Gateway<'a> {
@@ -34,46 +45,96 @@ impl<'a> Gateway<'a> {
         grants: Grants<'a>,
         report: &mut Report,
     ) -> Gateway<'a> {
-        match choose(gateways, input.mode, report) {
-            Some(object) => Gateway {
-                compiled: compile(object, input, report),
-                allowed: Some(&object.spec.allowed_namespaces),
-                grants,
-            },
-            None => {
-                let compiled =
-                    model::Gateway { namespace: input.default_namespace.into(), ..model::Gateway::default() };
-                Gateway { compiled, allowed: None, grants }
+        let all = Gateways::of_sorted(gateways.iter().collect(), grants);
+        let (scope, object) = match input.gateway {
+            Some(name) => {
+                let object = all.get(name);
+                if let Some(object) = object {
+                    report_second_default(object, &all, report);
+                }
+                (Scope::OneOfMany(object), object)
             }
-        }
+            None => {
+                let object = choose(gateways, input.mode, report);
+                (Scope::Alone(object), object)
+            }
+        };
+        let compiled = match (object, input.gateway) {
+            (Some(object), _) => compile(object, input, report),
+            (None, Some(GatewayName { namespace, name })) => model::Gateway {
+                namespace: namespace.as_str().into(),
+                name: name.as_str().into(),
+                ..model::Gateway::default()
+            },
+            (None, None) => model::Gateway { namespace: input.default_namespace.into(), ..model::Gateway::default() },
+        };
+        Gateway { compiled, gateways: all, scope, mode: input.mode }
     }
 
     /// Whether objects of the namespace may attach at all.
     pub fn admits(&self, namespace: &str) -> bool {
-        self.allowed.is_none_or(|allowed| self.grants.admits(allowed, &self.compiled.namespace, namespace))
+        match self.scope {
+            Scope::Alone(None) => true,
+            Scope::Alone(Some(gateway)) | Scope::OneOfMany(Some(gateway)) => self.gateways.admits(gateway, namespace),
+            Scope::OneOfMany(None) => false,
+        }
+    }
+
+    /// As [`Gateway::admits`], with a finding where the owner will wonder why it is not.
+    pub fn admits_object(&self, subject: Subject<'_>, report: &mut Report) -> bool {
+        let admitted = self.admits(subject.namespace);
+        if !admitted && let Scope::Alone(_) = self.scope {
+            attachment::report_not_admitted(&self.name(), false, subject, report);
+        }
+        admitted
     }
 
     /// Whether an object is served by this gateway; a finding where its owner will wonder why it is not.
-    pub fn serves(
-        &self,
-        reference: Option<&ObjectRef>,
-        subject: Subject<'_>,
-        gateways: &Objects<'a, LLMGatewaySpec>,
-        mode: Mode,
-        report: &mut Report,
-    ) -> bool {
+    pub fn serves(&self, reference: Option<&ObjectRef>, subject: Subject<'_>, report: &mut Report) -> bool {
+        let this = match self.scope {
+            Scope::OneOfMany(this) => this,
+            Scope::Alone(_) => return self.serves_alone(reference, subject, report),
+        };
+        let found = self.gateways.find(reference, subject).ok();
+        found.zip(this).is_some_and(|(found, this)| std::ptr::eq(found, this))
+    }
+
+    /// Whether another gateway serves it.
+    pub fn is_elsewhere(&self, reference: Option<&ObjectRef>, subject: Subject<'_>) -> bool {
+        match self.scope {
+            Scope::Alone(_) => false,
+            Scope::OneOfMany(this) => {
+                let found = self.gateways.find(reference, subject).ok();
+                found.is_some_and(|found| this.is_none_or(|this| !std::ptr::eq(found, this)))
+            }
+        }
+    }
+
+    /// Whether findings about an object of a kind without `gatewayRef` belong to this gateway.
+    pub fn concerns(&self, subject: Subject<'_>) -> bool {
+        match self.scope {
+            Scope::Alone(_) => true,
+            Scope::OneOfMany(this) => this.is_some_and(|this| self.gateways.concerns(this, subject)),
+        }
+    }
+
+    /// Whether it is the namespace of any gateway.
+    pub fn is_gateway_namespace(&self, namespace: &str) -> bool {
+        *self.compiled.namespace == *namespace || self.gateways.is_gateway_namespace(namespace)
+    }
+
+    fn serves_alone(&self, reference: Option<&ObjectRef>, subject: Subject<'_>, report: &mut Report) -> bool {
         if let Some(ObjectRef { name, namespace }) = reference {
             let namespace = namespace.as_deref().unwrap_or(subject.namespace);
             let is_this = *self.compiled.namespace == *namespace && *self.compiled.name == **name;
-            if !is_this && gateways.get(namespace, name).is_none() {
-                let message = format!("LLMGateway `{namespace}/{name}` does not exist");
-                report.error(subject, Reason::NotFound, "spec.gatewayRef", message);
+            let other = GatewayName { namespace: namespace.to_owned(), name: name.clone() };
+            if !is_this && self.gateways.get(&other).is_none() {
+                attachment::report_missing(&other, subject, report);
                 return false;
             }
             if !is_this {
-                if mode == Mode::Standalone {
-                    let message =
-                        format!("only LLMGateway `{}/{}` is served", self.compiled.namespace, self.compiled.name);
+                if self.mode == Mode::Standalone {
+                    let message = format!("only LLMGateway `{}` is served", self.name());
                     report.error(subject, Reason::NotSupportedYet, "spec.gatewayRef", message);
                 }
                 return false;
@@ -81,15 +142,28 @@ impl<'a> Gateway<'a> {
         }
         let admitted = self.admits(subject.namespace);
         if !admitted {
-            let model::Gateway { namespace, name, .. } = &self.compiled;
-            let field = if reference.is_some() { "spec.gatewayRef" } else { "metadata.namespace" };
-            let message =
-                format!("LLMGateway `{namespace}/{name}` does not let namespace `{}` attach", subject.namespace);
-            report.error(subject, Reason::NotGranted, field, message).hint =
-                "its owner can allow the namespace in spec.allowedNamespaces".to_owned();
+            attachment::report_not_admitted(&self.name(), reference.is_some(), subject, report);
         }
         admitted
     }
+
+    fn name(&self) -> GatewayName {
+        let model::Gateway { namespace, name, .. } = &self.compiled;
+        GatewayName { namespace: namespace.to_string(), name: name.to_string() }
+    }
+}
+
+/// Of several that are marked, each but the oldest says so itself.
+fn report_second_default(object: &Object<LLMGatewaySpec>, all: &Gateways<'_>, report: &mut Report) {
+    let Some(default) = all.default_gateway() else { return };
+    if object.spec.default && !std::ptr::eq(object, default) {
+        report_default_already(object, default, report);
+    }
+}
+
+fn report_default_already(object: &Object<LLMGatewaySpec>, default: &Object<LLMGatewaySpec>, report: &mut Report) {
+    let message = format!("LLMGateway `{}/{}` is the default already", default.meta.namespace, default.meta.name);
+    report.error(object.subject(), Reason::Duplicate, "spec.default", message);
 }
 
 /// The one marked `default`, or the only one; the oldest of several.
@@ -105,11 +179,10 @@ fn choose<'a>(
     let chosen =
         if any_marked { oldest(gateways.iter().filter(marked).collect()) } else { oldest(gateways.iter().collect()) }?;
     for other in gateways.iter().filter(|other| !std::ptr::eq(*other, chosen)) {
-        let (namespace, name) = (&chosen.meta.namespace, &chosen.meta.name);
         if other.spec.default {
-            let message = format!("LLMGateway `{namespace}/{name}` is the default already");
-            report.error(other.subject(), Reason::Duplicate, "spec.default", message);
+            report_default_already(other, chosen, report);
         } else if mode == Mode::Standalone {
+            let (namespace, name) = (&chosen.meta.namespace, &chosen.meta.name);
             let message = format!("one gateway is served, which is LLMGateway `{namespace}/{name}`");
             report.error(other.subject(), Reason::NotSupportedYet, "", message);
         }

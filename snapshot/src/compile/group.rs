@@ -1,7 +1,7 @@
 //! `RouteGroup`: what stands behind its names. Which names those are, and who may ask for them, is decided beside, where
 //! all names of a namespace meet.
 
-use tollgate_crds::{Affinity, Canary, Fallback, Mirror, RouteGroupSpec, Strategy, Target};
+use tollgate_crds::{Affinity, Canary, Fallback, Mirror, ObjectRef, RouteGroupSpec, Strategy, Target};
 
 use super::deployment::Deployments;
 use super::gateway::Gateway;
@@ -46,15 +46,13 @@ pub(super) fn compile_all<'a>(
 ) -> Vec<Group<'a>> {
     let mut groups = Vec::with_capacity(everything.groups.len());
     for object in everything.groups.iter() {
-        if !gateway.admits(&object.meta.namespace) {
-            let model::Gateway { namespace, name, .. } = &gateway.compiled;
-            let message =
-                format!("LLMGateway `{namespace}/{name}` does not let namespace `{}` attach", object.meta.namespace);
-            report.error(object.subject(), Reason::NotGranted, "metadata.namespace", message);
+        if !gateway.admits_object(object.subject(), report) {
             continue;
         }
-        let work = Work { object, everything, deployments, gateway: &gateway.compiled, grants };
-        groups.push(work.compile(previous, report));
+        let work = Work { object, everything, deployments, gateway, grants };
+        if !work.is_elsewhere() {
+            groups.push(work.compile(previous, report));
+        }
     }
     groups
 }
@@ -63,7 +61,7 @@ struct Work<'w, 'a> {
     object: &'a Object<RouteGroupSpec>,
     everything: &'w Everything<'a>,
     deployments: &'w Deployments<'a>,
-    gateway: &'w model::Gateway,
+    gateway: &'w Gateway<'a>,
     grants: Grants<'a>,
 }
 
@@ -88,9 +86,9 @@ impl<'a> Work<'_, 'a> {
         report_unused(canary.as_ref(), mirror.as_ref(), affinity.as_ref(), subject, report);
         let strategy = compile_strategy(*strategy, subject, report);
         let mut reader = Reader::new(report, subject);
-        let retries = reader.retries("spec.retries", retries.as_ref(), &self.gateway.retries);
+        let retries = reader.retries("spec.retries", retries.as_ref(), &self.gateway.compiled.retries);
         let timeouts = reader.timeouts("spec.timeouts", timeouts);
-        let cooldown = reader.cooldown("spec.cooldown", cooldown.as_ref(), self.gateway.cooldown);
+        let cooldown = reader.cooldown("spec.cooldown", cooldown.as_ref(), self.gateway.compiled.cooldown);
         let mut names = public_names("spec.modelNames", model_names, &mut reader);
         if model_names.is_empty() {
             names.push(self.object.meta.name.as_str());
@@ -115,6 +113,20 @@ impl<'a> Work<'_, 'a> {
             report.error(subject, Reason::Unreachable, "spec.targets", message);
         }
         group
+    }
+
+    /// Whether other gateways serve all of its targets that any gateway serves.
+    fn is_elsewhere(&self) -> bool {
+        let (mut here, mut elsewhere) = (false, false);
+        for Target { model_deployment_ref: ObjectRef { name, namespace }, .. } in &self.object.spec.targets {
+            let namespace = namespace.as_deref().unwrap_or(&self.object.meta.namespace);
+            let Some(object) = self.everything.deployments.get(namespace, name) else { continue };
+            match self.gateway.is_elsewhere(object.spec.gateway_ref.as_ref(), object.subject()) {
+                true => elsewhere = true,
+                false => here = true,
+            }
+        }
+        elsewhere && !here
     }
 
     /// What stood behind the names before the edit was broken, but for deployments that are gone.
@@ -165,6 +177,9 @@ impl<'a> Work<'_, 'a> {
             );
             let Some(object) = allowed.map(|at| objects.at(at)) else { continue };
             let Some(deployment) = self.deployments.find(&object.meta.namespace, &object.meta.name) else {
+                if self.gateway.is_elsewhere(object.spec.gateway_ref.as_ref(), object.subject()) {
+                    continue;
+                }
                 let message =
                     format!("ModelDeployment `{}` cannot be used; its own findings say why", object.meta.name);
                 reader.report.error(reader.subject, Reason::NotFound, reference_field, message);

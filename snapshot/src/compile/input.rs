@@ -10,7 +10,7 @@ use tollgate_crds::{
 };
 
 use crate::finding::ObjectRef;
-use crate::model::{Endpoint, KeyHash, Snapshot};
+use crate::model::{Endpoint, GatewayName, KeyHash, Snapshot};
 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -25,6 +25,8 @@ pub struct Meta {
     pub annotations: Labels,
     /// Unix seconds; `None` where nothing records it (files). Decides who came first.
     pub created_at: Option<i64>,
+    /// Somebody deleted it, and it is still there because something waits for it. It counts as gone.
+    pub deleting: bool,
 }
 
 impl Meta {
@@ -149,15 +151,60 @@ impl FromIterator<Secret> for Secrets {
 
 /// Hashes of the keys of VirtualKeys that have a `secret`, by namespace and name of the VirtualKey.
 #[derive(Clone, Debug, Default)]
-pub struct KeyHashes(HashMap<String, HashMap<String, KeyHash>>);
+pub struct KeyHashes(HashMap<String, HashMap<String, Hashes>>);
+
+#[derive(Clone, Debug)]
+struct Hashes {
+    current: KeyHash,
+    replaced: Vec<ReplacedKey>,
+}
+
+/// A key that a newer one has replaced and that works on for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplacedKey {
+    pub hash: KeyHash,
+    /// Unix seconds; the key's own `expiresAt` may be earlier.
+    pub ends_at: i64,
+}
 
 impl KeyHashes {
+    /// The key in use. Those that were replaced stay.
     pub fn insert(&mut self, namespace: &str, name: &str, hash: KeyHash) {
-        self.0.entry(namespace.to_owned()).or_default().insert(name.to_owned(), hash);
+        let keys = self.0.entry(namespace.to_owned()).or_default();
+        match keys.get_mut(name) {
+            Some(hashes) => hashes.current = hash,
+            None => {
+                keys.insert(name.to_owned(), Hashes { current: hash, replaced: Vec::new() });
+            }
+        }
     }
 
+    /// A key that the one in use has replaced; nothing where there is none in use.
+    pub fn insert_replaced(&mut self, namespace: &str, name: &str, replaced: ReplacedKey) {
+        if let Some(hashes) = self.0.get_mut(namespace).and_then(|keys| keys.get_mut(name)) {
+            hashes.replaced.push(replaced);
+        }
+    }
+
+    /// Forgets all keys of a VirtualKey.
+    pub fn remove(&mut self, namespace: &str, name: &str) {
+        if let Some(keys) = self.0.get_mut(namespace) {
+            keys.remove(name);
+            if keys.is_empty() {
+                self.0.remove(namespace);
+            }
+        }
+    }
+
+    /// The key in use.
     pub fn get(&self, namespace: &str, name: &str) -> Option<KeyHash> {
-        self.0.get(namespace)?.get(name).copied()
+        Some(self.0.get(namespace)?.get(name)?.current)
+    }
+
+    /// Those that it replaced.
+    pub fn replaced(&self, namespace: &str, name: &str) -> &[ReplacedKey] {
+        let hashes = self.0.get(namespace).and_then(|keys| keys.get(name));
+        hashes.map_or(&[], |hashes| &hashes.replaced)
     }
 }
 
@@ -174,7 +221,10 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct Input<'a> {
     /// In any order.
-    pub documents: &'a [Document],
+    pub documents: Vec<&'a Document>,
+    /// Which of the gateways that the documents describe the snapshot is for. What attaches to others is passed over in
+    /// silence; `Gateways` tells for each object where it attaches. `None`: the only one, or the default one.
+    pub gateway: Option<&'a GatewayName>,
     pub secrets: &'a Secrets,
     /// Labels by namespace; a namespace that is not here has none.
     pub namespaces: &'a BTreeMap<String, Labels>,
@@ -192,7 +242,7 @@ pub struct Input<'a> {
 
 impl<'a> Input<'a> {
     pub fn new(
-        documents: &'a [Document],
+        documents: impl IntoIterator<Item = &'a Document>,
         secrets: &'a Secrets,
         key_hashes: &'a KeyHashes,
         mode: Mode,
@@ -200,7 +250,8 @@ impl<'a> Input<'a> {
     ) -> Input<'a> {
         static NO_NAMESPACES: BTreeMap<String, Labels> = BTreeMap::new();
         Input {
-            documents,
+            documents: documents.into_iter().collect(),
+            gateway: None,
             secrets,
             namespaces: &NO_NAMESPACES,
             mode,

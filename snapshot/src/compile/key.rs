@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use tollgate_crds::{
-    BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LLMGatewaySpec, LocalRef, ModelLimits, Rotation, TeamSpec,
-    VirtualKeySpec,
+    BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LocalRef, ModelLimits, Rotation, TeamSpec, VirtualKeySpec,
 };
 
 use super::budget::{Budgets, Holder};
@@ -40,7 +39,6 @@ pub(super) struct Served<'a> {
 /// The keys of this gateway whose hash is known, each hash once. Routes need their namespaces, keys need the routes.
 pub(super) fn find_served<'a>(
     keys: &Objects<'a, VirtualKeySpec>,
-    gateways: &Objects<'a, LLMGatewaySpec>,
     gateway: &Gateway<'a>,
     input: &Input<'a>,
     previous: &Previous<'_>,
@@ -49,7 +47,7 @@ pub(super) fn find_served<'a>(
     let mut served: Vec<Served<'a>> = Vec::with_capacity(keys.len());
     for object in keys.iter() {
         let subject = object.subject();
-        if !gateway.serves(object.spec.gateway_ref.as_ref(), subject, gateways, input.mode, report) {
+        if !gateway.serves(object.spec.gateway_ref.as_ref(), subject, report) {
             continue;
         }
         if let Some(hash) = hash(object, input, previous, report) {

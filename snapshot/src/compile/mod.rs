@@ -11,6 +11,7 @@
 //! last good snapshot says of the object ([`Input::previous`]), but never more authority than is written.
 
 mod account;
+mod attachment;
 mod budget;
 mod credential;
 mod deployment;
@@ -31,7 +32,8 @@ mod team;
 mod upstream;
 mod values;
 
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets};
+pub use attachment::Gateways;
+pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets};
 
 use std::collections::BTreeSet;
 
@@ -63,7 +65,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let mut report = Report::default();
     let grants = Grants { namespaces: input.namespaces };
     let previous = Previous::new(input.previous);
-    let everything = Everything::sort(input.documents, &mut report);
+    let everything = Everything::sort(&input.documents, &mut report);
     let gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
 
     let mut credentials = Credentials::default();
@@ -72,7 +74,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let deployments = deployment::compile_all(&everything, &accounts, grants, &previous, &mut judge);
 
     let groups = group::compile_all(&everything, &deployments, &gateway, grants, &previous, &mut report);
-    let served = key::find_served(&everything.keys, &everything.gateways, &gateway, &input, &previous, &mut report);
+    let served = key::find_served(&everything.keys, &gateway, &input, &previous, &mut report);
     let callers: BTreeSet<&str> = served.iter().map(|key| key.object.meta.namespace.as_str()).collect();
     let routes = route::compile(&groups, &deployments, &callers, &gateway, grants, &mut report);
 

@@ -30,11 +30,12 @@ pub(super) struct Everything<'a> {
 }
 
 impl<'a> Everything<'a> {
-    pub fn sort(documents: &'a [Document], report: &mut Report) -> Everything<'a> {
+    /// What is being deleted counts as gone.
+    pub fn sort(documents: &[&'a Document], report: &mut Report) -> Everything<'a> {
         let (mut gateways, mut accounts, mut deployments, mut groups) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut teams, mut keys, mut budgets) = (Vec::new(), Vec::new(), Vec::new());
-        for document in documents {
+        for &document in documents.iter().filter(|document| !document.meta().deleting) {
             match document {
                 Document::LLMGateway(object) => gateways.push(&**object),
                 Document::ProviderAccount(object) => accounts.push(&**object),

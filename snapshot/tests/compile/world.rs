@@ -9,7 +9,7 @@ use tollgate_snapshot::compile::{
     Compiled, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, compile,
 };
 use tollgate_snapshot::model::{Budget, Deployment, Endpoint, Key, KeyHash, Namespace, Policy, Route, Snapshot};
-use tollgate_snapshot::{Finding, Reason, Severity};
+use tollgate_snapshot::{Finding, GatewayName, Reason, Severity};
 
 /// 2026-11-21, noon.
 pub const NOW: i64 = 1_795_262_400;
@@ -24,6 +24,7 @@ pub struct World {
     pub mode: Mode,
     pub now: i64,
     pub previous: Option<Snapshot>,
+    pub gateway: Option<GatewayName>,
 }
 
 impl World {
@@ -37,6 +38,7 @@ impl World {
             mode: Mode::Standalone,
             now: NOW,
             previous: None,
+            gateway: None,
         };
         let values: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the YAML of a test is valid");
         for value in values {
@@ -53,6 +55,7 @@ impl World {
             labels: text_map(&metadata["labels"]),
             annotations: text_map(&metadata["annotations"]),
             created_at: metadata["createdAt"].as_i64(),
+            deleting: metadata["deleting"].as_bool().unwrap_or(false),
         };
         let spec = &value["spec"];
         let kind = value["kind"].as_str().expect("a document has a kind");
@@ -90,7 +93,8 @@ impl World {
 
     pub fn compile(&self) -> Compiled {
         compile(Input {
-            documents: &self.documents,
+            documents: self.documents.iter().collect(),
+            gateway: self.gateway.as_ref(),
             secrets: &self.secrets,
             namespaces: &self.namespaces,
             mode: self.mode,

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tollgate_crds::{KeyPolicy, SecretKeyRef};
-use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Labels, Meta, Mode, Secret, compile};
-use tollgate_snapshot::model::{KeyHash, Snapshot};
+use tollgate_snapshot::compile::{Compiled, Document, Gateways, Input, KeyHashes, Labels, Meta, Mode, Secret, compile};
+use tollgate_snapshot::model::{Gateway, GatewayName, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use super::document::{self, Parsed};
@@ -130,7 +130,7 @@ impl Overlaid {
         }
         let key_hashes = self.key_hashes(&assumed);
         let Overlaid { gathered, files, scope } = self;
-        let (snapshots, findings) = compile_each(&gathered, &key_hashes, settings);
+        let (snapshots, findings) = compile_each(&gathered, &key_hashes, &scope, settings);
         let mut placed = gathered.findings;
         let judged = findings.into_iter().map(|finding| doubt(finding, &gathered.documents, &scope));
         placed.extend(judged.map(|finding| load::place(finding, &gathered.entries, &files)));
@@ -171,20 +171,55 @@ impl Overlaid {
     }
 }
 
-/// A snapshot for each gateway, and all findings.
-fn compile_each(gathered: &Gathered, key_hashes: &KeyHashes, settings: &Settings<'_>) -> (Vec<Snapshot>, Vec<Finding>) {
-    let Compiled { snapshot, credentials: _, findings } = compile(Input {
-        documents: &gathered.documents,
-        secrets: &gathered.secrets,
-        namespaces: &gathered.namespaces,
-        mode: Mode::Cluster,
-        mock_endpoint: None,
-        key_hashes,
-        previous: None,
-        default_namespace: settings.default_namespace,
-        now: settings.now,
+/// A snapshot for each gateway, and all findings, as the operator has them. Where no gateway can be seen, one that takes
+/// everything stands for it: whoever looks may be a tenant.
+fn compile_each(
+    gathered: &Gathered,
+    key_hashes: &KeyHashes,
+    scope: &Scope,
+    settings: &Settings<'_>,
+) -> (Vec<Snapshot>, Vec<Finding>) {
+    let Gathered { documents, secrets, namespaces, .. } = gathered;
+    let compile_for = |gateway: Option<&GatewayName>| {
+        compile(Input {
+            documents: documents.iter().collect(),
+            gateway,
+            secrets,
+            namespaces,
+            mode: Mode::Cluster,
+            mock_endpoint: None,
+            key_hashes,
+            previous: None,
+            default_namespace: settings.default_namespace,
+            now: settings.now,
+        })
+    };
+    let gateways = Gateways::new(documents, namespaces);
+    let names: Vec<GatewayName> = gateways.names().collect();
+    if names.is_empty() && *scope != Scope::All {
+        let Compiled { snapshot, findings, .. } = compile_for(None);
+        return (vec![snapshot], findings);
+    }
+    let (mut snapshots, mut findings) = (Vec::new(), Vec::new());
+    findings.extend(documents.iter().filter_map(|document| gateways.of(document).err()).map(|finding| *finding));
+    for name in &names {
+        let compiled = compile_for(Some(name));
+        snapshots.push(compiled.snapshot);
+        findings.extend(compiled.findings);
+    }
+    // What several gateways say of one object is said once.
+    let mut said = HashSet::new();
+    findings.retain(|finding| {
+        let Finding { object, severity: _, reason, field, message, hint: _ } = finding;
+        said.insert((object.clone(), *reason, field.clone(), message.clone()))
     });
-    (vec![snapshot], findings)
+    // The default one first: whoever names none means it.
+    let default = gateways.default_name();
+    snapshots.sort_by_key(|snapshot| {
+        let Gateway { namespace, name, .. } = &snapshot.gateway;
+        !default.as_ref().is_some_and(|default| *default.namespace == **namespace && *default.name == **name)
+    });
+    (snapshots, findings)
 }
 
 /// All Secrets that this version reads or writes for the documents.
@@ -235,8 +270,13 @@ fn stand_in<'k>(namespace: &str, name: &str, keys: impl Iterator<Item = &'k Stri
 
 /// What was found wrong with a reference into a namespace that could not be read is no error: nobody knows.
 fn doubt(mut finding: Finding, documents: &[Document], scope: &Scope) -> Finding {
-    let is_reference = matches!(finding.reason, Reason::NotFound | Reason::NotGranted);
+    let is_reference = matches!(finding.reason, Reason::NotFound | Reason::NotGranted | Reason::NotAttached);
     if *scope == Scope::All || finding.severity == Severity::Warning || !is_reference {
+        return finding;
+    }
+    if finding.reason == Reason::NotAttached {
+        finding.severity = Severity::Warning;
+        finding.message.push_str("; that may be otherwise, since you may not read all namespaces");
         return finding;
     }
     let referring = documents.iter().find(|document| document.object_ref() == finding.object);

@@ -192,8 +192,9 @@ fn from_server<S: DeserializeOwned>(
     document: fn(Box<Object<S>>) -> Document,
 ) -> Read {
     let mut findings = Vec::new();
+    let deleting = value["metadata"]["deletionTimestamp"].is_string();
     match whole::<S, _>(value, &object, &mut findings) {
-        Ok(whole) => resource(whole, object, findings, document),
+        Ok(whole) => resource(whole, object, deleting, findings, document),
         Err(error) => {
             let findings = vec![Finding::error(&object, Reason::Malformed, "", error.to_string())];
             Read { object, parsed: None, findings, at: None }
@@ -219,13 +220,14 @@ fn typed<S: DeserializeOwned>(
     };
     match whole {
         Err(error) => malformed(object, &error),
-        Ok(whole) => resource(whole, object, findings, document),
+        Ok(whole) => resource(whole, object, false, findings, document),
     }
 }
 
 fn resource<S>(
     whole: Whole<S>,
     object: ObjectRef,
+    deleting: bool,
     findings: Vec<Finding>,
     document: fn(Box<Object<S>>) -> Document,
 ) -> Read {
@@ -236,6 +238,7 @@ fn resource<S>(
         labels: metadata.labels,
         annotations: metadata.annotations,
         created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
+        deleting,
     };
     Read { object, parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))), findings, at: None }
 }
@@ -328,7 +331,7 @@ fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variab
         }
     }
     let Metadata { name, annotations, labels, .. } = metadata;
-    let secret = Secret { meta: Meta { namespace, name, labels, annotations, created_at: None }, data: values };
+    let secret = Secret { meta: Meta { namespace, name, labels, annotations, ..Meta::default() }, data: values };
     Read { object, parsed: Some(Parsed::Secret(secret)), findings, at: None }
 }
 

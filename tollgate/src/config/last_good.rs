@@ -101,7 +101,7 @@ impl Opened<'_> {
 
 /// A document that says what the object says.
 pub fn text_of(document: &Document) -> String {
-    let Meta { namespace, name, labels, annotations, created_at: _ } = document.meta();
+    let Meta { namespace, name, labels, annotations, created_at: _, deleting: _ } = document.meta();
     let spec = match document {
         Document::LLMGateway(object) => serde_json::to_value(&object.spec),
         Document::ProviderAccount(object) => serde_json::to_value(&object.spec),

@@ -130,7 +130,8 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
     }
     let (key_hashes, keys) = key_hashes(&mut gathered, settings)?;
     let input = Input {
-        documents: &gathered.documents,
+        documents: gathered.documents.iter().collect(),
+        gateway: None,
         secrets: &gathered.secrets,
         namespaces: &gathered.namespaces,
         mode: Mode::Standalone,

@@ -1,0 +1,377 @@
+//! Key shards: keys by the first digits of their hash, each shard with the policies of its keys, the budgets that only
+//! one key has, and the names of budgets that others share. A shard counts its own policies and budgets only, so that
+//! nothing outside of it changes when it does.
+//!
+//! ```text
+//! {"shard":"0f"}                              counting begins anew
+//! {"policy":{"namespace":"team-a",...}}       policy 0 of this shard
+//! {"sharedBudget":"team-a/Team/research"}     budget 0
+//! {"budget":{"id":"team-a/VirtualKey/ci"}}    budget 1
+//! {"key":{"hash":"0f...","name":"ci","policy":0,"budgets":[1,0]}}
+//! ```
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::names;
+use super::tables::Part;
+use super::text::{self, Cuts, cut};
+use crate::model::{Budget, Key, KeyHash, Limits, ModelSet, Name, Policy, Snapshot};
+
+/// How many digits of its hash decide which shard a key is in: 1, 16 or 256 shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u8", from = "u8")]
+pub enum ShardDigits {
+    #[default]
+    None,
+    One,
+    Two,
+}
+
+/// More keys than this on average, or a larger shard than [`MOST_BYTES`], and one digit more decides: a change of one
+/// key rewrites its whole shard.
+const MOST_KEYS: usize = 1_000;
+const MOST_BYTES: usize = 500_000;
+
+impl From<ShardDigits> for u8 {
+    fn from(digits: ShardDigits) -> u8 {
+        match digits {
+            ShardDigits::None => 0,
+            ShardDigits::One => 1,
+            ShardDigits::Two => 2,
+        }
+    }
+}
+
+impl From<u8> for ShardDigits {
+    fn from(number: u8) -> ShardDigits {
+        match number {
+            0 => ShardDigits::None,
+            1 => ShardDigits::One,
+            _ => ShardDigits::Two,
+        }
+    }
+}
+
+impl ShardDigits {
+    fn shards(self) -> usize {
+        16usize.pow(u8::from(self).into())
+    }
+
+    fn more(self) -> Option<ShardDigits> {
+        match self {
+            ShardDigits::None => Some(ShardDigits::One),
+            ShardDigits::One => Some(ShardDigits::Two),
+            ShardDigits::Two => None,
+        }
+    }
+
+    fn fewer(self) -> Option<ShardDigits> {
+        match self {
+            ShardDigits::None => None,
+            ShardDigits::One => Some(ShardDigits::None),
+            ShardDigits::Two => Some(ShardDigits::One),
+        }
+    }
+
+    /// What a hash of the shard begins with; comparable, and the same for all of its keys.
+    fn prefix(self, hash: &KeyHash) -> u8 {
+        match self {
+            ShardDigits::None => 0,
+            ShardDigits::One => hash.0[0] >> 4,
+            ShardDigits::Two => hash.0[0],
+        }
+    }
+
+    fn prefix_text(self, prefix: u8) -> String {
+        match self {
+            ShardDigits::None => String::new(),
+            ShardDigits::One => format!("{prefix:x}"),
+            ShardDigits::Two => format!("{prefix:02x}"),
+        }
+    }
+
+    /// The fewest that `count` keys fit into.
+    fn for_count(count: usize) -> ShardDigits {
+        let all = [ShardDigits::None, ShardDigits::One];
+        all.into_iter().find(|digits| count <= MOST_KEYS * digits.shards()).unwrap_or(ShardDigits::Two)
+    }
+}
+
+/// A line of a shard, as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Record<'a> {
+    Shard(&'a str),
+    Policy(PolicyRow<'a>),
+    SharedBudget(&'a str),
+    Budget(&'a Budget),
+    Key(KeyRow<'a>),
+}
+
+/// A line of a shard, as it is read: at most one of these. `B`: a budget, or what can be understood of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "B: Deserialize<'de>"))]
+pub(super) struct Line<'a, B> {
+    #[serde(borrow)]
+    pub shard: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub policy: Option<PolicyRow<'a>>,
+    #[serde(borrow)]
+    pub shared_budget: Option<Text<'a>>,
+    pub budget: Option<B>,
+    #[serde(borrow)]
+    pub key: Option<KeyRow<'a>>,
+}
+
+/// A text that is copied only where it has escapes.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+impl<'a> Text<'a> {
+    fn new(text: &'a str) -> Text<'a> {
+        Text(Cow::Borrowed(text))
+    }
+}
+
+/// A [`Policy`] that names its namespace and team.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct PolicyRow<'a> {
+    #[serde(borrow)]
+    pub namespace: Text<'a>,
+    /// `namespace/name`
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub team: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<ModelSet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<(Name, Name)>,
+    #[serde(skip_serializing_if = "Limits::is_unlimited")]
+    pub limits: Limits,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_model: Vec<(Name, Limits)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Name>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(Name, Name)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+}
+
+/// A [`Key`] that counts the policies and budgets of its shard.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct KeyRow<'a> {
+    pub hash: KeyHash,
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    pub policy: u32,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub budgets: Cow<'a, [u32]>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub disabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+fn is_empty(numbers: &[u32]) -> bool {
+    numbers.is_empty()
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// All shards with a key in them, in order. `before`: how many digits decided so far; kept until the number or size of
+/// keys is far enough from where it would change that no single key changes it back.
+pub(super) fn write(snapshot: &Snapshot, references: &[Name], before: Option<ShardDigits>) -> (Vec<Part>, ShardDigits) {
+    let count = snapshot.keys.len();
+    let least = ShardDigits::for_count(count);
+    let mut digits = before.map_or(least, |before| before.max(least));
+    let mut writer = Writer::new(snapshot, references);
+    let mut shards = writer.shards(digits);
+    while largest(&shards) > MOST_BYTES
+        && let Some(more) = digits.more()
+    {
+        digits = more;
+        shards = writer.shards(digits);
+    }
+    // Half of what would call for more again.
+    let may_shrink = before == Some(digits);
+    while may_shrink
+        && let Some(fewer) = digits.fewer()
+        && count <= MOST_KEYS * fewer.shards() / 2
+        && shards.iter().map(|(_, text)| text.len()).sum::<usize>() <= MOST_BYTES * fewer.shards() / 2
+    {
+        let joined = writer.shards(fewer);
+        if largest(&joined) > MOST_BYTES / 2 {
+            break;
+        }
+        (digits, shards) = (fewer, joined);
+    }
+    let gateway = &snapshot.gateway.name;
+    let mut parts = Vec::with_capacity(shards.len());
+    for (prefix, text) in shards {
+        let prefix = digits.prefix_text(prefix);
+        for (piece, content) in cut(text, Cuts::OnlyWhenFull).into_iter().enumerate() {
+            let sha256 = text::sha256(&content);
+            parts.push(Part { name: names::keys(gateway, &prefix, piece), content, sha256 });
+        }
+    }
+    (parts, digits)
+}
+
+fn largest(shards: &[(u8, String)]) -> usize {
+    shards.iter().map(|(_, text)| text.len()).max().unwrap_or(0)
+}
+
+/// Writes shards, one after the other.
+struct Writer<'a> {
+    snapshot: &'a Snapshot,
+    /// By index, what shards call the budgets that keys share.
+    references: &'a [Name],
+    /// By index, `namespace/name`.
+    teams: Vec<String>,
+    policies: Numbers,
+    budgets: Numbers,
+}
+
+impl<'a> Writer<'a> {
+    fn new(snapshot: &'a Snapshot, references: &'a [Name]) -> Writer<'a> {
+        Writer {
+            snapshot,
+            references,
+            teams: snapshot.teams.iter().map(|team| format!("{}/{}", team.namespace, team.name)).collect(),
+            policies: Numbers::new(snapshot.policies.len()),
+            budgets: Numbers::new(snapshot.budgets.len()),
+        }
+    }
+
+    /// Those with a key in them: what their hashes begin with, and the text.
+    fn shards(&mut self, digits: ShardDigits) -> Vec<(u8, String)> {
+        let keys = self.snapshot.keys.chunk_by(|a, b| digits.prefix(&a.hash) == digits.prefix(&b.hash));
+        keys.map(|keys| {
+            let prefix = digits.prefix(&keys[0].hash);
+            (prefix, self.shard(&digits.prefix_text(prefix), keys))
+        })
+        .collect()
+    }
+
+    fn shard(&mut self, prefix: &str, keys: &[Key]) -> String {
+        self.policies.begin();
+        self.budgets.begin();
+        let mut lines = Lines::default();
+        lines.push(&Record::Shard(prefix));
+        let mut numbers = Vec::new();
+        for Key { hash, name, policy, user, budgets, disabled, expires_at } in keys {
+            let (policy_number, is_new) = self.policies.number(*policy);
+            if is_new {
+                lines.push(&Record::Policy(self.policy(&self.snapshot.policies[*policy as usize])));
+            }
+            numbers.clear();
+            for &budget in budgets {
+                let (number, is_new) = self.budgets.number(budget);
+                numbers.push(number);
+                if is_new {
+                    let written = &self.snapshot.budgets[budget as usize];
+                    lines.push(&match written.of_one_key {
+                        true => Record::Budget(written),
+                        false => Record::SharedBudget(&self.references[budget as usize]),
+                    });
+                }
+            }
+            lines.push(&Record::Key(KeyRow {
+                hash: *hash,
+                name: Text::new(name),
+                policy: policy_number,
+                user: user.as_deref().map(Text::new),
+                budgets: Cow::Borrowed(&numbers),
+                disabled: *disabled,
+                expires_at: *expires_at,
+            }));
+        }
+        lines.into_text()
+    }
+
+    fn policy(&self, policy: &'a Policy) -> PolicyRow<'_> {
+        let Policy { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = policy;
+        PolicyRow {
+            namespace: Text::new(&self.snapshot.namespaces[*namespace as usize].name),
+            team: team.map(|team| Text::new(&self.teams[team as usize])),
+            models: models.clone(),
+            aliases: aliases.clone(),
+            limits: *limits,
+            per_model: per_model.clone(),
+            tags: tags.clone(),
+            labels: labels.clone(),
+            max_output_tokens: *max_output_tokens,
+        }
+    }
+}
+
+/// Records, each on a line of its own.
+#[derive(Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub fn push(&mut self, record: &impl Serialize) {
+        serde_json::to_writer(&mut self.0, record).expect("records are made of what JSON has");
+        self.0.push(b'\n');
+    }
+
+    pub fn into_text(self) -> String {
+        String::from_utf8(self.0).expect("JSON is UTF-8")
+    }
+}
+
+/// Numbers things of the snapshot anew in each shard, in the order of their first use.
+struct Numbers {
+    /// By index: in which shard it was numbered last, and how.
+    known: Vec<(u32, u32)>,
+    shard: u32,
+    next: u32,
+}
+
+impl Numbers {
+    fn new(count: usize) -> Numbers {
+        Numbers { known: vec![(0, 0); count], shard: 0, next: 0 }
+    }
+
+    fn begin(&mut self) {
+        self.shard += 1;
+        self.next = 0;
+    }
+
+    /// Its number in this shard, and whether it is new here.
+    fn number(&mut self, index: u32) -> (u32, bool) {
+        let known = &mut self.known[index as usize];
+        if known.0 == self.shard {
+            return (known.1, false);
+        }
+        *known = (self.shard, self.next);
+        self.next += 1;
+        (known.1, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digit_decides_for_all_keys_of_a_shard() {
+        let hash = KeyHash([0x0f; 32]);
+        for (digits, text) in [(ShardDigits::None, ""), (ShardDigits::One, "0"), (ShardDigits::Two, "0f")] {
+            assert_eq!(digits.prefix_text(digits.prefix(&hash)), text);
+            assert_eq!(ShardDigits::from(u8::from(digits)), digits);
+        }
+        assert_eq!(ShardDigits::for_count(MOST_KEYS), ShardDigits::None);
+        assert_eq!(ShardDigits::for_count(MOST_KEYS + 1), ShardDigits::One);
+        assert_eq!(ShardDigits::for_count(100_000), ShardDigits::Two);
+    }
+}
