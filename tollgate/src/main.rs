@@ -2,6 +2,7 @@
 //! Tollgate brings along. The only place that joins the halves of the workspace.
 
 mod check;
+mod cluster;
 mod config;
 mod cores;
 mod crds;
@@ -17,7 +18,6 @@ mod process;
 mod ready;
 mod serve;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -67,10 +67,15 @@ enum Command {
     /// object's status what became of it. Several may run; one of them writes. Ctrl-C or SIGTERM lets another go on.
     Operator(operator::Arguments),
 
-    /// Say everything that is wrong or worth knowing in a configuration.
+    /// Say everything that is wrong or worth knowing in a configuration: of files, of a cluster, or of files as if they
+    /// were applied to a cluster.
     ///
     /// One line for each finding: file:line:column, severity, object, field, what it is and what to do. Exits with 1
-    /// when there is an error, with 0 for warnings only. Environment variables that Secrets name must be set.
+    /// when there is an error, with 0 for warnings only. Environment variables that Secrets in files name must be set.
+    ///
+    /// With --cluster it reads the resources of a cluster and the Secrets that they name, compiles them as the operator
+    /// does, and adds what only the cluster knows: conditions, and permissions that the operator or the proxies lack.
+    /// It changes nothing. With PATH and --cluster, the files count as applied.
     Check(check::Arguments),
 
     /// Turn a LiteLLM config.yaml into Tollgate resources, as YAML on stdout.
@@ -127,12 +132,4 @@ fn main() -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// `--config` of the commands that look at a configuration.
-#[derive(Debug, clap::Args)]
-struct ConfigPath {
-    /// Folder or file of resources, or a LiteLLM config.yaml.
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
 }
