@@ -1,29 +1,21 @@
 //! I/O: the listeners. One thread per core, each with a runtime, a listener on the shared port and its connections.
 //! Stopping: readiness goes off, listeners take what is queued and close, connections finish what they carry.
 
-use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::core::{Core, Shared};
-use crate::head_guard::{HeadGuard, Heads};
-use crate::pipeline;
+use crate::server;
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 4_096;
-
-/// Largest head of a request: hyper takes it from the connection's read buffer.
-const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// How often idle connections to providers are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -140,41 +132,13 @@ async fn accept(core: Rc<Core>, listener: TcpListener, mut phase: watch::Receive
 
 fn connection(core: &Rc<Core>, open: &Rc<()>, stream: TcpStream, phase: &watch::Receiver<Phase>) {
     let _ = stream.set_nodelay(true);
-    let (core, open, mut phase) = (core.clone(), open.clone(), phase.clone());
+    let (core, open, phase) = (core.clone(), open.clone(), phase.clone());
     core.bank.own.connections.add(1);
     tokio::task::spawn_local(async move {
         let _open = open;
-        core.bank.own.open_connections.fetch_add(1, Relaxed);
-        let heads = Rc::new(Heads::default());
-        let guarded = HeadGuard::new(stream, heads.clone());
-        let service = {
-            let core = core.clone();
-            service_fn(move |request| {
-                let (core, refused) = (core.clone(), heads.next());
-                async move { Ok::<_, Infallible>(pipeline::serve(core, request, refused).await) }
-            })
-        };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(core.shared.settings.header_timeout)
-            .max_buf_size(MAX_HEAD_BYTES.max(8 << 10))
-            .serve_connection(TokioIo::new(guarded), service);
-        let mut connection = std::pin::pin!(connection);
-        let ended = loop {
-            tokio::select! {
-                ended = connection.as_mut() => break ended,
-                changed = phase.changed() => {
-                    if changed.is_err() || *phase.borrow() == Phase::Draining {
-                        // Finishes the response under way, then closes.
-                        connection.as_mut().graceful_shutdown();
-                        break connection.as_mut().await;
-                    }
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "client connection ended");
-        }
-        core.bank.own.open_connections.fetch_sub(1, Relaxed);
+        let own = core.bank.own.clone();
+        own.open_connections.fetch_add(1, Relaxed);
+        server::serve(core, stream, phase).await;
+        own.open_connections.fetch_sub(1, Relaxed);
     });
 }

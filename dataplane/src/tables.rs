@@ -80,10 +80,24 @@ pub struct DeploymentEntry {
 /// What a deployment tells clients about itself.
 #[derive(Debug)]
 pub struct DeploymentHeaders {
-    pub model_id: HeaderValue,
-    pub model_name: HeaderValue,
     pub api_base: HeaderValue,
-    pub region: Option<HeaderValue>,
+    /// Header fields, as they are sent.
+    pub lines: Box<[u8]>,
+}
+
+impl DeploymentHeaders {
+    fn new(deployment: &model::Deployment, id: &str, api_base: &str) -> DeploymentHeaders {
+        let name = format!("{}/{}", deployment.provider, deployment.model);
+        let fields = [("id", id), ("name", &name), ("api-base", api_base)];
+        let region = deployment.region.as_deref().map(|region| ("region", region));
+        let mut lines = Vec::new();
+        for (field, value) in fields.into_iter().chain(region) {
+            for part in [&b"x-litellm-model-"[..], field.as_bytes(), b": ", header_value(value).as_bytes(), b"\r\n"] {
+                lines.extend_from_slice(part);
+            }
+        }
+        DeploymentHeaders { api_base: header_value(api_base), lines: lines.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -292,12 +306,7 @@ impl Builder {
                 .as_ref()
                 .map(|price| self.ledger.intern(price.version()))
                 .unwrap_or_default(),
-            headers: DeploymentHeaders {
-                model_id: header_value(&id),
-                model_name: header_value(&format!("{}/{}", deployment.provider, deployment.model)),
-                api_base: header_value(&format!("{scheme}://{authority}{}", endpoint.path)),
-                region: deployment.region.as_deref().map(header_value),
-            },
+            headers: DeploymentHeaders::new(deployment, &id, &format!("{scheme}://{authority}{}", endpoint.path)),
             extra_headers: deployment
                 .headers
                 .iter()
