@@ -100,7 +100,7 @@ pub async fn run(
     }
     let tables = admitted.caller.tables.clone();
     let gateway = &tables.snapshot.gateway;
-    let mut routes = vec![admitted.route];
+    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::smallvec![admitted.route];
     let mut position = 0;
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
@@ -120,14 +120,14 @@ pub async fn run(
             }
             let now = Instant::now();
             let operation = admitted.call.operation;
+            let targets = &*tables.routes[route_index as usize].targets;
             let takes = |index: usize| {
-                let deployment = route.targets[index].deployment as usize;
-                Mode::of(operation, &tables.snapshot.deployments[deployment]).is_some()
-                    && hold::condition_holds(&tables, route_index, index, &admitted)
+                targets[index].serves(operation) && hold::condition_holds(&tables, route_index, index, &admitted)
             };
             let choice = Choice {
                 tables: &tables,
                 route,
+                targets,
                 eligible: &takes,
                 refused: &refused,
                 tried: &tried,

@@ -11,7 +11,7 @@ use tollgate_dialects::chat::{self, ReplyOptions, StreamDecoder, StreamEncoder, 
 use tollgate_dialects::error::ErrorKind;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
-use tollgate_dialects::splice::{Splice, json_string};
+use tollgate_dialects::splice::{Pieces, Splice, json_string};
 use tollgate_dialects::usage;
 use tollgate_snapshot::model::{ErrorClass, Name};
 
@@ -39,8 +39,9 @@ pub struct Judged {
     booking: Box<Booking>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, once a call: a box would cost more")]
 enum Kind {
-    Unary { body: Bytes, booked: Booked },
+    Unary { body: Pieces, booked: Booked },
     Stream { upstream: Body, flow: Flow, ready: VecDeque<Bytes>, pace: Pace },
 }
 
@@ -62,11 +63,11 @@ pub async fn send(
         Some(first_byte) => clock.deadline.min(booking.started + first_byte),
         None => clock.deadline,
     };
-    let sent = core.pool.send(&entry.target, &outgoing.message, clock.connect);
-    let sent = tokio::time::timeout_at(until_head.into(), sent).await;
+    let sent = core.pool.send(&entry.target, &outgoing.message, clock.connect, until_head).await;
     let Sent { head, body } = match sent {
-        Ok(Ok(sent)) => sent,
-        Ok(Err(SendError::Connect(error))) => {
+        Ok(sent) => sent,
+        Err(SendError::TimedOut) => return Err(timed_out(booking, record)),
+        Err(SendError::Connect(error)) => {
             // Nothing left this machine.
             booking.release(0);
             record.provider += booking.started.elapsed();
@@ -76,7 +77,7 @@ pub async fn send(
                 ErrorClass::Connect,
             ));
         }
-        Ok(Err(SendError::Broken(error))) => {
+        Err(SendError::Broken(error)) => {
             tracing::warn!(%deployment, %error, "deployment `{deployment}` closed the connection before it answered");
             booking.settle_unknown(0, 502);
             record.provider += booking.started.elapsed();
@@ -86,7 +87,6 @@ pub async fn send(
                 ErrorClass::Connect,
             ));
         }
-        Err(_) => return Err(timed_out(booking, record)),
     };
     booking.first_byte = Some(booking.started.elapsed());
     if head.status != StatusCode::OK {
@@ -131,7 +131,7 @@ async fn unary(
     let dialect = attempting.deployment(&booking).dialect;
     if admitted.call.operation == Operation::CountTokens {
         booking.release(200);
-        return Ok(Judged { fields, kind: Kind::Unary { body, booked: Booked::default() }, booking });
+        return Ok(Judged { fields, kind: Kind::Unary { body: body.into(), booked: Booked::default() }, booking });
     }
     let notes = usage::read_unary(dialect, &body, entry.usage_quirks);
     let Some(layout) = notes.layout else {
@@ -155,14 +155,14 @@ async fn unary(
             Some(field) if !attempting.fell_back => {
                 let shown = json_string(shown);
                 if field.of(&body) == shown {
-                    body
+                    body.into()
                 } else {
                     let mut splice = Splice::default();
                     splice.replace(field.value, shown);
-                    splice.apply(&body, layout).into_bytes()
+                    splice.apply(&body, layout)
                 }
             }
-            _ => body,
+            _ => body.into(),
         },
         Mode::Translate(surface) => {
             let translated = chat::decode_reply(dialect, &body).map(|reply| {
@@ -170,7 +170,7 @@ async fn unary(
                 chat::encode_reply(surface, &reply, &options)
             });
             match translated {
-                Ok(body) => body.into(),
+                Ok(body) => Bytes::from(body).into(),
                 Err(error) => {
                     tracing::warn!(%deployment, %error, "deployment `{deployment}` sent an answer that is not of its dialect");
                     let reason = "sent an answer that is not of its dialect";
@@ -405,7 +405,7 @@ impl Judged {
                 lines.add_cost(&booked.cost);
                 lines.raw(b"content-type: application/json\r\n");
                 drop(entry);
-                Reply { response: Response::new(ReplyBody::Full(Some(body))), head: Some(lines.into_bytes()) }
+                Reply { response: Response::new(ReplyBody::Full(body)), head: Some(lines.into_bytes()) }
             }
             Kind::Stream { upstream, flow, ready, pace } => {
                 let room = ready.iter().map(Bytes::len).sum();

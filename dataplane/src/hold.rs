@@ -28,9 +28,12 @@ const FRAMING_TOKENS: u64 = 256;
 /// Web searches one call may make when it names a search tool without a number of its own.
 const WEB_SEARCHES: u64 = 10;
 
+/// The budgets of a call; most have a few.
+type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
+
 /// What an attempt needs.
 pub struct Terms {
-    budgets: Vec<Arc<Budget>>,
+    budgets: Budgets,
     amounts: Amounts,
     hard: bool,
     /// Cap to send along because the client named none.
@@ -47,7 +50,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
     let call = &admitted.call;
-    let mut budgets = Vec::new();
+    let mut budgets = Budgets::new();
     let (mut hard, mut hard_usd, mut hard_tokens) = (false, false, false);
     for index in admitted.caller.key().map(|key| &*key.budgets).unwrap_or_default() {
         let budget = tables.budget_kinds[*index as usize];
@@ -62,7 +65,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
-        return Ok(Terms { budgets: Vec::new(), amounts: requests, hard: false, inject_output: None });
+        return Ok(Terms { budgets: Budgets::new(), amounts: requests, hard: false, inject_output: None });
     }
     let Some(price) = &deployment.price else {
         if hard_usd || snapshot.gateway.deny_unpriced {
@@ -317,9 +320,10 @@ fn end_user(admitted: &Admitted) -> u64 {
 
 /// Whether a target's condition lets this call through.
 pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Admitted) -> bool {
-    let Some(condition) = &tables.routes[route as usize].conditions[target] else {
+    let target = &tables.routes[route as usize].targets[target];
+    let Some(condition) = &target.condition else {
         // A condition that does not compile lets nobody through.
-        return tables.snapshot.routes[route as usize].targets[target].when.is_none();
+        return !target.is_conditional;
     };
     let call = &admitted.call;
     let policy = admitted.caller.policy();

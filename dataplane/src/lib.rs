@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod alarm;
 pub mod answer;
 pub mod attempt;
 pub mod booking;

@@ -6,13 +6,15 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tollgate_dialects::Dialect;
 use tollgate_dialects::error::{ErrorBody, encode_error};
+use tollgate_dialects::splice::Pieces;
 
 use crate::error::GatewayError;
 use crate::relay::Relay;
 
 /// Body of a response.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, once a call: a box would cost more")]
 pub enum ReplyBody {
-    Full(Option<Bytes>),
+    Full(Pieces),
     Stream(Box<Relay>),
 }
 
@@ -97,7 +99,8 @@ pub fn key_remaining(kind: &str, model: &str) -> Option<HeaderName> {
 
 /// A complete response.
 pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::Full(Some(body.into())));
+    let body: Bytes = body.into();
+    let mut response = Response::new(ReplyBody::Full(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::HashTable;
 use http::HeaderValue;
+use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
@@ -16,6 +17,7 @@ use tollgate_snapshot::{Credential, catalogue};
 use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
+use crate::outgoing::Mode;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -131,8 +133,26 @@ pub struct RouteEntry {
     pub label: Label,
     pub name_id: NameId,
     pub group: HeaderValue,
-    /// Compiled conditions of the targets, by index; `None`: always.
-    pub conditions: Vec<Option<crate::condition::Condition>>,
+    /// In the order of the route's targets.
+    pub targets: Box<[TargetEntry]>,
+}
+
+/// What a choice among targets looks at, close together: deployments are large, and most of a route's are not chosen.
+#[derive(Debug)]
+pub struct TargetEntry {
+    pub state: Arc<DeploymentState>,
+    /// By operation: whether the deployment can serve it.
+    serves: [bool; Operation::ALL.len()],
+    /// It is for some calls only.
+    pub is_conditional: bool,
+    /// `None` where it does not compile.
+    pub condition: Option<Box<crate::condition::Condition>>,
+}
+
+impl TargetEntry {
+    pub fn serves(&self, operation: Operation) -> bool {
+        self.serves[operation as usize]
+    }
 }
 
 #[derive(Debug)]
@@ -204,8 +224,9 @@ impl Builder {
             .map(|namespace| NamespaceIndex { exact: namespace.exact.iter().cloned().collect() })
             .collect();
         let home = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
-        let deployments = snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
-        let routes = snapshot.routes.iter().map(|route| self.route(route)).collect();
+        let deployments: Vec<DeploymentEntry> =
+            snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
+        let routes = snapshot.routes.iter().map(|route| self.route(route, &snapshot, &deployments)).collect();
         let teams = snapshot
             .teams
             .iter()
@@ -249,16 +270,22 @@ impl Builder {
         }
     }
 
-    fn route(&self, route: &model::Route) -> RouteEntry {
+    fn route(&self, route: &model::Route, snapshot: &Snapshot, deployments: &[DeploymentEntry]) -> RouteEntry {
+        let target = |target: &model::Target| {
+            let index = target.deployment as usize;
+            let condition = target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok());
+            TargetEntry {
+                state: deployments[index].state.clone(),
+                serves: Operation::ALL.map(|operation| Mode::of(operation, &snapshot.deployments[index]).is_some()),
+                is_conditional: target.when.is_some(),
+                condition: condition.map(Box::new),
+            }
+        };
         RouteEntry {
             label: self.registry.label(&route.name),
             name_id: self.ledger.intern(&route.name),
             group: header_value(&route.name),
-            conditions: route
-                .targets
-                .iter()
-                .map(|target| target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok()))
-                .collect(),
+            targets: route.targets.iter().map(target).collect(),
         }
     }
 

@@ -5,19 +5,21 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::RequestBody;
 use super::head::{self, Head};
 use super::out::Length;
 use super::wire::Wire;
+use crate::alarm::Alarm;
 use crate::core::Core;
 use crate::framing::Piece;
 use crate::head_guard::{HeadGuard, Heads};
@@ -40,7 +42,7 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, phase: watch::Receiver<Pha
     };
     let mut waiting = Waiting {
         draining: Box::pin(draining),
-        timer: Box::pin(tokio::time::sleep(core.shared.settings.header_timeout)),
+        alarm: Alarm::default(),
         patience: core.shared.settings.header_timeout,
         has_served: false,
     };
@@ -78,13 +80,10 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, phase: watch::Receiver<Pha
             }
         };
         let written = match body {
-            ReplyBody::Full(bytes) => {
-                let bytes = bytes.unwrap_or_default();
-                head(Length::Known(bytes.len() as u64));
-                if !without_body {
-                    wire.borrow_mut().out.push(bytes);
-                }
-                std::future::poll_fn(|cx| wire.borrow_mut().poll_send(cx)).await.is_ok()
+            ReplyBody::Full(pieces) => {
+                head(Length::Known(pieces.len() as u64));
+                let mut pieces = pieces.into_iter().filter(|_| !without_body);
+                std::future::poll_fn(|cx| poll_pieces(&mut wire.borrow_mut(), &mut pieces, cx)).await
             }
             ReplyBody::Stream(mut relay) => {
                 head(streamed);
@@ -102,7 +101,7 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, phase: watch::Receiver<Pha
     }
     let ended = std::future::poll_fn(|cx| {
         let mut wire = wire.borrow_mut();
-        std::task::ready!(wire.poll_send(cx))?;
+        ready!(wire.poll_send(cx))?;
         wire.poll_shutdown(cx)
     });
     if let Err(error) = ended.await {
@@ -121,8 +120,7 @@ enum Next {
 /// What ends a wait for a request.
 struct Waiting<D> {
     draining: Pin<Box<D>>,
-    /// May go off too early: it is set anew then, not for each request.
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     /// Until a head must be complete.
     patience: Duration,
     has_served: bool,
@@ -158,13 +156,7 @@ impl<D: Future<Output = ()>> Waiting<D> {
         if is_idle && self.has_served && self.draining.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Next::Closed);
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
-                return Poll::Ready(Next::Closed);
-            }
-            self.timer.as_mut().reset(until);
-        }
-        Poll::Pending
+        self.alarm.poll(until, cx).map(|()| Next::Closed)
     }
 }
 
@@ -194,6 +186,24 @@ fn skip_body(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
                 }
             }
             Ok(Piece::More) | Err(_) => return false,
+        }
+    }
+}
+
+/// Writes a body that is there. Ready when it was sent; false: the client is gone.
+fn poll_pieces(wire: &mut Wire, pieces: &mut impl Iterator<Item = Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    loop {
+        let mut all = false;
+        while !wire.out.is_full() && !all {
+            match pieces.next() {
+                Some(piece) => wire.out.push(piece),
+                None => all = true,
+            }
+        }
+        match ready!(wire.poll_send(cx)) {
+            Err(_) => return Poll::Ready(false),
+            Ok(()) if all => return Poll::Ready(true),
+            Ok(()) => {}
         }
     }
 }

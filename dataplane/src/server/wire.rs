@@ -53,12 +53,12 @@ impl Wire {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, left: Option<u64>) -> Poll<Result<usize, Error>> {
         // Thousands of connections wait here: they get memory when there is something to put into it.
         ready!(self.stream.get_ref().poll_read_ready(cx))?;
-        let more =
-            left.and_then(|left| usize::try_from(left).ok()).unwrap_or_default().saturating_sub(self.input.len());
-        self.input.reserve(self.room.max(more.min(BODY_ROOM)));
+        let more = left.map(|left| usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(self.input.len()));
+        // Not a byte more than a body needs: at its end that would move all of it to a larger place.
+        self.input.reserve(more.map_or(self.room, |more| more.clamp(1, BODY_ROOM)));
         let spare = self.input.capacity() - self.input.len();
         let received = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
-        if received == spare {
+        if received == spare && more.is_none() {
             self.room = (self.room * 2).min(MOST_ROOM);
         }
         Poll::Ready(Ok(received))

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::head::{Parsed, measure};
+use crate::alarm::Alarm;
 use crate::framing::Malformed;
 
 /// Up to this many bytes a request is copied together: one short write is cheaper than a list of slices.
@@ -54,6 +56,8 @@ pub enum Broken {
     NotSent,
     #[error("the connection broke")]
     Io(#[source] Error),
+    #[error("no answer came in time")]
+    TimedOut,
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
@@ -64,6 +68,7 @@ pub struct Connection<S> {
     stream: S,
     pub input: BytesMut,
     unsent: Unsent,
+    alarm: Alarm,
     room: usize,
 }
 
@@ -79,7 +84,13 @@ struct Unsent {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(stream: S) -> Self {
-        Connection { stream, input: BytesMut::new(), unsent: Unsent::default(), room: FIRST_ROOM }
+        Connection {
+            stream,
+            input: BytesMut::new(),
+            unsent: Unsent::default(),
+            alarm: Alarm::default(),
+            room: FIRST_ROOM,
+        }
     }
 
     /// Whether an idle connection still is one: the provider neither closed it nor said something unasked.
@@ -100,12 +111,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.room = FIRST_ROOM;
     }
 
-    /// Sends a request and waits for the head of its answer. What an early answer leaves unsent is sent while its body
-    /// is read.
+    /// Sends a request and waits for the head of its answer, at most `until` then. What an early answer leaves unsent is
+    /// sent while its body is read.
     ///
     /// # Errors
     /// See [`Broken`]; the connection is of no use then. Cancelling leaves it so, too.
-    pub async fn exchange(&mut self, message: &Message) -> Result<Parsed, Broken> {
+    pub async fn exchange(&mut self, message: &Message, until: Instant) -> Result<Parsed, Broken> {
         self.unsent.parts.extend(message.parts.iter().rev().cloned());
         self.unsent.begun = false;
         std::future::poll_fn(|cx| {
@@ -117,7 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match self.poll_head(cx) {
                 // Who refuses a request early may close before it was all read; its answer counts.
                 Poll::Pending if failed.is_some() => Poll::Ready(Err(Broken::Io(failed.unwrap_or_else(closed)))),
-                other => other,
+                Poll::Pending => self.alarm.poll(until, cx).map(|()| Err(Broken::TimedOut)),
+                answered => answered,
             }
         })
         .await
@@ -180,13 +192,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Receives more; `Ok(0)` at the end of the connection. `left`: bytes that are still to come, where that is known.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, left: Option<u64>) -> Poll<Result<usize, Error>> {
-        let more =
-            left.and_then(|left| usize::try_from(left).ok()).unwrap_or_default().saturating_sub(self.input.len());
-        let room = self.room.max(more.min(MOST_ROOM));
-        self.input.reserve(room);
+        let more = left.map(|left| usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(self.input.len()));
+        // Not a byte more than a body needs: at its end that would move all of it to a larger place.
+        self.input.reserve(more.map_or(self.room, |more| more.clamp(1, MOST_ROOM)));
         let spare = self.input.capacity() - self.input.len();
         let received = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
-        if received == spare {
+        if received == spare && more.is_none() {
             self.room = (self.room * 2).min(MOST_ROOM);
         }
         Poll::Ready(Ok(received))
@@ -220,6 +231,10 @@ mod tests {
         Message::new(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\n".to_vec(), &[Bytes::from("bo"), Bytes::from("dy")])
     }
 
+    fn soon() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(10)
+    }
+
     fn pair(capacity: usize) -> (Connection<DuplexStream>, DuplexStream) {
         let (near, far) = tokio::io::duplex(capacity);
         (Connection::new(near), far)
@@ -241,7 +256,7 @@ mod tests {
                 }
             };
             let message = message();
-            let (answer, ()) = tokio::join!(connection.exchange(&message), serving);
+            let (answer, ()) = tokio::join!(connection.exchange(&message, soon()), serving);
             let answer = answer.unwrap();
             assert_eq!((answer.head.status.as_u16(), answer.framing), (200, Framing::Length(2)), "{size}");
             assert_eq!(answer.head.fields.get("x"), Some(&b"y"[..]));
@@ -261,7 +276,7 @@ mod tests {
             let (mut connection, mut far) = pair(4096);
             far.write_all(text.as_bytes()).await.unwrap();
             far.shutdown().await.unwrap();
-            let failed = connection.exchange(&message()).await.unwrap_err();
+            let failed = connection.exchange(&message(), soon()).await.unwrap_err();
             assert!(!matches!(failed, Broken::NotSent), "{text:?} {ends}");
         }
     }
@@ -272,7 +287,7 @@ mod tests {
         let large = Bytes::from(vec![b'x'; 64 << 10]);
         let message = Message::new(b"POST / HTTP/1.1\r\n\r\n".to_vec(), &[large.clone(), large]);
         far.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        let answer = connection.exchange(&message).await.unwrap();
+        let answer = connection.exchange(&message, soon()).await.unwrap();
         assert_eq!(answer.head.status.as_u16(), 413);
         assert!(!connection.is_at_rest(), "the rest of the request is not sent");
         // Whoever goes on reading gets all of it.
@@ -291,7 +306,16 @@ mod tests {
         assert!(connection.is_idle());
         drop(far);
         assert!(!connection.is_idle());
-        assert!(matches!(connection.exchange(&message()).await, Err(Broken::NotSent)));
+        assert!(matches!(connection.exchange(&message(), soon()).await, Err(Broken::NotSent)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_waited_for_as_long_as_was_said() {
+        let (mut connection, _far) = pair(1024);
+        let begun = Instant::now();
+        let until = begun + std::time::Duration::from_millis(30);
+        assert!(matches!(connection.exchange(&message(), until).await, Err(Broken::TimedOut)));
+        assert!(begun.elapsed().as_millis() >= 30);
     }
 
     #[tokio::test]

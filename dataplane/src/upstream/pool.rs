@@ -62,9 +62,21 @@ pub enum SendError {
     /// Nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The same as `Broken`, by our clock.
+    #[error("no answer came in time")]
+    TimedOut,
     /// Something may have been sent; whether the provider worked on it is unknown.
     #[error("the connection broke before an answer came")]
     Broken(#[source] Broken),
+}
+
+impl From<Broken> for SendError {
+    fn from(broken: Broken) -> SendError {
+        match broken {
+            Broken::TimedOut => SendError::TimedOut,
+            broken => SendError::Broken(broken),
+        }
+    }
 }
 
 impl Pool {
@@ -72,26 +84,35 @@ impl Pool {
         Pool { idle: Rc::default(), connector }
     }
 
-    /// Sends a request and waits for the head of its answer. Connections of the pool that turn out to be dead before
+    /// Sends a request and waits for the head of its answer, at most `until` then. Connections of the pool that turn out to be dead before
     /// anything was written to them are passed over.
     ///
     /// # Errors
     /// See [`SendError`]. Cancelling closes the connection.
-    pub async fn send(&self, target: &Target, message: &Message, connect_timeout: Duration) -> Result<Sent, SendError> {
+    pub async fn send(
+        &self,
+        target: &Target,
+        message: &Message,
+        connect_timeout: Duration,
+        until: Instant,
+    ) -> Result<Sent, SendError> {
         while let Some(mut connection) = self.take_idle(target.id) {
-            match connection.exchange(message).await {
+            match connection.exchange(message, until.into()).await {
                 Ok(parsed) => return Ok(self.sent(parsed, connection, target.id)),
                 // The provider closed it while it was idle: the request never left.
                 Err(Broken::NotSent) => {}
-                Err(broken) => return Err(SendError::Broken(broken)),
+                Err(broken) => return Err(broken.into()),
             }
         }
         // Boxed: its state (names, TLS) is large, and nearly no call needs it.
-        let mut connection = Box::pin(self.connect(&target.endpoint, connect_timeout)).await?;
-        match connection.exchange(message).await {
-            Ok(parsed) => Ok(self.sent(parsed, connection, target.id)),
-            Err(broken) => Err(SendError::Broken(broken)),
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        let connected = Box::pin(self.connect(&target.endpoint, connect_timeout.min(left))).await;
+        let mut connection = match connected {
+            Err(_) if Instant::now() >= until => return Err(SendError::TimedOut),
+            connected => connected?,
+        };
+        let parsed = connection.exchange(message, until.into()).await?;
+        Ok(self.sent(parsed, connection, target.id))
     }
 
     fn sent(&self, parsed: Parsed, connection: Box<Connection<Stream>>, target: usize) -> Sent {
@@ -183,7 +204,7 @@ mod tests {
         let calling = async {
             let mut got = Vec::new();
             for _ in 0..answers.iter().map(|answers| answers.len()).sum() {
-                let sent = pool.send(&target, &message, ROOM).await.unwrap();
+                let sent = pool.send(&target, &message, ROOM, Instant::now() + ROOM).await.unwrap();
                 got.push(sent.body.whole(limit).await);
             }
             got
