@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -125,7 +126,7 @@ fn connection(port: &Rc<Port>, stream: TcpStream, place: OwnedSemaphorePermit) {
         let _place = place;
         let service = service_fn(move |request| {
             let port = port.clone();
-            async move { Ok::<_, Infallible>(port.answer(request).await) }
+            async move { Ok::<_, Infallible>(whole(port.answer(request).await)) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -137,6 +138,14 @@ fn connection(port: &Rc<Port>, stream: TcpStream, place: OwnedSemaphorePermit) {
             tracing::debug!(%error, "a connection of the status port ended");
         }
     });
+}
+
+/// Nothing here is a stream.
+fn whole(response: Response<ReplyBody>) -> Response<Full<Bytes>> {
+    response.map(|body| match body {
+        ReplyBody::Full(pieces) => Full::new(pieces.into_bytes()),
+        ReplyBody::Stream(_) => Full::default(),
+    })
 }
 
 /// Body of a request for a probe.

@@ -7,7 +7,7 @@ use tollgate_crds::{
     RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
-use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
+use tollgate_snapshot::{Finding, ObjectRef, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
