@@ -118,6 +118,14 @@ impl<'a> Gateway<'a> {
         }
     }
 
+    /// Budgets of keys and teams have no object of their own to say it on.
+    pub fn report_per_proxy(&self, report: &mut Report) {
+        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return };
+        let message = "each proxy counts budgets for itself: several proxies together may spend each several times";
+        report.warning(object.subject(), Reason::PerProxy, "spec.stores", message).hint =
+            "with replicas: 1 limits hold exactly".to_owned();
+    }
+
     /// Whether it is the namespace of any gateway.
     pub fn is_gateway_namespace(&self, namespace: &str) -> bool {
         *self.compiled.namespace == *namespace || self.gateways.is_gateway_namespace(namespace)
@@ -214,8 +222,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
     }
     report_stores(stores, telemetry, prices, subject, report);
     let master_key = master_key.as_ref().and_then(|source| {
-        let (_, value) =
-            credential::read(input.secrets, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
+        let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
             let message = format!("the master key is shorter than {SHORTEST_KEY} characters and can be guessed");
             report.warning(subject, Reason::WeakKey, "spec.masterKey", message);
