@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tollgate_harness::{
-    Call, Cluster, Cut, CutHow, Event, KEY, Proxy, ProxyStarter, RawSocket, Reply, Step, patiently,
+    Call, Cluster, Cut, CutHow, Event, KEY, Proxy, ProxyStarter, RawSocket, Reply, Step, json, patiently,
 };
 
 /// A request on a connection that stays open; `close` asks for its end.
