@@ -10,11 +10,11 @@ pub type Ended = Result<Infallible, Error>;
 pub enum Error {
     #[error("cannot find out how to reach the API server: {0}")]
     Configuration(String),
-    #[error("cannot make a client of the API server: {0}")]
+    #[error("cannot make a client of the API server")]
     Client(#[source] Box<kube::Error>),
-    #[error("cannot listen on port {port}: {source}")]
+    #[error("cannot listen on port {port}")]
     Listen { port: u16, source: std::io::Error },
-    #[error("cannot wait for signals: {0}")]
+    #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
     #[error("the part `{0}` ended")]
     PartEnded(&'static str),

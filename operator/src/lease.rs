@@ -193,7 +193,9 @@ impl Election {
         let Some(lease) = self.api.get_opt(LEASE).await? else {
             let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.spec(None)) };
-            self.api.create(&parameters(), &lease).await?;
+            let created = self.api.create(&parameters(), &lease).await;
+            self.metrics.wrote("Lease", &created);
+            created?;
             self.renewed = Some(begun);
             return Ok(true);
         };
@@ -203,7 +205,9 @@ impl Election {
         }
         // With the resourceVersion that was read: of two that take it, one gets it.
         let lease = Lease { metadata: lease.metadata, spec: Some(self.spec(Some(&before))) };
-        self.api.replace(LEASE, &parameters(), &lease).await?;
+        let replaced = self.api.replace(LEASE, &parameters(), &lease).await;
+        self.metrics.wrote("Lease", &replaced);
+        replaced?;
         self.renewed = Some(begun);
         self.observed = None;
         Ok(true)
@@ -249,7 +253,9 @@ impl Election {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
             spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
-            self.api.replace(LEASE, &parameters(), &lease).await.map(|_| ())
+            let replaced = self.api.replace(LEASE, &parameters(), &lease).await;
+            self.metrics.wrote("Lease", &replaced);
+            replaced.map(|_| ())
         };
         match given_back.await {
             Ok(()) => tracing::info!("gave the Lease back"),

@@ -73,7 +73,16 @@ impl FakeApi {
         let refused = state.refused.iter().find(|(start, _)| request.starts_with(start)).map(|(_, code)| *code);
         state.asked.push(request);
         let failed = |code: u16| {
-            (code, Some(json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": ""})))
+            let reason = match code {
+                403 => "Forbidden",
+                404 => "NotFound",
+                409 => "Conflict",
+                _ => "InternalError",
+            };
+            (
+                code,
+                Some(json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": reason})),
+            )
         };
         if let Some(code) = refused {
             return failed(code);

@@ -47,13 +47,18 @@ impl<'a> Pass<'a> {
     }
 
     fn common(&self, document: &Document, look: &Look<'a>, in_tables: bool) -> Vec<Statement> {
-        let running = self.running(document, look.record, look.findings, in_tables);
+        let running = self.running(document, look.record, look.before, look.findings, in_tables);
         Common { findings: look.findings, running }.statements().to_vec()
     }
 
     fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
         let fact = self.known.gateways.get(&name);
+        let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
+        if self.young && !is_known && look.before.generation == Some(look.record.generation) {
+            // Better as it was than without its address for a moment.
+            return;
+        }
         let GatewayFact { address, replicas, selector, problem } = fact.cloned().unwrap_or_default();
         let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
         // A gateway is in its own tables whatever is wrong with single fields.
@@ -112,9 +117,7 @@ impl<'a> Pass<'a> {
         let mut summary = statements.clone();
         summary.extend(self.probed(object, &look));
         let ready = ready(&summary, "it serves");
-        if ready.is_true() {
-            self.ready.insert((&meta.namespace, &meta.name));
-        }
+        self.ready.insert((&meta.namespace, &meta.name), ready.status);
         statements.push(ready);
         let ModelDeploymentSpec { account_ref, provider, model_names, .. } = &object.spec;
         let of_account = || {
@@ -179,14 +182,21 @@ impl<'a> Pass<'a> {
         let in_tables = self.index.groups.contains(&(&*meta.namespace, &*meta.name));
         let mut statements = self.common(document, &look, in_tables);
         let RouteGroupSpec { model_names, targets, fallbacks, .. } = &object.spec;
-        let is_ready = |reference: &Reference| {
-            let namespace = reference.namespace.as_deref().unwrap_or(&meta.namespace);
-            self.ready.contains(&(namespace, &*reference.name))
+        let count = |wanted: ConditionStatus| {
+            let states = targets.iter().filter_map(|target| {
+                let Reference { name, namespace } = &target.model_deployment_ref;
+                self.ready.get(&(namespace.as_deref().unwrap_or(&meta.namespace), &**name))
+            });
+            states.filter(|state| **state == wanted).count()
         };
-        let working = targets.iter().filter(|target| is_ready(&target.model_deployment_ref)).count();
+        let working = count(ConditionStatus::True);
         let mut summary = statements.clone();
-        if working == 0 {
-            summary.push(Statement::fails(READY, "NoTargetReady", "no target is ready"));
+        match (working, count(ConditionStatus::Unknown)) {
+            (0, 0) => summary.push(Statement::fails(READY, "NoTargetReady", "no target is ready")),
+            (0, _) => {
+                summary.push(Statement::unknown(READY, "NoTargetReady", "of no target it is known that it is ready"))
+            }
+            (_, _) => {}
         }
         statements.push(ready(&summary, "it serves"));
         let fallback_models = fallbacks.iter().flat_map(|fallback| fallback.models.iter().map(String::as_str));

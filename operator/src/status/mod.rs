@@ -7,14 +7,14 @@ mod kinds;
 mod queue;
 mod text;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tollgate_crds::TimestampText;
+use tollgate_crds::{ConditionStatus, TimestampText};
 use tollgate_snapshot::compile::{Document, Gateways};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
-use self::condition::{Common, Running};
+use self::condition::{Common, PROGRAMMED, Running};
 use self::index::Index;
 use self::queue::Asserted;
 pub use self::queue::{StatusQueue, Wanted};
@@ -41,10 +41,12 @@ pub struct Shown {
     pub next_change: Option<i64>,
 }
 
-/// Looks at all objects. On a thread of its own: there may be a hundred thousand.
+/// Looks at all objects. `young`: this process leads since a moment ago and has not heard of everything: what is not known
+/// is as it was. On a thread of its own: there may be a hundred thousand.
 pub async fn look(
     context: &Context,
     tables: impl Iterator<Item = (GatewayName, Tables)>,
+    young: bool,
     compiled: &Arc<Compiled>,
     queue: &StatusQueue,
 ) -> Shown {
@@ -56,7 +58,7 @@ pub async fn look(
         let known = facts.read();
         let asserted = asserted.lock().expect("no holder of the lock panics");
         let now = jiff::Timestamp::now();
-        let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now);
+        let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, young);
         pass.look()
     });
     match looking.await {
@@ -75,14 +77,15 @@ struct Pass<'a> {
     compiled: &'a Compiled,
     tables: &'a BTreeMap<GatewayName, Tables>,
     asserted: &'a Asserted,
+    young: bool,
     gateways: Gateways<'a>,
     index: Index<'a>,
     timestamp: jiff::Timestamp,
     /// Unix seconds.
     now: i64,
     now_text: TimestampText,
-    /// Names of the ModelDeployments that are ready.
-    ready: HashSet<(&'a str, &'a str)>,
+    /// Which ModelDeployments are ready.
+    ready: HashMap<(&'a str, &'a str), ConditionStatus>,
     shown: Shown,
 }
 
@@ -94,6 +97,7 @@ impl<'a> Pass<'a> {
         tables: &'a BTreeMap<GatewayName, Tables>,
         asserted: &'a Asserted,
         now: jiff::Timestamp,
+        young: bool,
     ) -> Pass<'a> {
         let seconds = now.as_second();
         Pass {
@@ -102,12 +106,13 @@ impl<'a> Pass<'a> {
             compiled,
             tables,
             asserted,
+            young,
             gateways: Gateways::new(objects.documents(), objects.namespaces()),
             index: Index::new(objects, compiled, seconds),
             timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
-            ready: HashSet::new(),
+            ready: HashMap::new(),
             shown: Shown::default(),
         }
     }
@@ -140,7 +145,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether the proxies run it. `in_tables`: it, or what was its last good state, is in the tables of a gateway.
-    fn running(&self, document: &Document, record: &Record, findings: &[Finding], in_tables: bool) -> Running {
+    fn running(
+        &self,
+        document: &Document,
+        record: &Record,
+        before: &Seen,
+        findings: &[Finding],
+        in_tables: bool,
+    ) -> Running {
         let Ok(gateways) = self.gateways.of(document) else { return Running::NotInUse };
         if !in_tables {
             // Why the tables are not written is the first thing to know where they hold nothing.
@@ -153,7 +165,7 @@ impl<'a> Pass<'a> {
         }
         let mut worst = Running::Everywhere;
         for gateway in &gateways {
-            let running = self.running_at(gateway, record);
+            let running = self.running_at(gateway, record, before);
             if rank(&running) > rank(&worst) {
                 worst = running;
             }
@@ -161,7 +173,7 @@ impl<'a> Pass<'a> {
         worst
     }
 
-    fn running_at(&self, gateway: &GatewayName, record: &Record) -> Running {
+    fn running_at(&self, gateway: &GatewayName, record: &Record, before: &Seen) -> Running {
         let pending = |text: &str| Running::Pending(text.to_owned());
         let Some(tables) = self.tables.get(gateway) else { return pending("the tables are being written") };
         if let Some(problem) = &tables.problem {
@@ -172,6 +184,9 @@ impl<'a> Pass<'a> {
         };
         let GatewayName { namespace, name } = gateway;
         let proxies = self.known.proxies.get(&(namespace.clone(), name.clone()));
+        if self.young && proxies.is_none_or(|proxies| proxies.generation.is_none()) {
+            return as_before(before, record);
+        }
         let Some(proxies) = proxies.filter(|proxies| proxies.ready > 0) else { return Running::NoProxies };
         match (proxies.generation, &proxies.error) {
             (Some(generation), _) if generation >= needed => Running::Everywhere,
@@ -192,6 +207,19 @@ impl<'a> Pass<'a> {
         if at > self.now {
             self.shown.next_change = Some(self.shown.next_change.map_or(at, |next| next.min(at)));
         }
+    }
+}
+
+/// What its status says of this version of the object, as long as nobody knows better.
+fn as_before(before: &Seen, record: &Record) -> Running {
+    let asking = || Running::Pending("proxies are being asked".to_owned());
+    if before.generation != Some(record.generation) {
+        return asking();
+    }
+    match before.condition(PROGRAMMED) {
+        Some(condition) if condition.status == ConditionStatus::True => Running::Everywhere,
+        Some(condition) if *condition.reason == *"NoProxies" => Running::NoProxies,
+        Some(_) | None => asking(),
     }
 }
 

@@ -35,6 +35,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long a round waits for Secrets that were never read.
 const SECRETS: Duration = Duration::from_secs(1);
 
+/// How long a new leader gives proxies, pods and probes to be heard of, before it says that there are none.
+const YOUNG: Duration = Duration::from_secs(10);
+
 /// Tries to publish over conflicts before it takes a breath.
 const CONFLICTS: u32 = 3;
 
@@ -42,20 +45,19 @@ const CONFLICTS: u32 = 3;
 pub async fn run(context: Context) -> Ended {
     loop {
         tokio::select! {
-            () = follow(&context) => {}
-            Some(never) = context.leadership.while_leading(lead(&context)) => match never {},
+            biased;
+            () = context.leadership.acquired() => {}
+            never = follow(&context) => match never {},
         }
+        // Ends with the Lease.
+        context.leadership.while_leading(lead(&context)).await;
     }
 }
 
-/// Without the Lease: only takes over what watches bring, so that leading begins warm. Ends with the Lease.
-async fn follow(context: &Context) {
+/// Without the Lease: only takes over what watches bring, so that leading begins warm.
+async fn follow(context: &Context) -> Infallible {
     loop {
-        tokio::select! {
-            biased;
-            () = context.leadership.acquired() => return std::future::pending().await,
-            () = context.world.arrived() => {}
-        }
+        context.world.arrived().await;
         sleep(SETTLE).await;
         context.world.take_over();
     }
@@ -64,6 +66,7 @@ async fn follow(context: &Context) {
 /// What one leader remembers between rounds.
 struct Lead<'c> {
     context: &'c Context,
+    begun: Instant,
     gateways: BTreeMap<GatewayName, Gateway>,
     watches: Watches,
     compiled: Arc<Compiled>,
@@ -108,6 +111,7 @@ async fn lead(context: &Context) -> Infallible {
     let (queue, writer) = StatusQueue::new(context);
     let mut lead = Lead {
         context,
+        begun: Instant::now(),
         gateways: BTreeMap::new(),
         watches: Watches::new(context.client.clone(), context.metrics.clone()),
         compiled: Arc::default(),
@@ -182,8 +186,10 @@ impl Lead<'_> {
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
         }
+        self.count_proxies();
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
-        let shown = status::look(context, views, &self.compiled, &self.queue).await;
+        let young = self.begun.elapsed() < YOUNG;
+        let shown = status::look(context, views, young, &self.compiled, &self.queue).await;
         self.queue.put(shown.statuses);
         let objects = context.world.read();
         self.queue
@@ -204,6 +210,16 @@ impl Lead<'_> {
         numbers.into_iter().for_each(|(kind, number)| metrics.objects(kind, number));
     }
 
+    fn count_proxies(&self) {
+        let known = self.context.facts.read();
+        for (name, gateway) in &self.gateways {
+            let GatewayName { namespace, name } = name;
+            let proxies = known.proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
+            let generation = gateway.live.as_ref().map_or(0, Live::generation);
+            self.context.metrics.gateway(namespace, name, generation, &proxies);
+        }
+    }
+
     /// When to begin a round although nothing happens.
     fn next(&self, shown: Option<i64>) -> Next {
         let retry = self.gateways.values().filter_map(|gateway| gateway.retry_at).min();
@@ -212,7 +228,8 @@ impl Lead<'_> {
             |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
         let boost = compiled::next_change(&self.context.world.read(), now).map(in_seconds);
         let compile = retry.into_iter().chain(boost).min();
-        let show = shown.map(in_seconds);
+        let grown = Some(self.begun + YOUNG).filter(|at| *at > Instant::now());
+        let show = shown.map(in_seconds).into_iter().chain(grown).min();
         match (compile, show) {
             (Some(at), Some(show)) if show < at => Next { at: show, compile: false },
             (Some(at), _) => Next { at, compile: true },
@@ -325,7 +342,7 @@ impl Lead<'_> {
 
     /// Whether it should be computed again because somebody else wrote.
     async fn publish(&mut self) -> bool {
-        let Context { client, metrics, fleet, facts, world, .. } = self.context;
+        let Context { client, metrics, fleet, world, .. } = self.context;
         let round = world.read().round();
         let compiled = self.compiled.clone();
         let mut again = false;
@@ -346,9 +363,6 @@ impl Lead<'_> {
                     let token = live.token();
                     let GatewayName { namespace, name } = name;
                     fleet.publish(namespace, name, proxies::Published { generation: published.generation, token });
-                    let proxies =
-                        facts.read().proxies.get(&(namespace.clone(), name.clone())).cloned().unwrap_or_default();
-                    metrics.gateway(namespace, name, published.generation, &proxies);
                 }
                 Err(error) => {
                     again |= matches!(error, PublishError::Conflict(_));
