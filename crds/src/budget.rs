@@ -33,11 +33,24 @@ use serde::{Deserialize, Serialize};
         json_path = r#".status.conditions[?(@.type=="Available")].status"#,
         description = "Whether calls can be admitted under it"
     ),
+    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spent", description = "Spent in this period"),
     printcolumn(
         name = "LIMIT",
         type_ = "string",
         json_path = ".status.limit",
         description = "What may be spent in a period"
+    ),
+    printcolumn(
+        name = "USED%",
+        type_ = "string",
+        json_path = ".status.usedPercent",
+        description = "Spent of the limit"
+    ),
+    printcolumn(
+        name = "HELD",
+        type_ = "string",
+        json_path = ".status.held",
+        description = "Reserved for calls in flight"
     ),
     printcolumn(
         name = "RESETS",

@@ -26,11 +26,18 @@ use std::collections::BTreeMap;
     derive = "PartialEq",
     doc = "Who keys belong to: allowed models, a common budget and limits, members, and defaults for each key.",
     printcolumn(name = "KEYS", type_ = "integer", json_path = ".status.keys", description = "Keys of the team"),
+    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spent", description = "Spent in this period"),
     printcolumn(
         name = "LIMIT",
         type_ = "string",
         json_path = ".status.limit",
         description = "What may be spent in a period"
+    ),
+    printcolumn(
+        name = "USED%",
+        type_ = "string",
+        json_path = ".status.usedPercent",
+        description = "Spent of the limit"
     ),
     printcolumn(
         name = "AGE",

@@ -35,11 +35,18 @@ use std::collections::BTreeMap;
         description = "Whether the key works: not expired, disabled or exhausted"
     ),
     printcolumn(name = "TEAM", type_ = "string", json_path = ".status.team", description = "The team it belongs to"),
+    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spent", description = "Spent in this period"),
     printcolumn(
         name = "LIMIT",
         type_ = "string",
         json_path = ".status.limit",
         description = "What may be spent in a period"
+    ),
+    printcolumn(
+        name = "USED%",
+        type_ = "string",
+        json_path = ".status.usedPercent",
+        description = "Spent of the limit"
     ),
     printcolumn(
         name = "RESETS",

@@ -8,7 +8,7 @@ use tollgate_dialects::head::Operation;
 use tollgate_snapshot::model::{Limits, ModelSet};
 
 use crate::call::Call;
-use crate::caller::Caller;
+use crate::caller::{Caller, Who};
 use crate::core::Core;
 use crate::error::{GatewayError, Result, Scope};
 use crate::limits::{LimitType, Permit, Usage};
@@ -62,6 +62,9 @@ pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> 
     let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, caller, call };
     if admitted.call.operation != Operation::CountTokens {
         admitted.permits = take_limits(core, &admitted, now)?;
+    }
+    if let Who::Key(_) = admitted.caller.who {
+        admitted.caller.state(&core.shared.builder).usage.note(core.unix_ms(now) / 1000);
     }
     Ok(admitted)
 }

@@ -56,7 +56,7 @@ fn identify_now(core: &Core, headers: &HeaderMap) -> Result<Caller> {
     identify(&core.tables(), headers, core.unix_ms(Instant::now()) / 1000)
 }
 
-fn json_reply(status: StatusCode, body: &Value) -> Response<ReplyBody> {
+pub fn json_reply(status: StatusCode, body: &Value) -> Response<ReplyBody> {
     reply::full(status, "application/json", body.to_string())
 }
 
@@ -74,11 +74,14 @@ fn liveness(core: &Core) -> Response<ReplyBody> {
     json_reply(StatusCode::OK, &json!("I'm alive!"))
 }
 
-fn readiness(core: &Core) -> Response<ReplyBody> {
+pub fn readiness(core: &Core) -> Response<ReplyBody> {
     if core.shared.draining.load(Relaxed) {
         return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "shutting down"}));
     }
     let generation = core.tables().generation;
+    if generation == 0 {
+        return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "no configuration yet"}));
+    }
     // `db` is where LiteLLM's probes look; the ledger needs no server.
     json_reply(
         StatusCode::OK,
@@ -179,7 +182,7 @@ fn namespace_name(caller: &Caller) -> Option<&str> {
     Some(&caller.tables.snapshot.namespaces[index as usize].name)
 }
 
-fn metrics(core: &Core, headers: &HeaderMap) -> Result<Response<ReplyBody>> {
+pub fn metrics(core: &Core, headers: &HeaderMap) -> Result<Response<ReplyBody>> {
     if core.tables().snapshot.gateway.metrics_require_auth {
         identify_now(core, headers)?;
     }

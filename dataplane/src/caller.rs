@@ -22,6 +22,9 @@ pub enum Who {
     Master,
     /// Index into the snapshot's keys.
     Key(u32),
+    /// The operator, which asks whether a deployment works: index into the snapshot's deployments. Without limits, and
+    /// booked to the deployment's namespace.
+    Probe(u32),
 }
 
 static X_LITELLM_API_KEY: HeaderName = HeaderName::from_static("x-litellm-api-key");
@@ -76,7 +79,7 @@ pub fn identify(tables: &Arc<Tables>, headers: &HeaderMap, now: i64) -> Result<C
 impl Caller {
     pub fn key(&self) -> Option<&Key> {
         match self.who {
-            Who::Master => None,
+            Who::Master | Who::Probe(_) => None,
             Who::Key(index) => Some(&self.tables.snapshot.keys[index as usize]),
         }
     }
@@ -100,6 +103,7 @@ impl Caller {
         match self.who {
             Who::Master => &self.tables.master,
             Who::Key(index) => self.tables.key_state(index, builder),
+            Who::Probe(deployment) => &self.tables.deployments[deployment as usize].prober,
         }
     }
 

@@ -2,7 +2,7 @@
 //! is given back by whoever holds the guard, never by a timer. Windows are fixed minutes that begin with the first
 //! request in them, as LiteLLM's do.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use tollgate_snapshot::model::Limits;
 
@@ -87,6 +87,8 @@ pub struct Usage {
     requests: Window,
     tokens: Window,
     parallel: AtomicU64,
+    /// Unix seconds of the last call of a key; 0: none in this process.
+    last_used: AtomicI64,
 }
 
 /// Which limit is reached.
@@ -128,8 +130,8 @@ pub struct Remaining {
     pub tokens_reset: u64,
 }
 
-/// Of a deployment and its account.
-pub type Permits = smallvec::SmallVec<[Permit; 2]>;
+/// Of a deployment and its account; seldom both have limits, and every call carries the room for them.
+pub type Permits = smallvec::SmallVec<[Permit; 1]>;
 
 /// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
 /// called.
@@ -145,6 +147,16 @@ pub struct Permit {
 }
 
 impl Usage {
+    /// Notes a call. `now`: Unix seconds.
+    pub fn note(&self, now: i64) {
+        self.last_used.store(now, Relaxed);
+    }
+
+    /// Unix seconds of the last call that was noted.
+    pub fn last_used(&self) -> Option<i64> {
+        Some(self.last_used.load(Relaxed)).filter(|at| *at != 0)
+    }
+
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
     pub fn take(self: &std::sync::Arc<Usage>, limits: &Limits, tokens: u64, now: u64) -> Result<Permit, Reached> {
         let mut permit = Permit {

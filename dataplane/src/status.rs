@@ -4,6 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use tollgate_snapshot::Finding;
+use tollgate_snapshot::model::KeyHash;
 
 /// The state of the configuration.
 #[derive(Debug, Default)]
@@ -22,11 +23,22 @@ pub struct Loaded {
     pub reloads: u64,
     pub failures: u64,
     pub findings: Vec<Finding>,
+    /// SHA-256 of the manifest that is served, in a cluster; hexadecimal.
+    pub manifest_sha256: Option<String>,
+    /// Why something newer is not served, in a cluster.
+    pub error: Option<String>,
+    /// SHA-256 of the token that the operator shows, in a cluster.
+    pub operator_token: Option<KeyHash>,
 }
 
 impl Status {
     pub fn read(&self) -> Loaded {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads without a copy of everything.
+    pub fn with<T>(&self, read: impl FnOnce(&Loaded) -> T) -> T {
+        read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Loaded)) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::HashTable;
 use http::HeaderValue;
+use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
@@ -16,6 +17,7 @@ use tollgate_snapshot::{Credential, catalogue};
 use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
+use crate::outgoing::Mode;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -75,15 +77,31 @@ pub struct DeploymentEntry {
     pub trusts_reported_cost: bool,
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
+    /// Whom probes of it are booked to.
+    pub prober: KeyState,
 }
 
 /// What a deployment tells clients about itself.
 #[derive(Debug)]
 pub struct DeploymentHeaders {
-    pub model_id: HeaderValue,
-    pub model_name: HeaderValue,
     pub api_base: HeaderValue,
-    pub region: Option<HeaderValue>,
+    /// Header fields, as they are sent.
+    pub lines: Box<[u8]>,
+}
+
+impl DeploymentHeaders {
+    fn new(deployment: &model::Deployment, id: &str, api_base: &str) -> DeploymentHeaders {
+        let name = format!("{}/{}", deployment.provider, deployment.model);
+        let fields = [("id", id), ("name", &name), ("api-base", api_base)];
+        let region = deployment.region.as_deref().map(|region| ("region", region));
+        let mut lines = Vec::new();
+        for (field, value) in fields.into_iter().chain(region) {
+            for part in [&b"x-litellm-model-"[..], field.as_bytes(), b": ", header_value(value).as_bytes(), b"\r\n"] {
+                lines.extend_from_slice(part);
+            }
+        }
+        DeploymentHeaders { api_base: header_value(api_base), lines: lines.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -101,6 +119,8 @@ pub struct Paths {
     pub embeddings: Option<http::Uri>,
     pub messages: Option<http::Uri>,
     pub count_tokens: Option<http::Uri>,
+    /// The list of models.
+    pub models: Option<http::Uri>,
 }
 
 /// What a deployment did and does. Outlives snapshots.
@@ -117,8 +137,26 @@ pub struct RouteEntry {
     pub label: Label,
     pub name_id: NameId,
     pub group: HeaderValue,
-    /// Compiled conditions of the targets, by index; `None`: always.
-    pub conditions: Vec<Option<crate::condition::Condition>>,
+    /// In the order of the route's targets.
+    pub targets: Box<[TargetEntry]>,
+}
+
+/// What a choice among targets looks at, close together: deployments are large, and most of a route's are not chosen.
+#[derive(Debug)]
+pub struct TargetEntry {
+    pub state: Arc<DeploymentState>,
+    /// By operation: whether the deployment can serve it.
+    serves: [bool; Operation::ALL.len()],
+    /// It is for some calls only.
+    pub is_conditional: bool,
+    /// `None` where it does not compile.
+    pub condition: Option<Box<crate::condition::Condition>>,
+}
+
+impl TargetEntry {
+    pub fn serves(&self, operation: Operation) -> bool {
+        self.serves[operation as usize]
+    }
 }
 
 #[derive(Debug)]
@@ -148,6 +186,18 @@ pub struct Persistent {
 }
 
 impl Persistent {
+    /// `namespace/name` and Unix seconds of the last call of keys that were used at `after` or later. `after`: Unix
+    /// seconds.
+    pub fn used_since(&self, after: i64) -> Vec<(String, i64)> {
+        let usages = lock(&self.usages);
+        let used = usages.iter().filter_map(|(name, usage)| {
+            let key = name.strip_prefix("key ")?;
+            let at = usage.last_used().filter(|at| *at >= after)?;
+            Some((key.to_owned(), at))
+        });
+        used.collect()
+    }
+
     /// Usage of a key, team or account, by a name that tells kinds apart.
     fn usage(&self, name: String) -> Arc<Usage> {
         lock(&self.usages).entry(name).or_default().clone()
@@ -190,8 +240,9 @@ impl Builder {
             .map(|namespace| NamespaceIndex { exact: namespace.exact.iter().cloned().collect() })
             .collect();
         let home = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
-        let deployments = snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
-        let routes = snapshot.routes.iter().map(|route| self.route(route)).collect();
+        let deployments: Vec<DeploymentEntry> =
+            snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
+        let routes = snapshot.routes.iter().map(|route| self.route(route, &snapshot, &deployments)).collect();
         let teams = snapshot
             .teams
             .iter()
@@ -235,16 +286,22 @@ impl Builder {
         }
     }
 
-    fn route(&self, route: &model::Route) -> RouteEntry {
+    fn route(&self, route: &model::Route, snapshot: &Snapshot, deployments: &[DeploymentEntry]) -> RouteEntry {
+        let target = |target: &model::Target| {
+            let index = target.deployment as usize;
+            let condition = target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok());
+            TargetEntry {
+                state: deployments[index].state.clone(),
+                serves: Operation::ALL.map(|operation| Mode::of(operation, &snapshot.deployments[index]).is_some()),
+                is_conditional: target.when.is_some(),
+                condition: condition.map(Box::new),
+            }
+        };
         RouteEntry {
             label: self.registry.label(&route.name),
             name_id: self.ledger.intern(&route.name),
             group: header_value(&route.name),
-            conditions: route
-                .targets
-                .iter()
-                .map(|target| target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok()))
-                .collect(),
+            targets: route.targets.iter().map(target).collect(),
         }
     }
 
@@ -292,12 +349,7 @@ impl Builder {
                 .as_ref()
                 .map(|price| self.ledger.intern(price.version()))
                 .unwrap_or_default(),
-            headers: DeploymentHeaders {
-                model_id: header_value(&id),
-                model_name: header_value(&format!("{}/{}", deployment.provider, deployment.model)),
-                api_base: header_value(&format!("{scheme}://{authority}{}", endpoint.path)),
-                region: deployment.region.as_deref().map(header_value),
-            },
+            headers: DeploymentHeaders::new(deployment, &id, &format!("{scheme}://{authority}{}", endpoint.path)),
             extra_headers: deployment
                 .headers
                 .iter()
@@ -306,6 +358,11 @@ impl Builder {
                 })
                 .collect(),
             authority: header_value(&authority),
+            prober: KeyState {
+                name_id: self.ledger.intern(PROBE_NAME),
+                namespace_id: self.ledger.intern(&deployment.namespace),
+                ..KeyState::default()
+            },
             id,
         }
     }
@@ -313,6 +370,9 @@ impl Builder {
 
 /// What the master key is called in rows and metrics.
 pub const MASTER_KEY_NAME: &str = "litellm_proxy_master_key";
+
+/// What probes of the operator are called in rows, where calls have the name of their key.
+pub const PROBE_NAME: &str = "tollgate_probe";
 
 impl Paths {
     fn of(deployment: &model::Deployment) -> Paths {
@@ -326,6 +386,7 @@ impl Paths {
             embeddings: path("/embeddings"),
             messages: path("/messages"),
             count_tokens: path("/messages/count_tokens"),
+            models: models_target(deployment),
         }
     }
 }
@@ -347,6 +408,17 @@ pub fn request_target(deployment: &model::Deployment, operation: &str, model: &s
         }
     };
     http::Uri::try_from(text).ok()
+}
+
+/// Path and query of a deployment's list of models.
+fn models_target(deployment: &model::Deployment) -> Option<http::Uri> {
+    let base = &deployment.endpoint.path;
+    match (deployment.surface, deployment.api_version.as_deref()) {
+        (Surface::OpenAi | Surface::Anthropic, _) => request_target(deployment, "/models", ""),
+        // Not below one of its deployments: the resource lists what it could deploy.
+        (Surface::Azure, Some(version)) => format!("{base}/openai/models?api-version={version}").try_into().ok(),
+        (Surface::Azure, None) => format!("{base}/openai/models").try_into().ok(),
+    }
 }
 
 fn percent_encode(byte: u8) -> String {
@@ -392,6 +464,7 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
+        allow_unavailable: budget.allow_unavailable,
     }
 }
 

@@ -114,6 +114,18 @@ pub struct ProxiesFact {
     pub error: Option<String>,
 }
 
+/// Where a budget stands in its present period, over all proxies. In its unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpendFact {
+    /// Settled, and what is charged for proxies that ended without a word.
+    pub used: i64,
+    /// What proxies may spend or have spent.
+    pub charged: i64,
+    /// Held by calls in flight, a moment ago.
+    pub held: i64,
+    pub limit: i64,
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -125,6 +137,8 @@ pub struct Known {
     pub last_used: HashMap<Named, i64>,
     /// Median time to the first byte of a ModelDeployment, milliseconds.
     pub p50_ms: HashMap<Named, u64>,
+    /// Of each gateway, by id of the budget.
+    pub spend: HashMap<Named, HashMap<String, SpendFact>>,
 }
 
 impl Known {
@@ -213,6 +227,17 @@ impl Facts {
         });
     }
 
+    /// Whether anything changed. Wakes nobody: spend moves all the time, and is shown at the allocator's pace.
+    pub fn set_spend(&self, gateway: &Named, spend: impl IntoIterator<Item = (String, SpendFact)>) -> bool {
+        let mut known = self.read();
+        let budgets = known.spend.entry(gateway.clone()).or_default();
+        let mut changed = false;
+        for (budget, fact) in spend {
+            changed |= budgets.insert(budget, fact) != Some(fact);
+        }
+        changed
+    }
+
     /// Asks for a compilation although no object changed.
     pub fn compile_again(&self) {
         self.compiled.send_modify(|times| *times += 1);
@@ -228,7 +253,8 @@ impl Facts {
         self.shown.subscribe()
     }
 
-    fn show_again(&self) {
+    /// Asks for a look at conditions and columns.
+    pub fn show_again(&self) {
         self.shown.send_modify(|times| *times += 1);
     }
 

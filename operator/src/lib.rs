@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allocator;
 mod backoff;
 pub mod context;
 pub mod error;

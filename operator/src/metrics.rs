@@ -32,6 +32,9 @@ pub struct Metrics {
     programmed: Family<OfGateway, Gauge<u64, AtomicU64>>,
     proxies: Family<OfState, Gauge>,
     secrets: Family<OfSecrets, Gauge>,
+    allocated: Gauge,
+    allocation_failures: Counter,
+    allocation_adjustments: Counter,
 }
 
 /// What was written, and how it went.
@@ -93,6 +96,9 @@ impl Default for Metrics {
             programmed: Family::default(),
             proxies: Family::default(),
             secrets: Family::default(),
+            allocated: Gauge::default(),
+            allocation_failures: Counter::default(),
+            allocation_adjustments: Counter::default(),
         };
         let Metrics {
             registry: _,
@@ -110,6 +116,9 @@ impl Default for Metrics {
             programmed,
             proxies,
             secrets,
+            allocated,
+            allocation_failures,
+            allocation_adjustments,
         } = metrics.clone();
         registry.register("leading", "1 where this process writes, else 0", leading);
         registry.register_with_unit("compile", "Time to compile one gateway", Unit::Seconds, compile);
@@ -125,6 +134,17 @@ impl Default for Metrics {
         registry.register("programmed_generation", "Lowest generation that a ready proxy runs", programmed);
         registry.register("proxies", "Proxies, by state: ready, not_ready", proxies);
         registry.register("secrets", "Secrets that objects name, by state", secrets);
+        registry.register("allocated_budgets", "Budgets with books, of the gateway that was looked at last", allocated);
+        registry.register(
+            "allocation_failures",
+            "Times that books of budgets could not be read or written; proxies got no allowance",
+            allocation_failures,
+        );
+        registry.register(
+            "allocation_adjustments",
+            "Proxies that ended and proved later that they spent less of a budget than it was charged",
+            allocation_adjustments,
+        );
         Metrics { registry: Arc::new(Mutex::new(registry)), ..metrics }
     }
 }
@@ -209,6 +229,18 @@ impl Metrics {
             let of_state = OfState { namespace: namespace.to_owned(), gateway: name.to_owned(), state };
             self.proxies.get_or_create(&of_state).set(i64::from(number));
         }
+    }
+
+    pub(crate) fn allocations(&self, budgets: usize) {
+        self.allocated.set(i64::try_from(budgets).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn allocation_failed(&self) {
+        self.allocation_failures.inc();
+    }
+
+    pub(crate) fn allocation_adjusted(&self) {
+        self.allocation_adjustments.inc();
     }
 
     pub(crate) fn forget_gateway(&self, namespace: &str, name: &str) {

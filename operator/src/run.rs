@@ -17,7 +17,7 @@ use crate::proxies::{self, Fleet};
 use crate::secrets::{self, SecretStore};
 use crate::settings::Settings;
 use crate::world::{self, World};
-use crate::{gateway, http, keys, probe, tables};
+use crate::{allocator, gateway, http, keys, probe, tables};
 
 /// Runs the operator until SIGTERM, SIGINT or the end of one of its parts.
 ///
@@ -72,6 +72,7 @@ pub async fn run_until(client: Client, settings: Settings, stop: impl Future<Out
     parts.spawn("keys", keys::run(context.clone()));
     parts.spawn("proxies", proxies::run(context.clone()));
     parts.spawn("probe", probe::run(context.clone()));
+    parts.spawn("allocator", allocator::run(context.clone()));
     let ended = tokio::select! {
         () = stop => Ok(()),
         error = parts.ended() => Err(error),

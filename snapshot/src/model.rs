@@ -154,6 +154,20 @@ pub struct Deployment {
     /// The provider stops billing when the connection is closed.
     #[serde(skip_serializing_if = "says_nothing")]
     pub cancel_stops_billing: bool,
+    #[serde(default)]
+    pub probe: Probe,
+}
+
+/// How a deployment is asked whether it works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// For the list of its models, which costs nothing.
+    #[default]
+    Models,
+    /// For a completion of one token, which is booked.
+    Completion,
+    /// Never.
+    None,
 }
 
 /// The account a deployment is called through.
@@ -542,6 +556,9 @@ pub struct Budget {
     /// No other key can ever be bound by it.
     #[serde(skip_serializing_if = "says_nothing")]
     pub of_one_key: bool,
+    /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub allow_unavailable: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

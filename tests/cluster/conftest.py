@@ -1,17 +1,20 @@
 """Fixtures: a control plane, a cluster that runs pods, a namespace for each test. Both levels are started once a session,
 when the first test wants them."""
 
+import os
 import pathlib
 import signal
 import time
 
 import pytest
 
-from harness import foreign
+from harness import foreign, images, story
+from harness.client_pod import ClientPod
+from harness.node import Node
 from harness.plane import Plane
 from harness.run_folder import RunFolder
 
-LOG_LINES = 30
+LOG_LINES = 15
 
 timings = pytest.StashKey()
 
@@ -35,12 +38,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failed test shows the end of what the cluster's programs said meanwhile."""
+    """A failed test shows what is in its namespace and the end of what the cluster's programs said meanwhile."""
     report = yield
-    if report.failed and call.when == "call":
+    if report.failed and call.when != "teardown":
         cluster = item.funcargs.get("node") or item.funcargs.get("plane")
         for process in getattr(cluster, "processes", []):
             report.sections.append((f"log of {process.name}", process.story(LOG_LINES)))
+        if cluster and "namespace" in item.funcargs:
+            report.sections.append(("namespace of the test", story.of_namespace(cluster, item.funcargs["namespace"])))
     return report
 
 
@@ -53,16 +58,41 @@ def run_folder():
 
 
 @pytest.fixture(scope="session")
-def plane(run_folder, request):
-    """An API server with its controllers: the one of KUBECONFIG, else one of our own."""
-    if foreign.kubeconfig():
-        cluster = foreign.Foreign(run_folder.path)
-    else:
+def timed(request):
+    """`timed(what, make)` is `make()`; how long it took is in the summary."""
+    def run(what, make):
         begun = time.monotonic()
-        folder = run_folder.path / "plane"
-        folder.mkdir()
-        cluster = Plane(folder)
-        request.config.stash[timings].append(f"control plane ready in {time.monotonic() - begun:.1f} s")
+        made = make()
+        request.config.stash[timings].append(f"{what} in {time.monotonic() - begun:.1f} s")
+        return made
+    return run
+
+
+@pytest.fixture(scope="session")
+def plane(run_folder, timed):
+    """An API server with its controllers: the one of KUBECONFIG, else one of our own."""
+    folder = run_folder.path / "plane"
+    folder.mkdir()
+    if foreign.kubeconfig():
+        cluster = foreign.Foreign(folder)
+    else:
+        cluster = timed("control plane ready", lambda: Plane(folder))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def node(run_folder, timed):
+    """A cluster that runs pods: the one of KUBECONFIG, else one of our own."""
+    folder = run_folder.path / "node"
+    folder.mkdir()
+    if foreign.kubeconfig():
+        cluster = foreign.Foreign(folder)
+    else:
+        lacks = os.environ.get("TOLLGATE_NODE_LACKS")
+        if lacks:
+            pytest.skip(f"no pods can run on this machine, which lacks {lacks}")
+        cluster = timed("node ready", lambda: Node(folder, run_folder.name))
     yield cluster
     cluster.stop()
 
@@ -70,9 +100,47 @@ def plane(run_folder, request):
 @pytest.fixture
 def own_plane(plane):
     """A control plane that tests may stop, pause and read the audit log of."""
-    if not isinstance(plane, Plane):
+    return _ours(plane, Plane)
+
+
+@pytest.fixture
+def own_node(node):
+    """A node that is ours."""
+    return _ours(node, Node)
+
+
+def _ours(cluster, kind):
+    if not isinstance(cluster, kind):
         pytest.skip("not on a cluster of others: unset KUBECONFIG to run it on one of our own")
-    return plane
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def gateway_image(node, timed, run_folder):
+    """The name of an image of the gateway under test that pods can use."""
+    return _image(node, timed, run_folder, images.GATEWAY, images.gateway, "TOLLGATE_IMAGE")
+
+
+@pytest.fixture(scope="session")
+def client_image(node, timed, run_folder):
+    """The name of an image with Python and the `openai` package."""
+    return _image(node, timed, run_folder, images.CLIENT, images.client, "TOLLGATE_CLIENT_IMAGE")
+
+
+def _image(node, timed, run_folder, name, make, variable):
+    """On a cluster of others the image is there already, under the name that `variable` says."""
+    if isinstance(node, Node):
+        timed(f"{name} loaded", lambda: node.load(make(run_folder.path)))
+        return name
+    if not os.environ.get(variable):
+        pytest.skip(f"put the image on the cluster and its name into {variable}")
+    return os.environ[variable]
+
+
+@pytest.fixture
+def client(node, namespace, client_image):
+    """A pod in the test's namespace that runs Python scripts."""
+    return ClientPod(node, namespace, client_image)
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 import urllib3
 import yaml
 
-from harness import cluster as clusters
+from harness import cluster as clusters, programs
 from harness.api import ApiError, path
+from harness.helm import Helm
 from harness.kubectl import KubectlError
 
 TOLLGATE = "tollgate.dev/v1alpha1"
@@ -131,23 +132,33 @@ def test_what_is_owned_goes_with_its_owner(plane, namespace):
     plane.api.wait_until(f"{where}/owned", lambda owned: owned is None)
 
 
+@pytest.mark.parametrize("program", ["helm", "helm3"])
+def test_a_chart_is_installed_upgraded_and_removed(plane, namespace, program, tmp_path):
+    if programs.client(program) is None:
+        pytest.skip(f"{program} is neither in KUBEBUILDER_ASSETS nor in the PATH")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: small, version: 0.1.0}")
+    (tmp_path / "templates/map.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {a: '{{ .Values.a }}'}}")
+    helm = Helm(plane, program)
+    where = path("v1", "configmaps", namespace, "a")
+    for value in ["1", "2"]:
+        helm.run("upgrade", "--install", "small", tmp_path, "--namespace", namespace, "--set-string", f"a={value}")
+        assert plane.api.get(where)["data"] == {"a": value}
+    helm.run("uninstall", "small", "--namespace", namespace)
+    assert plane.api.find(where) is None
+
+
 def test_objects_survive_a_restart_of_the_api_server(own_plane, namespace):
     where = path("v1", "configmaps", namespace, "a")
     before = own_plane.api.apply(where, MAP, "one")
-    own_plane.stop_apiserver()
-    with pytest.raises(urllib3.exceptions.HTTPError):
+    with own_plane.apiserver_gone(), pytest.raises(urllib3.exceptions.HTTPError):
         own_plane.api.get(where)
-    own_plane.start_apiserver()
     assert own_plane.api.get(where) == before
 
 
 def test_a_paused_api_server_answers_late(own_plane):
-    own_plane.pause_apiserver()
-    try:
-        with pytest.raises(urllib3.exceptions.HTTPError):
-            own_plane.api.call("GET", "/version", seconds=0.3)
-    finally:
-        own_plane.resume_apiserver()
+    with own_plane.apiserver_paused(), pytest.raises(urllib3.exceptions.HTTPError):
+        own_plane.api.call("GET", "/version", seconds=0.3)
     assert own_plane.api.get("/version")["major"] == "1"
 
 
@@ -162,6 +173,7 @@ def test_the_audit_log_tells_who_was_refused_and_who_only_asked(own_plane, names
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
         "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": namespace}],
     })
+    plane.api.create(path("v1", "configmaps", namespace), MAP)
     before = plane.audit.position()
 
     # Once as itself with a token, in another program, and once impersonated.

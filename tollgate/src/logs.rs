@@ -17,7 +17,9 @@ pub enum Format {
 /// # Errors
 /// The filter cannot be read.
 pub fn init(filter: &str, format: Option<Format>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("`{filter}` is not a log filter"))?;
+    // It logs every failed request, which whoever made it reports once.
+    let quieted = format!("kube_client::client::builder=off,{filter}");
+    let filter = EnvFilter::try_new(quieted).with_context(|| format!("`{filter}` is not a log filter"))?;
     let terminal = std::io::stderr().is_terminal();
     let colours = terminal && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);

@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
-use tollgate_dataplane::serve::{self as listeners, Phase};
+use tollgate_dataplane::serve::{self as listeners, Listener};
 use tollgate_dataplane::settings::Settings as DataplaneSettings;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
-use tollgate_ledger::{LastEnd, Ledger, Options, RecoveryReport};
+use tollgate_ledger::Allocation;
 use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
@@ -29,6 +27,7 @@ use crate::config::last_good::{Kept, LastGood};
 use crate::config::load::{Before, Loaded, NewKey, Placed, Settings, Source, line, load};
 use crate::config::watch::Watch;
 use crate::memory::{self, Frugal};
+use crate::process::{self, End, Limits, Serving, Signals};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -52,33 +51,8 @@ pub struct Arguments {
     #[arg(long, default_value = "default", value_name = "NAME")]
     namespace: String,
 
-    /// Threads that serve. Default: one for each core of the machine.
-    #[arg(long, env = "TOLLGATE_CORES", value_name = "NUMBER")]
-    cores: Option<usize>,
-
-    /// Largest request body, bytes.
-    #[arg(long, env = "TOLLGATE_MAX_BODY", default_value_t = 32 << 20, value_name = "BYTES")]
-    max_body: usize,
-
-    /// Memory for all request bodies at once, bytes; what does not fit is refused with 503.
-    #[arg(long, env = "TOLLGATE_MAX_BODIES", default_value_t = 512 << 20, value_name = "BYTES")]
-    max_bodies: usize,
-
-    /// Calls under way at once, for each thread; what comes above is refused with 503.
-    #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", default_value_t = 4096, value_name = "NUMBER")]
-    max_in_flight: usize,
-
-    /// Seconds until the head of a request must be complete, and that a connection may be idle between two.
-    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
-    header_timeout: u64,
-
-    /// Seconds that the longest pause inside a request body may take.
-    #[arg(long, env = "TOLLGATE_BODY_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
-    body_timeout: u64,
-
-    /// Seconds that streams may go on after the gateway was asked to stop.
-    #[arg(long, env = "TOLLGATE_DRAIN", default_value_t = 600, value_name = "SECONDS")]
-    drain: u64,
+    #[command(flatten)]
+    limits: Limits,
 
     /// Key of the administrator. Default: the LLMGateway's, else one that is made and kept in the data folder.
     #[arg(skip)]
@@ -99,9 +73,9 @@ pub fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
-    raise_file_limit();
+    process::raise_file_limit();
     let data = arguments.data.clone().unwrap_or_else(default_data_folder);
-    std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data folder `{}`", data.display()))?;
+    process::make_data_folder(&data)?;
     let source = arguments.config.clone().map_or(Source::Demo, Source::Path);
     let mock =
         tollgate_mock::Mock::start(tollgate_mock::Options { keep_requests: 0, keep_invoice: 0, ..Default::default() })
@@ -120,24 +94,13 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Source::Demo => IpAddr::from([127, 0, 0, 1]),
         Source::Path(_) => IpAddr::from([0, 0, 0, 0]),
     });
-    let settings = DataplaneSettings {
-        listen: SocketAddr::new(host, arguments.port),
-        max_body_bytes: arguments.max_body,
-        max_bodies_bytes: arguments.max_bodies,
-        max_in_flight: arguments.max_in_flight.max(1),
-        header_timeout: Duration::from_secs(arguments.header_timeout.max(1)),
-        body_idle_timeout: Duration::from_secs(arguments.body_timeout.max(1)),
-        drain: Duration::from_secs(arguments.drain),
-        ..DataplaneSettings::default()
-    };
-    let settings = DataplaneSettings { cores: arguments.cores.unwrap_or(settings.cores).max(1), ..settings };
+    let settings = DataplaneSettings { listen: SocketAddr::new(host, arguments.port), ..arguments.limits.settings() };
     // Before the configuration is read: two gateways on one port is the mistake that should show at once.
     let sockets = listeners::bind(settings.listen, settings.cores)
+        .and_then(listeners::listen)
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = sockets[0].local_addr()?;
-    let (ledger, writers, recovery) = Ledger::open(Options::new(data.join("ledger"), settings.cores))
-        .with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
-    report_recovery(&recovery);
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own)?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
     let watch = match &loader.source {
@@ -163,15 +126,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     });
     note(&shared, &loader, 1, &findings);
     report(&findings, &[], &loader);
-    let (phase, phases) = watch::channel(Phase::Serving);
-    let (end, ended) = oneshot::channel();
-    let serving = {
-        let shared = shared.clone();
-        std::thread::Builder::new().name("serve".into()).spawn(move || {
-            // Nobody asks any more after a second signal.
-            let _ = end.send(listeners::run(&shared, sockets, writers, &phases));
-        })?
-    };
+    let serving = Serving::start(&shared, vec![Listener { sockets, tls: None }], writers)?;
     banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
     loader.remember(&shared, &kept, secrets);
     drop(kept);
@@ -182,54 +137,11 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     tracing::info!("stopping: {reason}; streams may go on for {} s", shared.settings.drain.as_secs());
     shared.draining.store(true, Relaxed);
-    phase.send_replace(Phase::Draining);
-    tokio::select! {
-        ended = ended => {
-            ended.map_err(|_| anyhow::anyhow!("a serving thread panicked"))??;
-            serving.join().map_err(|_| anyhow::anyhow!("a serving thread panicked"))?;
-            mock.stop().await;
-        }
-        // The threads that serve are not waited for: they end with the process.
-        reason = signals.next() => tracing::warn!("{reason} again: calls in flight are cut and charged what they hold"),
+    if serving.drain(&mut signals).await? == End::Drained {
+        mock.stop().await;
     }
     ledger.close().context("cannot close the ledger")?;
     Ok(())
-}
-
-/// The signals that ask to stop, from when it was made: none is lost between two waits.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The next signal's name. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "ctrl-c",
-        }
-    }
-}
-
-/// Says what a last run that did not end in good order left.
-fn report_recovery(recovery: &RecoveryReport) {
-    let RecoveryReport { last_end, boot: _, recovered_attempts, recovered_nano_usd, adjustments, damaged_slots } =
-        recovery;
-    let charged = tollgate_snapshot::money::NanoUsd(*recovered_nano_usd);
-    let how = match last_end {
-        LastEnd::None | LastEnd::Stopped => return,
-        LastEnd::Killed => "was killed",
-        LastEnd::PowerLoss => "ended with the machine, or its journal is damaged",
-    };
-    tracing::warn!(
-        "the last process {how}: {recovered_attempts} attempts in flight were charged {charged}, {adjustments} budgets \
-         adjusted, {damaged_slots} slots of the journal could not be read"
-    );
 }
 
 /// Everything that a load needs, again and again.
@@ -461,15 +373,6 @@ fn banner(
     )?;
     out.flush()?;
     Ok(())
-}
-
-/// A stream takes two file descriptors, and the usual soft limit of 1,024 is there for programs that cannot do with more.
-fn raise_file_limit() {
-    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files: {error}");
-    }
 }
 
 fn default_data_folder() -> PathBuf {

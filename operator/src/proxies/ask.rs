@@ -12,6 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tollgate_allocator::{Exchange, Exchanged};
 
 use super::fleet::Told;
 
@@ -97,7 +98,8 @@ impl Default for Asker {
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(KEEP_CONNECTION)
             .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(1)
+            // One for what budgets need, which is open nearly always, and one for the rest.
+            .pool_max_idle_per_host(2)
             .build(connector);
         Asker { client }
     }
@@ -133,6 +135,16 @@ impl Asker {
             Err(AskError::Status(StatusCode::NOT_FOUND)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Brings a proxy answers about its budgets and hears what they need; the proxy may take a while.
+    ///
+    /// # Errors
+    /// [`AskError`]; nothing is lost, the proxy tells the same again.
+    pub async fn allowance(&self, proxy: SocketAddr, token: &str, exchange: &Exchange) -> Result<Exchanged, AskError> {
+        let body = serde_json::to_string(exchange).expect("names and numbers are JSON");
+        let patience = PATIENCE + Duration::from_millis(exchange.wait_ms);
+        self.ask(Method::POST, proxy, "/operator/allowance", Some(token), body.into(), patience).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -1,11 +1,12 @@
 //! The proxies of each gateway as they were seen last, and what they should run. A handle that whoever publishes tables,
 //! asks proxies or has them probe shares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
+use tollgate_snapshot::Snapshot;
 
 use crate::facts::{Named, ProxiesFact};
 
@@ -49,7 +50,25 @@ pub struct Gateway {
     /// By name of the pod.
     pub proxies: BTreeMap<String, Proxy>,
     pub published: Option<Published>,
+    /// What was compiled last.
+    pub compiled: Compiled,
 }
+
+/// A snapshot that is equal to itself only: comparing two takes long.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled(pub Option<Arc<Snapshot>>);
+
+impl PartialEq for Compiled {
+    fn eq(&self, other: &Compiled) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+}
+
+impl Eq for Compiled {}
 
 impl Gateway {
     /// What is known, for conditions.
@@ -102,6 +121,42 @@ impl Fleet {
         }
     }
 
+    /// What the tables of the gateway were made of.
+    pub fn compiled(&self, namespace: &str, name: &str, snapshot: Arc<Snapshot>) {
+        let gateway = (namespace.to_owned(), name.to_owned());
+        self.lock().entry(gateway).or_default().compiled = Compiled(Some(snapshot));
+    }
+
+    /// As [`Fleet::compiled`] had it last.
+    pub fn snapshot_of(&self, gateway: &Named) -> Option<Arc<Snapshot>> {
+        self.lock().get(gateway)?.compiled.0.clone()
+    }
+
+    /// Each gateway's pods that can be asked, also those on their way out: name, uid and where.
+    pub fn callable(&self) -> HashMap<Named, Vec<(String, String, SocketAddr)>> {
+        let gateways = self.lock();
+        let published = gateways.iter().filter(|(_, gateway)| gateway.published.is_some());
+        let callable = published.map(|(name, gateway)| {
+            let pods = gateway.proxies.iter();
+            let pods = pods.filter_map(|(pod, proxy)| Some((pod.clone(), proxy.uid.clone(), proxy.address?)));
+            (name.clone(), pods.collect())
+        });
+        callable.collect()
+    }
+
+    /// The token to show a pod, as long as it is that one.
+    pub fn token_of(&self, gateway: &Named, pod: &str, uid: &str, address: SocketAddr) -> Option<Arc<str>> {
+        let gateways = self.lock();
+        let gateway = gateways.get(gateway)?;
+        gateway.proxies.get(pod).filter(|proxy| proxy.uid == uid && proxy.address == Some(address))?;
+        Some(gateway.published.as_ref()?.token.clone())
+    }
+
+    /// Names of all pods of a gateway.
+    pub fn pods_of(&self, gateway: &Named) -> BTreeSet<String> {
+        self.lock().get(gateway).map(|gateway| gateway.proxies.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// The gateway is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.lock().remove(&(namespace.to_owned(), name.to_owned()));
@@ -147,7 +202,7 @@ mod tests {
 
     fn fact(proxies: &[Proxy]) -> ProxiesFact {
         let named = proxies.iter().enumerate().map(|(at, proxy)| (at.to_string(), proxy.clone()));
-        Gateway { proxies: named.collect(), published: None }.fact()
+        Gateway { proxies: named.collect(), ..Gateway::default() }.fact()
     }
 
     #[test]

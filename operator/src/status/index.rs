@@ -17,6 +17,8 @@ type Name<'a> = (&'a str, &'a str);
 pub struct Index<'a> {
     pub deployments: HashMap<Name<'a>, &'a Deployment>,
     pub keys: HashMap<Name<'a>, &'a Key>,
+    /// Ids of the budgets that bind every call of a key.
+    pub budgets_of_key: HashMap<Name<'a>, Vec<&'a str>>,
     /// RouteGroups that serve a name.
     pub groups: HashSet<Name<'a>>,
     pub teams: HashSet<Name<'a>>,
@@ -54,6 +56,7 @@ impl<'a> Index<'a> {
         self.groups
             .extend(routes.iter().filter(|route| route.explicit).filter_map(|route| route.owner.split_once('/')));
         self.teams.extend(teams.iter().map(|team| (&*team.namespace, &*team.name)));
+        let rows = budgets;
         let budgets: Vec<Option<Name<'a>>> = budgets.iter().map(|budget| budget_object(&budget.id)).collect();
         for budget in budgets.iter().flatten() {
             self.keys_of_budget.entry(*budget).or_default();
@@ -63,6 +66,9 @@ impl<'a> Index<'a> {
             let policy = policies.get(key.policy as usize);
             let Some(namespace) = policy.and_then(|policy| namespaces.get(policy.namespace as usize)) else { continue };
             self.keys.insert((&namespace.name, &key.name), key);
+            let rows = key.budgets.iter().filter_map(|at| rows.get(*at as usize));
+            let binding = rows.filter(|row| row.models.is_none() && row.providers.is_empty());
+            self.budgets_of_key.insert((&namespace.name, &key.name), binding.map(|row| &*row.id).collect());
             let mut counted: Vec<Name<'a>> = Vec::new();
             for at in &key.budgets {
                 let Some(Some(budget)) = budgets.get(*at as usize) else { continue };

@@ -7,16 +7,16 @@ use tollgate_crds::{
     RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
-use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
+use tollgate_snapshot::{Finding, ObjectRef, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
 };
-use super::queue::Wanted;
+use super::queue::{Urgency, Wanted};
 use super::{Pass, is_sound, moment, text};
 use crate::events::Event;
-use crate::facts::{GatewayFact, Problem};
-use crate::world::{Record, Seen, SeenCondition, digest};
+use crate::facts::{GatewayFact, Problem, SpendFact};
+use crate::world::{Record, Seen, SeenCondition, digest, solid};
 
 /// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
 const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", "NamespaceNotPrepared", "PortTaken"];
@@ -216,14 +216,17 @@ impl<'a> Pass<'a> {
         let in_tables = self.index.teams.contains(&name) || is_sound(look.findings);
         let mut statements = self.common(document, &look, in_tables);
         statements.push(ready(&statements, "its keys are bound by it"));
+        let budget = object.spec.budget.as_ref();
+        let unit = budget.map(|budget| budget.unit).unwrap_or_default();
+        let team_spend = budget.and_then(|_| self.spend(&format!("{}/Team/{}", name.0, name.1)));
         let status = TeamStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
             keys: Some(self.index.keys_of_team.get(&name).copied().unwrap_or(0)),
             limit: object.spec.budget.as_ref().map(text::limit),
             resets: object.spec.budget.as_ref().and_then(|budget| self.resets(&budget.period)),
-            spent: None,
-            used_percent: None,
+            spent: team_spend.map(|spend| text::spent(spend, unit)),
+            used_percent: team_spend.map(text::used_percent),
         };
         self.show(look, &status, |status| &status.conditions);
     }
@@ -271,14 +274,23 @@ impl<'a> Pass<'a> {
             let (team, _) = self.objects.team(namespace.as_deref().unwrap_or(&meta.namespace), name)?;
             team.spec.key_defaults.budget.as_ref()
         };
+        let is_exhausted = compiled.is_some().then(|| self.exhausted_of(&look.object)).flatten();
+        if let (Some(budget), Some(active)) = (is_exhausted, statements.last_mut())
+            && active.is_true()
+        {
+            *active = Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` is spent"));
+        }
         let has_own = budget.is_some() || !object.spec.budget_refs.is_empty();
         let terms = budget.as_ref().or_else(|| if has_own { None } else { of_team() });
+        let key_spend = terms.and_then(|_| self.spend(&format!("{}/VirtualKey/{}", meta.namespace, meta.name)));
         let used = self.known.last_used.get(&(meta.namespace.clone(), meta.name.clone())).copied();
         let mut status = VirtualKeyStatus {
             observed_generation: Some(look.record.generation),
             team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
             limit: terms.map(text::limit),
             resets: terms.and_then(|terms| self.resets(&terms.period)),
+            spent: key_spend.zip(terms).map(|(spend, terms)| text::spent(spend, terms.unit)),
+            used_percent: key_spend.map(text::used_percent),
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
@@ -298,12 +310,17 @@ impl<'a> Pass<'a> {
         let mut statements = self.common(document, &look, in_tables);
         statements.push(ready(&statements, "calls are bound by it"));
         let cause = statements[..2].iter().find(|statement| !statement.is_true());
-        let per_proxy = look.findings.iter().find(|finding| finding.reason == Reason::PerProxy);
-        statements.push(match (in_tables, cause, per_proxy) {
+        let spend = self.spend(&format!("{}/Budget/{}", name.0, name.1));
+        statements.push(match (in_tables, cause, spend) {
             (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
             (false, None, _) => Statement::fails(AVAILABLE, "NotInUse", "no proxy uses it"),
-            (true, _, Some(finding)) => Statement::holds(AVAILABLE, Reason::PerProxy, finding.message.clone()),
-            (true, _, None) => Statement::holds(AVAILABLE, AVAILABLE, "calls can be admitted under it"),
+            (true, _, Some(spend)) if spend.used >= spend.limit => {
+                Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
+            }
+            (true, _, Some(spend)) if spend.used.saturating_add(spend.held) >= spend.limit => {
+                Statement::fails(AVAILABLE, "Reserved", "calls in flight hold what is left")
+            }
+            (true, _, _) => Statement::holds(AVAILABLE, AVAILABLE, "calls can be admitted under it"),
         });
         let status = BudgetStatus {
             observed_generation: Some(look.record.generation),
@@ -312,9 +329,24 @@ impl<'a> Pass<'a> {
             resets: self.resets(&object.spec.period),
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
+            spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
+            used_percent: spend.map(text::used_percent),
+            held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
             ..BudgetStatus::default()
         };
         self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// Where a budget stands, by its id; `None`: nobody has used it yet.
+    fn spend(&self, budget: &str) -> Option<SpendFact> {
+        self.known.spend.values().find_map(|budgets| budgets.get(budget)).copied()
+    }
+
+    /// A budget that binds every call of a key and is spent.
+    fn exhausted_of(&self, key: &ObjectRef) -> Option<&'a str> {
+        let budgets = self.index.budgets_of_key.get(&(&*key.namespace, &*key.name))?;
+        let is_spent = |budget: &&&str| self.spend(budget).is_some_and(|spend| spend.used >= spend.limit);
+        budgets.iter().find(is_spent).copied()
     }
 
     /// Conditions of an object that never could be read; nothing else is known of it.
@@ -359,8 +391,19 @@ impl<'a> Pass<'a> {
             return;
         }
         let events = events(&object, record, before, conditions);
+        let status = serde_json::to_value(status).expect("statuses are made of what JSON has");
+        let solid = solid(&status);
+        // What somebody edited just now is what they wait for.
+        let urgency = if record.round == self.objects.round() {
+            Urgency::Edited
+        } else if solid == before.solid {
+            Urgency::Figures
+        } else {
+            Urgency::Usual
+        };
         let seen = Seen {
             digest,
+            solid,
             generation: Some(record.generation),
             conditions: conditions.iter().map(SeenCondition::of).collect(),
             ..before.clone()
@@ -369,10 +412,9 @@ impl<'a> Pass<'a> {
             object,
             uid: record.uid.clone(),
             resource_version: record.resource_version.clone(),
-            status: serde_json::to_value(status).expect("statuses are made of what JSON has"),
+            status,
             seen,
-            // What somebody edited just now is what they wait for.
-            urgent: record.round == self.objects.round(),
+            urgency,
             events,
         });
     }

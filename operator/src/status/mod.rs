@@ -17,7 +17,7 @@ use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 use self::condition::{Common, PROGRAMMED, Running};
 use self::index::Index;
 use self::queue::Asserted;
-pub use self::queue::{StatusQueue, Wanted};
+pub use self::queue::{StatusQueue, Urgency, Wanted};
 use crate::Context;
 use crate::facts::{Known, Problem};
 use crate::tables::History;

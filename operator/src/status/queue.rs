@@ -26,6 +26,9 @@ use crate::world::Seen;
 /// Writes a second, so that a storm of edits leaves the API server to others.
 const RATE: u32 = 200;
 
+/// Of these, writes of statuses in which only figures moved.
+const FIGURES_RATE: u32 = 20;
+
 /// Writes that may be made at once after a pause.
 const BURST: u32 = 40;
 
@@ -45,9 +48,19 @@ pub struct Wanted {
     pub status: Value,
     /// The status as it will be seen.
     pub seen: Seen,
-    pub urgent: bool,
+    pub urgency: Urgency,
     /// Put once it is written.
     pub events: Vec<Event>,
+}
+
+/// What is written before what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Only figures moved: spend, times, speed.
+    Figures,
+    Usual,
+    /// Somebody edited the object just now.
+    Edited,
 }
 
 /// What was wanted last of an object at a resourceVersion: until the watch brings another one, it is what is there.
@@ -72,34 +85,43 @@ pub struct StatusQueue {
 #[derive(Default)]
 struct Waiting {
     wanted: HashMap<ObjectRef, Wanted>,
-    urgent: VecDeque<ObjectRef>,
-    rest: VecDeque<ObjectRef>,
+    edited: VecDeque<ObjectRef>,
+    usual: VecDeque<ObjectRef>,
+    figures: VecDeque<ObjectRef>,
 }
 
 impl Waiting {
     fn put(&mut self, wanted: Wanted) {
         let object = wanted.object.clone();
-        let urgent = wanted.urgent;
+        let urgency = wanted.urgency;
         let before = self.wanted.insert(object.clone(), wanted);
-        match before {
+        let moves = before.as_ref().is_none_or(|before| before.urgency < urgency);
+        if let Some((before, wanted)) = before.zip(self.wanted.get_mut(&object)) {
             // It has its place already, and moves forward only.
-            Some(before) if before.urgent || !urgent => {
-                if let Some(wanted) = self.wanted.get_mut(&object) {
-                    wanted.urgent = before.urgent;
-                    // What turned since is still worth saying.
-                    let events = std::mem::take(&mut wanted.events);
-                    wanted.events = before.events.into_iter().filter(|event| !events.contains(event)).collect();
-                    wanted.events.extend(events);
-                }
+            wanted.urgency = before.urgency.max(urgency);
+            // What turned since is still worth saying.
+            let events = std::mem::take(&mut wanted.events);
+            wanted.events = before.events.into_iter().filter(|event| !events.contains(event)).collect();
+            wanted.events.extend(events);
+        }
+        if moves {
+            match urgency {
+                Urgency::Edited => self.edited.push_back(object),
+                Urgency::Usual => self.usual.push_back(object),
+                Urgency::Figures => self.figures.push_back(object),
             }
-            Some(_) | None if urgent => self.urgent.push_back(object),
-            Some(_) | None => self.rest.push_back(object),
         }
     }
 
-    fn take(&mut self) -> Option<Wanted> {
+    /// `figures`: also what only figures moved in.
+    fn take(&mut self, figures: bool) -> Option<Wanted> {
         // An object that moved forward has left its old place behind.
-        while let Some(object) = self.urgent.pop_front().or_else(|| self.rest.pop_front()) {
+        while let Some(object) = self.edited.pop_front().or_else(|| self.usual.pop_front()) {
+            if let Some(wanted) = self.wanted.remove(&object) {
+                return Some(wanted);
+            }
+        }
+        while figures && let Some(object) = self.figures.pop_front() {
             if let Some(wanted) = self.wanted.remove(&object) {
                 return Some(wanted);
             }
@@ -164,17 +186,21 @@ impl StatusQueue {
         asserted.retain(|object, assertion| is_current(object, &assertion.resource_version));
     }
 
-    async fn take(&self) -> Wanted {
+    /// Figures wait until `figures_at`.
+    async fn take(&self, figures_at: Instant) -> Wanted {
         loop {
             let taken = {
                 let mut waiting = self.waiting();
-                let taken = waiting.take();
+                let taken = waiting.take(Instant::now() >= figures_at);
                 self.metrics.statuses_waiting(waiting.wanted.len());
                 taken
             };
-            match taken {
-                Some(wanted) => return wanted,
-                None => self.arrived.notified().await,
+            if let Some(wanted) = taken {
+                return wanted;
+            }
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                () = sleep_until(figures_at), if Instant::now() < figures_at => {}
             }
         }
     }
@@ -213,11 +239,11 @@ impl StatusWriter {
     pub async fn run(self) -> Infallible {
         let mut writes = FuturesUnordered::new();
         let mut retries = FuturesUnordered::new();
-        let mut bucket = Bucket::new(Instant::now());
+        let mut buckets = [Bucket::new(RATE, BURST, Instant::now()), Bucket::new(FIGURES_RATE, 1, Instant::now())];
         let mut failures: HashMap<ObjectRef, u32> = HashMap::new();
         loop {
             tokio::select! {
-                wanted = self.next(&mut bucket), if writes.len() < AT_ONCE => writes.push(self.write(wanted, &failures)),
+                wanted = self.next(&mut buckets), if writes.len() < AT_ONCE => writes.push(self.write(wanted, &failures)),
                 Some((object, outcome)) = writes.next() => match outcome {
                     Outcome::Done => {
                         failures.remove(&object);
@@ -236,10 +262,13 @@ impl StatusWriter {
     }
 
     /// The next that may be written now. Waits for its turn first, so that what is dropped is nothing.
-    async fn next(&self, bucket: &mut Bucket) -> Wanted {
-        sleep_until(bucket.ready_at()).await;
-        let wanted = self.queue.take().await;
-        bucket.take(Instant::now());
+    async fn next(&self, [all, figures]: &mut [Bucket; 2]) -> Wanted {
+        sleep_until(all.ready_at()).await;
+        let wanted = self.queue.take(figures.ready_at()).await;
+        all.take(Instant::now());
+        if wanted.urgency == Urgency::Figures {
+            figures.take(Instant::now());
+        }
         wanted
     }
 
@@ -292,25 +321,27 @@ impl StatusWriter {
 /// So many a second, and a few at once after a pause.
 #[derive(Debug)]
 struct Bucket {
+    rate: f64,
+    burst: f64,
     tokens: f64,
     at: Instant,
 }
 
 impl Bucket {
-    fn new(now: Instant) -> Bucket {
-        Bucket { tokens: f64::from(BURST), at: now }
+    fn new(rate: u32, burst: u32, now: Instant) -> Bucket {
+        Bucket { rate: f64::from(rate), burst: f64::from(burst), tokens: f64::from(burst), at: now }
     }
 
     fn take(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(RATE);
-        self.tokens = (self.tokens + earned).min(f64::from(BURST)) - 1.0;
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + earned).min(self.burst) - 1.0;
         self.at = now;
     }
 
     /// When the next may be taken.
     fn ready_at(&self) -> Instant {
         let missing = (1.0 - self.tokens).max(0.0);
-        self.at + Duration::from_secs_f64(missing / f64::from(RATE))
+        self.at + Duration::from_secs_f64(missing / self.rate)
     }
 }
 
@@ -318,32 +349,38 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    fn wanted(name: &str, urgent: bool) -> Wanted {
+    fn wanted(name: &str, urgency: Urgency) -> Wanted {
         Wanted {
             object: ObjectRef { kind: "Team", namespace: "n".into(), name: name.into() },
             uid: String::new(),
             resource_version: String::new(),
             status: Value::Null,
             seen: Seen::default(),
-            urgent,
+            urgency,
             events: Vec::new(),
         }
     }
 
     #[test]
     fn what_users_edited_comes_first_and_each_object_once() {
+        use Urgency::{Edited, Figures, Usual};
         let mut waiting = Waiting::default();
-        for (name, urgent) in [("a", false), ("b", false), ("c", true), ("b", true), ("a", false)] {
-            waiting.put(wanted(name, urgent));
+        for (name, urgency) in
+            [("f", Figures), ("a", Usual), ("b", Usual), ("c", Edited), ("b", Edited), ("a", Figures), ("d", Figures)]
+        {
+            waiting.put(wanted(name, urgency));
         }
-        let order: Vec<String> = std::iter::from_fn(|| waiting.take()).map(|wanted| wanted.object.name).collect();
+        let taken = std::iter::from_fn(|| waiting.take(false)).map(|wanted| wanted.object.name);
+        let order: Vec<String> = taken.collect();
         assert_eq!(order, ["c", "b", "a"]);
+        let figures: Vec<String> = std::iter::from_fn(|| waiting.take(true)).map(|wanted| wanted.object.name).collect();
+        assert_eq!(figures, ["f", "d"]);
     }
 
     #[test]
     fn a_burst_is_followed_by_the_rate() {
         let begun = Instant::now();
-        let mut bucket = Bucket::new(begun);
+        let mut bucket = Bucket::new(RATE, BURST, begun);
         for _ in 0..BURST {
             assert!(bucket.ready_at() <= begun);
             bucket.take(begun);

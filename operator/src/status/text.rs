@@ -1,5 +1,6 @@
 //! Texts of statuses that are ready to print.
 
+use crate::facts::SpendFact;
 use jiff::tz::TimeZone;
 use jiff::{RoundMode, Timestamp, ToSpan, Unit, ZonedRound};
 use tollgate_crds::{
@@ -48,6 +49,32 @@ fn cents(amount: &str) -> String {
         Some((_, decimals)) if decimals.len() == 1 => format!("{amount}0"),
         Some(_) => amount.to_owned(),
     }
+}
+
+/// What was used of a budget. Example: `$3.2711`.
+pub fn spent(spend: SpendFact, unit: BudgetUnit) -> String {
+    amount(spend.used, unit)
+}
+
+/// An amount of a budget's unit: money to a hundredth of a cent, rounded up. Example: `$3.2711`.
+pub fn amount(amount: i64, unit: BudgetUnit) -> String {
+    const NANO_PER_UNIT: i64 = 100_000;
+    match unit {
+        BudgetUnit::Usd => {
+            let shown = amount.div_euclid(NANO_PER_UNIT) + i64::from(amount.rem_euclid(NANO_PER_UNIT) > 0);
+            let decimals = format!("{:04}", shown.rem_euclid(10_000));
+            let decimals = decimals.strip_suffix("00").unwrap_or(&decimals);
+            format!("${}.{decimals}", shown.div_euclid(10_000))
+        }
+        BudgetUnit::Tokens | BudgetUnit::Requests => amount.to_string(),
+    }
+}
+
+/// What was used of the limit; 100% only where nothing is left. Example: `7%`.
+pub fn used_percent(SpendFact { used, limit, .. }: SpendFact) -> String {
+    let (used, limit) = (i128::from(used), i128::from(limit.max(1)));
+    let percent = if used >= limit { used * 100 / limit } else { ((used * 100 + limit / 2) / limit).min(99) };
+    format!("{percent}%")
 }
 
 /// When a budget of this period begins anew, as a date (hours: a time), and in Unix seconds. `None`: it does not at one

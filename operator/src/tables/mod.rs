@@ -364,6 +364,9 @@ impl Lead<'_> {
         let round = world.read().round();
         let compiled = self.compiled.clone();
         let mut again = false;
+        for (name, answer) in &compiled.answers {
+            fleet.compiled(&name.namespace, &name.name, answer.snapshot.clone());
+        }
         for (name, gateway) in &mut self.gateways {
             let (Some(live), Some(answer)) = (&mut gateway.live, compiled.answers.get(name)) else { continue };
             let begun = Instant::now();

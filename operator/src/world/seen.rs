@@ -17,6 +17,8 @@ use tollgate_crds::{
 pub struct Seen {
     /// [`digest`] of it; 0: there is none.
     pub digest: u64,
+    /// The same without its [`FIGURES`].
+    pub solid: u64,
     /// `status.observedGeneration`
     pub generation: Option<i64>,
     pub conditions: Vec<SeenCondition>,
@@ -63,6 +65,15 @@ impl Seen {
             "VirtualKey" => digest_of::<VirtualKeyStatus>(status),
             _ => digest_of::<BudgetStatus>(status),
         };
+        let solid = match kind {
+            "LLMGateway" => solid_of::<LLMGatewayStatus>(status),
+            "ProviderAccount" => solid_of::<ProviderAccountStatus>(status),
+            "ModelDeployment" => solid_of::<ModelDeploymentStatus>(status),
+            "RouteGroup" => solid_of::<RouteGroupStatus>(status),
+            "Team" => solid_of::<TeamStatus>(status),
+            "VirtualKey" => solid_of::<VirtualKeyStatus>(status),
+            _ => solid_of::<BudgetStatus>(status),
+        };
         let conditions = status.get("conditions").map(Vec::<Condition>::deserialize);
         let conditions = conditions.and_then(Result::ok).unwrap_or_default();
         let key = (kind == "VirtualKey").then(|| VirtualKeyStatus::deserialize(status).ok()).flatten();
@@ -73,6 +84,7 @@ impl Seen {
         };
         Seen {
             digest,
+            solid,
             generation: status.get("observedGeneration").and_then(Value::as_i64),
             conditions: conditions.iter().map(SeenCondition::of).collect(),
             key: key.map(Box::new),
@@ -85,6 +97,22 @@ impl Seen {
     pub fn condition(&self, type_: &str) -> Option<&SeenCondition> {
         self.conditions.iter().find(|condition| *condition.type_ == *type_)
     }
+}
+
+fn solid_of<S: DeserializeOwned + Serialize>(status: &Value) -> u64 {
+    S::deserialize(status).ok().and_then(|status| serde_json::to_value(status).ok()).map_or(0, |status| solid(&status))
+}
+
+/// Fields that move with every call: a status that differs in these alone is written after all others.
+const FIGURES: [&str; 6] = ["spent", "usedPercent", "held", "lastUsedAt", "lastProbeAt", "p50"];
+
+/// As [`digest`], without figures.
+pub fn solid(status: &Value) -> u64 {
+    let mut status = status.clone();
+    if let Some(fields) = status.as_object_mut() {
+        fields.retain(|name, _| !FIGURES.contains(&name.as_str()));
+    }
+    digest(&status)
 }
 
 fn digest_of<S: DeserializeOwned + Serialize>(status: &Value) -> u64 {

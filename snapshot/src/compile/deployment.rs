@@ -140,7 +140,7 @@ impl<'a> Work<'_, 'a> {
             allowed_namespaces: _,
             gateway_ref: _,
         } = &self.object.spec;
-        report_unused(probe, capabilities, subject, judge.report);
+        report_unused(probe, capabilities, judge.input.mode, subject, judge.report);
         // Everything is read before the first refusal, so that all findings come at once.
         let upstream = self.upstream(judge);
         let mut reader = Reader::new(judge.report, subject);
@@ -186,6 +186,11 @@ impl<'a> Work<'_, 'a> {
             quirks: self.quirks.entry(provider.id).or_insert_with(|| Arc::new(quirks::of(provider))).clone(),
             image_token_bound: provider.image_token_bound,
             cancel_stops_billing: provider.cancel_stops_billing,
+            probe: match probe.mode {
+                ProbeMode::Models => model::Probe::Models,
+                ProbeMode::Completion => model::Probe::Completion,
+                ProbeMode::None => model::Probe::None,
+            },
         })
     }
 
@@ -328,10 +333,11 @@ fn compile_parameters(parameters: &Parameters, reader: &mut Reader<'_, '_>) -> m
     }
 }
 
-fn report_unused(probe: &Probe, capabilities: &[String], subject: Subject<'_>, report: &mut Report) {
-    let Probe { mode, interval } = probe;
-    if *mode == ProbeMode::Completion || *interval != Probe::default().interval {
-        report.not_yet(subject, "spec.probe", "upstreams are not probed yet; failed calls start cooldowns");
+fn report_unused(probe: &Probe, capabilities: &[String], mode: Mode, subject: Subject<'_>, report: &mut Report) {
+    let Probe { mode: probing, interval } = probe;
+    let is_unusual = *probing == ProbeMode::Completion || *interval != Probe::default().interval;
+    if is_unusual && mode == Mode::Standalone {
+        report.not_yet(subject, "spec.probe", "standalone, upstreams are not probed; failed calls start cooldowns");
     }
     if !capabilities.is_empty() {
         report.not_yet(subject, "spec.capabilities", "capabilities do not change how calls are routed yet");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tollgate_crds::{
     BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
 };
@@ -173,7 +174,7 @@ impl FromIterator<Secret> for Secrets {
 
 /// Hashes of the keys of VirtualKeys that have a `secret`, by namespace and name of the VirtualKey.
 #[derive(Clone, Debug, Default)]
-pub struct KeyHashes(HashMap<String, HashMap<String, Hashes>>);
+pub struct KeyHashes(HashMap<String, HashMap<String, Hashes, RandomState>, RandomState>);
 
 #[derive(Clone, Debug)]
 struct Hashes {

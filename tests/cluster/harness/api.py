@@ -114,16 +114,18 @@ class Api:
         collection, name = where.rsplit("/", 1)
         selector = f"metadata.name={name}"
         deadline = time.monotonic() + seconds
-        listed = self.get(collection, fieldSelector=selector)
-        last = next(iter(listed["items"]), None)
-        if holds(last):
-            return last
-        events = self.watch(collection, listed["metadata"]["resourceVersion"], seconds=deadline - time.monotonic(), fieldSelector=selector)
-        for kind, last in events:
-            last = None if kind == "DELETED" else last
+        while True:
+            listed = self.get(collection, fieldSelector=selector)
+            last = next(iter(listed["items"]), None)
             if holds(last):
                 return last
-        raise AssertionError(f"{where} did not become so within {seconds} s; it is\n{json.dumps(last, indent=2)}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise AssertionError(f"{where} did not become so within {seconds} s; it is\n{json.dumps(last, indent=2)}")
+            for kind, last in self.watch(collection, listed["metadata"]["resourceVersion"], seconds=left, fieldSelector=selector):
+                last = None if kind == "DELETED" else last
+                if holds(last):
+                    return last
 
     def _address(self, where, query):
         return self.url + where + ("?" + urllib.parse.urlencode(query) if query else "")

@@ -4,6 +4,8 @@ import pathlib
 import time
 
 ROOT = pathlib.Path("/sys/fs/cgroup")
+# The controllers without which a kubelet does not take a group.
+KUBELETS = {"cpu", "cpuset", "hugetlb", "memory", "pids"}
 # From the end of a process to the moment that its group counts as empty.
 EMPTY_SECONDS = 20
 
@@ -25,7 +27,8 @@ def make(name):
             for file in ["cpuset.cpus", "cpuset.mems"]:
                 (group / file).write_text((hierarchy / file).read_text())
         if (group / "cgroup.controllers").exists():
-            for controller in (hierarchy / "cgroup.controllers").read_text().split():
+            # With version 2 it has the controllers that its parent passes on.
+            for controller in KUBELETS.intersection((hierarchy / "cgroup.controllers").read_text().split()):
                 (hierarchy / "cgroup.subtree_control").write_text(f"+{controller}")
 
 

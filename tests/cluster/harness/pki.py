@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import itertools
 import pathlib
 
 from cryptography import x509
@@ -21,6 +22,7 @@ class Authority:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir()
         self.certificate = self.folder / "ca.crt"
+        self._clients = itertools.count(1)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tollgate test authority")])
         builder = self._builder(self._name, self._key.public_key())
@@ -37,7 +39,9 @@ class Authority:
         """The paths of a certificate and key that say who a client is."""
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
-        return self._issue(user.replace("/", "_"), x509.Name(attributes), ExtendedKeyUsageOID.CLIENT_AUTH)
+        # A user may have several, of other groups or later.
+        name = f"{user.replace(':', '-')}-{next(self._clients)}"
+        return self._issue(name, x509.Name(attributes), ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def signing_key(self, name):
         """The paths of a public and a private key without a certificate."""

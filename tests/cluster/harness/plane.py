@@ -1,6 +1,8 @@
 """A control plane of a test's own: etcd, kube-apiserver, kube-controller-manager. No nodes, so no pods run; enough for
 CRDs, admission rules, server-side apply, RBAC, garbage collection and Leases."""
 
+import contextlib
+import itertools
 import socket
 
 import urllib3
@@ -42,7 +44,7 @@ class Plane(cluster.Cluster):
         self.url = f"https://127.0.0.1:{self.place.outside_port}"
         # Last started, first ended.
         self.processes = []
-        self._admin = self.authority.client("admin", ["system:masters"])
+        self._kubeconfigs = itertools.count(1)
         self._server_flags = self._make_server_flags()
         super().__init__(self.make_kubeconfig("admin", ["system:masters"]), self._make_api(), folder / "kubectl-cache")
         self.audit = audit.Audit(self._audit_log, self.api)
@@ -68,50 +70,52 @@ class Plane(cluster.Cluster):
 
     def restart_apiserver(self):
         """Ends the API server as `kill -9` does, starts it again and waits until it is ready."""
-        self.stop_apiserver()
-        self.start_apiserver()
+        with self.apiserver_gone():
+            pass
 
-    def stop_apiserver(self):
-        """From now on connections to it are refused."""
+    @contextlib.contextmanager
+    def apiserver_gone(self):
+        """For as long as this holds, connections to the API server are refused; afterwards it is ready again."""
         self.apiserver.kill()
         self.processes.remove(self.apiserver)
+        try:
+            yield
+        finally:
+            self.apiserver = self._start_apiserver()
 
-    def start_apiserver(self):
-        self.apiserver = self._start_apiserver()
-
-    def pause_apiserver(self):
-        """From now on it takes connections and answers nothing, until `resume_apiserver`."""
+    @contextlib.contextmanager
+    def apiserver_paused(self):
+        """For as long as this holds, the API server takes connections and answers nothing; then it goes on."""
         self.apiserver.pause()
-
-    def resume_apiserver(self):
-        self.apiserver.resume()
+        try:
+            yield
+        finally:
+            self.apiserver.resume()
 
     def stop(self):
         """Everything goes; nothing is asked to finish, since nobody will look at it again."""
         for process in reversed(self.processes):
             process.kill()
 
-    def start(self, name, *arguments, environment=None):
-        """A program of this cluster where the cluster is."""
-        process = Process(name, [*self.place.enter, *arguments], self.folder, environment)
+    def start(self, name, *arguments, enter=None):
+        """A program of this cluster where the cluster is; `enter` is another way to get there."""
+        process = Process(name, [*(enter or self.place.enter), *arguments], self.folder)
         self.processes.append(process)
         return process
 
-    def is_ready(self, port, where="/readyz", address=None):
-        """Whether a component that listens with TLS says so."""
+    def _is_ready(self):
         try:
-            return self._pool.request("GET", f"https://{address or '127.0.0.1'}:{port}{where}", retries=False, timeout=5).status == 200
+            return self._pool.request("GET", f"{self.url}/readyz", retries=False, timeout=5).status == 200
         except urllib3.exceptions.HTTPError:
             return False
 
     def _make_api(self):
-        certificate, key = self._admin
+        certificate, key = self.authority.client("admin", ["system:masters"])
         self._pool = urllib3.PoolManager(cert_file=str(certificate), key_file=str(key), ca_certs=str(self.authority.certificate))
         return Api(self.url, self._pool)
 
     def _write_kubeconfig(self, user, credentials, inside):
-        name = user.replace("/", "_").replace(":", "_")
-        file = self.folder / f"{name}{'-inside' if inside else ''}.kubeconfig"
+        file = self.folder / f"{user.replace(':', '-')}-{next(self._kubeconfigs)}.kubeconfig"
         file.touch(mode=0o600)
         file.write_text(cluster.kubeconfig(self.inside if inside else self.url, self.authority.certificate, credentials))
         return file
@@ -175,7 +179,7 @@ class Plane(cluster.Cluster):
     def _start_apiserver(self):
         apiserver = self.start("kube-apiserver", programs.plane("kube-apiserver"), *self._server_flags)
         # Ready includes that RBAC's own roles are there; the controllers end without them.
-        apiserver.wait_until(lambda: self.is_ready(self.place.outside_port))
+        apiserver.wait_until(self._is_ready)
         return apiserver
 
     def _start_controllers(self):

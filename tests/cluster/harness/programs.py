@@ -31,9 +31,9 @@ def plane(name):
 
 
 def client(name):
-    """kubectl, helm or helm3."""
-    brought = plane(name) or shutil.which(name)
-    return pathlib.Path(brought or built() / name)
+    """kubectl, helm or helm3; `None` when KUBEBUILDER_ASSETS is set and neither that nor the PATH has it."""
+    found = plane(name) or shutil.which(name)
+    return pathlib.Path(found) if found else None
 
 
 def gateway():

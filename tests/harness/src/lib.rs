@@ -6,18 +6,24 @@
 
 mod binary;
 mod client;
+mod cluster;
 mod gateway;
+pub mod kubernetes;
 pub mod ledger;
 pub mod objects;
+mod proxy;
 mod raw;
 mod sse;
 mod stage;
 
 pub use binary::{Finished, binary, run};
 pub use client::{Call, Response, Streaming};
+pub use cluster::{Cluster, OPERATOR_TOKEN};
 pub use gateway::{Gateway, Starter};
+pub use kubernetes::FakeApi;
 pub use ledger::{SpendRow, assert_every_attempt_is_booked, assert_ledger_equals_invoice, ledger_rows};
 pub use objects::{Object, documents};
+pub use proxy::{Proxy, ProxyStarter};
 pub use raw::RawSocket;
 pub use serde_json::{Value, json};
 pub use sse::Event;

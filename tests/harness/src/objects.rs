@@ -53,6 +53,11 @@ impl Object {
         self
     }
 
+    /// As JSON.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
     /// Kind and name.
     pub fn id(&self) -> (&str, &str) {
         (self.0["kind"].as_str().expect("objects have kinds"), self.name())

@@ -1,0 +1,106 @@
+//! From the texts of a manifest to tables in use. Runs on a thread that may block: reads files, parses, indexes, swaps,
+//! and frees what was before, so that no thread that serves waits for any of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tollgate_dataplane::core::Shared;
+use tollgate_snapshot::model::{GatewayName, KeyHash};
+use tollgate_snapshot::wire::{self, Manifest, Read, ReadError};
+
+use super::parts::named;
+use super::store::{self, Store};
+use crate::memory;
+
+/// Tables that are in use now.
+#[derive(Debug)]
+pub struct Live {
+    /// Of the manifest.
+    pub sha256: String,
+    pub generation: u64,
+    /// Hashes of its parts.
+    pub parts: BTreeSet<String>,
+    /// Records that this version does not understand; all else is in use.
+    pub left_out: Option<String>,
+}
+
+/// Why they are not.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the texts that were kept are gone or damaged: {0}")]
+    Lost(String),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("it is of the gateway `{found}`, not of `{wanted}`")]
+    OtherGateway { found: GatewayName, wanted: GatewayName },
+    #[error("reading it panicked: {0}")]
+    Panicked(String),
+}
+
+/// Loads the manifest with this hash and swaps it in.
+///
+/// # Errors
+/// Nothing was changed then.
+pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str) -> Result<Live, LoadError> {
+    let begun = Instant::now();
+    let text = store.read(sha256).ok_or_else(|| LoadError::Lost("the manifest".to_owned()))?;
+    if store::sha256(&text) != sha256 {
+        store.remove(sha256);
+        return Err(LoadError::Lost("the manifest".to_owned()));
+    }
+    let manifest = Manifest::parse("the manifest", &text)?;
+    if manifest.gateway != *gateway {
+        return Err(LoadError::OtherGateway { found: manifest.gateway, wanted: gateway.clone() });
+    }
+    let Read { snapshot, credentials, token, left_out } = read(&manifest, store)?;
+    let generation = manifest.generation;
+    let tables = Arc::new(shared.builder.build(generation, snapshot, &credentials));
+    drop(credentials);
+    let old = shared.tables.swap(tables);
+    shared.status.update(|loaded| {
+        loaded.generation = generation;
+        loaded.applied_at = jiff::Timestamp::now().as_second();
+        loaded.reloads += 1;
+        loaded.manifest_sha256 = Some(sha256.to_owned());
+        loaded.operator_token = (!token.is_empty()).then(|| KeyHash::of(token.as_bytes()));
+    });
+    tracing::info!(generation, "generation {generation} is live after {} ms", begun.elapsed().as_millis());
+    if let Err(error) = store.remember(&text) {
+        tracing::warn!("cannot write down what is served; a restart without the API server would not find it: {error}");
+    }
+    // The last user of the old tables frees them; here nobody waits for that.
+    let parts = named(&manifest).map(|(_, sha256)| sha256.to_owned()).collect();
+    drop((old, text, manifest));
+    memory::give_back();
+    Ok(Live { sha256: sha256.to_owned(), generation, parts, left_out: describe(&left_out) })
+}
+
+fn read(manifest: &Manifest, store: &Store) -> Result<Read, LoadError> {
+    let mut texts = HashMap::new();
+    for (name, sha256) in named(manifest) {
+        let text = store.read(sha256).ok_or_else(|| LoadError::Lost(format!("`{name}`")))?;
+        texts.insert(name, text);
+    }
+    wire::read(manifest, |name| texts.get(name).map(String::as_str)).map_err(|error| match &error {
+        // It was whole when it came: files are damaged, this one and perhaps others.
+        ReadError::OtherContent { part } | ReadError::Missing { part } => {
+            for (name, sha256) in named(manifest) {
+                if texts.get(name).is_none_or(|text| store::sha256(text) != sha256) {
+                    store.remove(sha256);
+                }
+            }
+            LoadError::Lost(format!("`{part}`"))
+        }
+        ReadError::Unreadable { .. } | ReadError::NewerFormat { .. } => LoadError::Read(error),
+    })
+}
+
+fn describe(left_out: &[wire::LeftOut]) -> Option<String> {
+    let first = left_out.first()?;
+    let more = match left_out.len() {
+        1 => String::new(),
+        count => format!(", and {} more", count - 1),
+    };
+    Some(format!("left out, because a newer version wrote it: {} ({}){more}", first.object, first.error))
+}
