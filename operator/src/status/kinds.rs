@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use tollgate_crds::{
-    BudgetSpec, BudgetStatus, Condition, ConditionStatus, LLMGatewaySpec, LLMGatewayStatus, ModelDeploymentSpec,
-    ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec, ProviderAccountStatus,
-    RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
+    BudgetSpec, BudgetStatus, Condition, ConditionStatus, KeyPolicy, LLMGatewaySpec, LLMGatewayStatus,
+    ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec,
+    ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec,
+    VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
 use tollgate_snapshot::{Finding, ObjectRef, Severity};
@@ -233,7 +234,7 @@ impl<'a> Pass<'a> {
 
     fn key(&mut self, document: &Document, object: &'a Object<VirtualKeySpec>, look: Look<'a>) {
         let meta = &object.meta;
-        let VirtualKeySpec { team_ref, budget, disabled, key_hash, .. } = &object.spec;
+        let VirtualKeySpec { team_ref, budget, disabled, key_hash, secret, .. } = &object.spec;
         let compiled = self.index.keys.get(&(&*meta.namespace, &*meta.name)).copied();
         let known = self.known.key(&meta.namespace, &meta.name, look.record);
         let mut statements = self.common(document, &look, compiled.is_some());
@@ -294,10 +295,11 @@ impl<'a> Pass<'a> {
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
+        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
         match (key_hash, known) {
             (Some(hash), _) => status.key_hash = Some(hash.clone()),
-            (None, Some(known)) => known.write_status(&mut status),
-            (None, None) => status.key_hash = compiled.map(|compiled| format!("sha256:{}", compiled.hash)),
+            (None, Some(known)) if is_generated => known.write_status(&mut status),
+            (None, _) => status.key_hash = compiled.map(|compiled| format!("sha256:{}", compiled.hash)),
         }
         status.conditions = self.timed(statements, &look);
         self.show(look, &status, |status| &status.conditions);

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tollgate_snapshot::compile::{self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets};
+use tollgate_crds::KeyPolicy;
+use tollgate_snapshot::compile::{
+    self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
+};
 use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
 
@@ -77,13 +80,18 @@ fn gather(answers: BTreeMap<GatewayName, Answer>, mut findings: Vec<Finding>) ->
 }
 
 /// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must
-/// not take keys away until it has.
-pub fn hashes(objects: &Objects, known: &Known) -> KeyHashes {
+/// not take keys away until it has. Of a key that a Secret of its owner holds, only as long as that one cannot be read.
+pub fn hashes(objects: &Objects, known: &Known, secrets: &Secrets) -> KeyHashes {
     let mut hashes = KeyHashes::default();
     for (object, record) in objects.keys() {
         let Meta { namespace, name, .. } = &object.meta;
-        let Some(fact) = known.key(namespace, name, record) else { continue };
-        let Some(hash) = fact.hash.filter(|_| object.spec.secret.is_some()) else { continue };
+        let Some(secret) = &object.spec.secret else { continue };
+        let counts = match secret.policy {
+            KeyPolicy::Generate => true,
+            KeyPolicy::Adopt => matches!(secrets.unread(namespace, &secret.name), Some(Unread::Failed(_))),
+        };
+        let Some(fact) = known.key(namespace, name, record).filter(|_| counts) else { continue };
+        let Some(hash) = fact.hash else { continue };
         hashes.insert(namespace, name, hash);
         if let Some((hash, ends_at)) = fact.previous {
             hashes.insert_replaced(namespace, name, ReplacedKey { hash, ends_at });

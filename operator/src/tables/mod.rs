@@ -6,6 +6,7 @@
 
 pub mod compiled;
 mod history;
+mod unread;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tollgate_snapshot::{GatewayName, ObjectRef, Snapshot};
+use tollgate_snapshot::{Credential, GatewayName, ObjectRef, Snapshot};
 
 use self::compiled::{Asked, Compiled};
 pub use self::history::History;
@@ -81,6 +82,8 @@ struct Gateway {
     /// `None`: to be read.
     live: Option<Live>,
     previous: Option<Arc<Snapshot>>,
+    /// As they were published when this process began to lead.
+    credentials: Vec<Credential>,
     history: History,
     /// Why the last publication failed, and when it is tried again.
     problem: Option<Problem>,
@@ -94,6 +97,7 @@ impl Gateway {
             owner,
             live: None,
             previous: None,
+            credentials: Vec::new(),
             history: History::default(),
             problem: None,
             retry_at: None,
@@ -317,8 +321,9 @@ impl Lead<'_> {
             }
             match Live::load(client, gateway.owner.clone(), metrics).await {
                 Ok((live, read)) => {
-                    if gateway.previous.is_none() {
-                        gateway.previous = read.map(|read| Arc::new(read.snapshot));
+                    if let (None, Some(read)) = (&gateway.previous, read) {
+                        gateway.previous = Some(Arc::new(read.snapshot));
+                        gateway.credentials = read.credentials;
                     }
                     gateway.live = Some(live);
                 }
@@ -337,8 +342,14 @@ impl Lead<'_> {
             shard_digits: gateway.live.as_ref().and_then(Live::shard_digits),
         });
         let asked: Vec<Asked> = asked.collect();
-        let (world, secrets, hashes) =
-            (world.clone(), secrets.compiled(), compiled::hashes(&world.read(), &facts.read()));
+        let mut secrets = secrets.compiled();
+        for Gateway { previous, credentials, .. } in self.gateways.values() {
+            if let Some(previous) = previous {
+                unread::fill(&mut secrets, previous, credentials);
+            }
+        }
+        let hashes = compiled::hashes(&world.read(), &facts.read(), &secrets);
+        let world = world.clone();
         let begun = Instant::now();
         let compiling =
             tokio::task::spawn_blocking(move || compiled::compile(&world.read(), &secrets, &hashes, &asked, now()));
