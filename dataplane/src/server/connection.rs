@@ -168,9 +168,14 @@ impl<D: Future<Output = ()>> Waiting<D> {
 async fn while_there(call: impl Future<Output = Reply>, wire: &RefCell<Wire>) -> Option<Reply> {
     let mut call = pin!(call);
     std::future::poll_fn(|cx| {
+        // First: who left while the call waited begins nothing any more.
+        if wire.borrow_mut().poll_gone(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         if let Poll::Ready(reply) = call.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
         }
+        // Again: the call may have read its body to the end just now.
         wire.borrow_mut().poll_gone(cx).map(|()| None)
     })
     .await
