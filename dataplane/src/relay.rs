@@ -226,11 +226,6 @@ impl Relay {
         }
     }
 
-    /// Nothing more comes.
-    pub fn has_ended(&self) -> bool {
-        self.ended && self.ready.is_empty()
-    }
-
     /// The next bytes for the client.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {

@@ -464,7 +464,7 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
-        allow_unavailable: false,
+        allow_unavailable: budget.allow_unavailable,
     }
 }
 

@@ -76,8 +76,6 @@ pub enum Reason {
     Unreachable,
     /// A child's limit above its parent's.
     AboveParent,
-    /// A budget that each proxy counts for itself, so that several proxies may spend it several times.
-    PerProxy,
     /// The object was refused and its last good state stays in use.
     LastGoodKept,
 }

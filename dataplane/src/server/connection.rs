@@ -90,7 +90,8 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
             }
             ReplyBody::Stream(mut relay) => {
                 head(streamed);
-                std::future::poll_fn(|cx| poll_stream(&wire, &mut relay, streamed, cx)).await
+                let mut ended = false;
+                std::future::poll_fn(|cx| poll_stream(&wire, &mut relay, &mut ended, streamed, cx)).await
             }
         };
         if !written {
@@ -167,9 +168,14 @@ impl<D: Future<Output = ()>> Waiting<D> {
 async fn while_there(call: impl Future<Output = Reply>, wire: &RefCell<Wire>) -> Option<Reply> {
     let mut call = pin!(call);
     std::future::poll_fn(|cx| {
+        // First: who left while the call waited begins nothing any more.
+        if wire.borrow_mut().poll_gone(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         if let Poll::Ready(reply) = call.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
         }
+        // Again: the call may have read its body to the end just now.
         wire.borrow_mut().poll_gone(cx).map(|()| None)
     })
     .await
@@ -212,18 +218,23 @@ fn poll_pieces(wire: &mut Wire, pieces: &mut impl Iterator<Item = Bytes>, cx: &m
 }
 
 /// Writes a stream as it comes: what is ready is written together, and nothing is read ahead of a client that is slow.
-/// Ready when it ended; false: it was cut, or the client is gone.
-fn poll_stream(wire: &RefCell<Wire>, relay: &mut Relay, length: Length, cx: &mut Context<'_>) -> Poll<bool> {
+/// Ready when it ended; false: it was cut, or the client is gone. `ended`: nothing more comes and the end is written.
+fn poll_stream(
+    wire: &RefCell<Wire>,
+    relay: &mut Relay,
+    ended: &mut bool,
+    length: Length,
+    cx: &mut Context<'_>,
+) -> Poll<bool> {
     let wire = &mut *wire.borrow_mut();
-    let mut ended = relay.has_ended();
     loop {
-        while !ended && !wire.out.is_full() {
+        while !*ended && !wire.out.is_full() {
             match relay.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) if length == Length::Chunks => wire.out.push_chunk(data),
                 Poll::Ready(Some(Ok(data))) => wire.out.push(data),
                 Poll::Ready(Some(Err(Cut))) => return Poll::Ready(false),
                 Poll::Ready(None) => {
-                    ended = true;
+                    *ended = true;
                     if length == Length::Chunks {
                         wire.out.push_end();
                     }
@@ -234,7 +245,7 @@ fn poll_stream(wire: &RefCell<Wire>, relay: &mut Relay, length: Length, cx: &mut
         let waits = wire.out.is_empty();
         match wire.poll_send(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(false),
-            Poll::Ready(Ok(())) if ended => return Poll::Ready(true),
+            Poll::Ready(Ok(())) if *ended => return Poll::Ready(true),
             Poll::Ready(Ok(())) if !waits => {}
             Poll::Ready(Ok(())) | Poll::Pending => return wire.poll_gone(cx).map(|()| false),
         }

@@ -87,7 +87,9 @@ impl Wire {
     /// Ready when all was sent.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Wire { stream, out, .. } = self;
-        out.poll_write(stream, cx)
+        ready!(out.poll_write(stream, cx))?;
+        // TLS may have taken the bytes and not got them out.
+        Pin::new(stream).poll_flush(cx)
     }
 
     /// Tells the client that nothing follows.

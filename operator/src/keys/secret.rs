@@ -84,7 +84,7 @@ impl Place {
         let written = match &read.resource_version {
             None => {
                 self.api(client)
-                    .create(&PostParams { field_manager: manager(), ..PostParams::default() }, &self.new(value))
+                    .create(&PostParams { field_manager: manager(), ..PostParams::default() }, &self.with(value))
                     .await
             }
             Some(version) => {
@@ -96,7 +96,7 @@ impl Place {
         written.map(drop).map_err(|error| self.failed(error, "write"))
     }
 
-    fn new(&self, value: ByteString) -> Secret {
+    fn with(&self, value: ByteString) -> Secret {
         let labels = [
             ("app.kubernetes.io/name", "tollgate".to_owned()),
             ("app.kubernetes.io/part-of", "tollgate".to_owned()),

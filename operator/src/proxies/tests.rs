@@ -22,7 +22,14 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A proxy that answers what it is told to, by path, and counts.
 #[derive(Clone, Default)]
-pub(crate) struct FakeProxy(Arc<Mutex<(BTreeMap<String, (u16, String)>, Vec<String>)>>);
+pub(crate) struct FakeProxy(Arc<Mutex<FakeState>>);
+
+#[derive(Default)]
+struct FakeState {
+    /// Status and body by path.
+    answers: BTreeMap<String, (u16, String)>,
+    asked: Vec<String>,
+}
 
 impl FakeProxy {
     pub(crate) async fn start(&self, tasks: &mut JoinSet<()>) -> SocketAddr {
@@ -48,11 +55,11 @@ impl FakeProxy {
     }
 
     pub(crate) fn says(&self, path: &str, status: u16, body: &str) {
-        self.0.lock().unwrap().0.insert(path.to_owned(), (status, body.to_owned()));
+        self.0.lock().unwrap().answers.insert(path.to_owned(), (status, body.to_owned()));
     }
 
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.0.lock().unwrap().1.clone()
+        self.0.lock().unwrap().asked.clone()
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -61,8 +68,8 @@ impl FakeProxy {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let mut state = self.0.lock().unwrap();
         let asked = [path.clone(), token.unwrap_or_default(), String::from_utf8(body.to_vec()).unwrap()];
-        state.1.push(asked.join(" ").trim().to_owned());
-        let (status, body) = state.0.get(&path).cloned().unwrap_or((404, "{}".to_owned()));
+        state.asked.push(asked.join(" ").trim().to_owned());
+        let (status, body) = state.answers.get(&path).cloned().unwrap_or((404, "{}".to_owned()));
         Response::builder().status(status).body(Full::new(body.into())).unwrap()
     }
 }

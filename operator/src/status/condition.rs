@@ -247,7 +247,6 @@ mod tests {
             Reason::Shadowed,
             Reason::Unreachable,
             Reason::AboveParent,
-            Reason::PerProxy,
         ];
         for reason in accepted_reasons {
             let text = reason.to_string();

@@ -169,6 +169,16 @@ impl StatusQueue {
         self.arrived.notify_one();
     }
 
+    /// Whether the status of the object is what was written here, so that there is nothing to look at.
+    pub fn is_echo(&self, object: &ObjectRef, seen: &Seen) -> bool {
+        let mut asserted = self.asserted.lock().expect("no holder of the lock panics");
+        let is_echo = asserted.get(object).is_some_and(|assertion| assertion.seen.digest == seen.digest);
+        if is_echo {
+            asserted.remove(object);
+        }
+        is_echo
+    }
+
     /// Forgets what was asserted of objects that have changed since. `is_current`: whether the object still has that
     /// resourceVersion.
     pub fn forget(&self, is_current: impl Fn(&ObjectRef, &str) -> bool) {

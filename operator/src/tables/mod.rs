@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tollgate_snapshot::{GatewayName, Snapshot};
+use tollgate_snapshot::{GatewayName, ObjectRef, Snapshot};
 
 use self::compiled::{Asked, Compiled};
 pub use self::history::History;
@@ -36,7 +36,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 const SECRETS: Duration = Duration::from_secs(1);
 
 /// How long a new leader gives proxies, pods and probes to be heard of, before it says that there are none.
-const YOUNG: Duration = Duration::from_secs(10);
+const YOUNG: Duration = Duration::from_secs(4);
 
 /// Tries to publish over conflicts before it takes a breath.
 const CONFLICTS: u32 = 3;
@@ -71,6 +71,8 @@ struct Lead<'c> {
     watches: Watches,
     compiled: Arc<Compiled>,
     queue: StatusQueue,
+    /// When statuses change by themselves, Unix seconds.
+    shown_next: Option<i64>,
 }
 
 /// One gateway between rounds.
@@ -105,6 +107,8 @@ impl Gateway {
 struct Cause {
     /// Something that compile reads changed, or tables are to be written again.
     compile: bool,
+    /// Something that only conditions read changed.
+    show: bool,
 }
 
 async fn lead(context: &Context) -> Infallible {
@@ -116,6 +120,7 @@ async fn lead(context: &Context) -> Infallible {
         watches: Watches::new(context.client.clone(), context.metrics.clone()),
         compiled: Arc::default(),
         queue,
+        shown_next: None,
     };
     tokio::select! {
         never = lead.run() => never,
@@ -130,7 +135,7 @@ impl Lead<'_> {
         let mut show_again = facts.subscribe_shown();
         let mut secrets = secrets.subscribe();
         // What came while another led.
-        let mut cause = Cause { compile: true };
+        let mut cause = Cause { compile: true, show: true };
         let mut begun = Instant::now();
         loop {
             let next = self.round(cause, begun).await;
@@ -139,9 +144,9 @@ impl Lead<'_> {
                 () = world.arrived() => {}
                 _ = compile_again.changed() => cause.compile = true,
                 _ = secrets.changed() => cause.compile = true,
-                _ = show_again.changed() => {}
+                _ = show_again.changed() => cause.show = true,
                 seen = self.watches.next() => cause.compile = self.is_foreign(&seen),
-                () = sleep_until(next.at) => cause.compile = next.compile,
+                () = sleep_until(next.at) => cause = Cause { compile: next.compile, show: true },
             }
             begun = Instant::now();
             sleep(SETTLE).await;
@@ -149,6 +154,7 @@ impl Lead<'_> {
             compile_again.mark_unchanged();
             cause.compile |= secrets.has_changed().unwrap_or(false);
             secrets.mark_unchanged();
+            cause.show |= show_again.has_changed().unwrap_or(false);
             show_again.mark_unchanged();
             while let Some(seen) = self.watches.try_next() {
                 cause.compile |= self.is_foreign(&seen);
@@ -185,6 +191,8 @@ impl Lead<'_> {
         }
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
+        } else if !cause.show && self.are_echoes(&taken.touched) {
+            return self.next(self.shown_next);
         }
         self.count_proxies();
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
@@ -195,7 +203,17 @@ impl Lead<'_> {
         self.queue
             .forget(|object, version| objects.record(object).is_some_and(|record| record.resource_version == version));
         drop(objects);
-        self.next(shown.next_change)
+        self.shown_next = shown.next_change;
+        self.next(self.shown_next)
+    }
+
+    /// Whether these are only what was written here, coming back.
+    fn are_echoes(&self, touched: &[ObjectRef]) -> bool {
+        let objects = self.context.world.read();
+        touched.iter().fold(true, |all, object| {
+            let record = objects.record(object);
+            record.is_none_or(|record| self.queue.is_echo(object, &record.seen)) && all
+        })
     }
 
     fn count_objects(&self) {

@@ -36,12 +36,12 @@ pub(super) enum Change {
 }
 
 /// What taking over changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
     /// Something that compile reads.
     pub documents: bool,
-    /// Something else, such as a status.
-    pub records: bool,
+    /// Objects that are as they were but for their status, or that cannot be read.
+    pub touched: Vec<ObjectRef>,
 }
 
 impl Objects {
@@ -80,20 +80,23 @@ impl Objects {
             (Err(written), Some(at)) => read::last_good(&object, &meta, &self.documents[at], &written),
             (Err(_), None) => {
                 record.round = self.round;
-                taken.records = true;
+                taken.touched.push(object.clone());
                 self.unreadable.insert(object, record);
                 return;
             }
         };
         self.unreadable.remove(&object);
-        taken.records = true;
         match at {
             Some(at) => {
                 let kept = &self.records[at];
                 // A new version of the spec is an edit even where it compiles to the same.
                 let is_new = self.documents[at] != document || kept.generation != record.generation;
                 record.round = if is_new { self.round } else { kept.round };
-                taken.documents |= is_new;
+                if is_new {
+                    taken.documents = true;
+                } else {
+                    taken.touched.push(object);
+                }
                 self.documents[at] = document;
                 self.records[at] = record;
             }
@@ -224,7 +227,7 @@ mod tests {
         objects.take_over(vec![key("a", 1, json!({}))]);
         let round = |objects: &Objects| objects.key("n", "a").map(|(_, record)| record.round);
         let same = objects.take_over(vec![key("a", 1, json!({}))]);
-        assert_eq!((same, round(&objects)), (Taken { documents: false, records: true }, Some(1)));
+        assert_eq!((same.documents, same.touched.len(), round(&objects)), (false, 1, Some(1)));
         let edited = objects.take_over(vec![key("a", 2, json!({}))]);
         assert_eq!((edited.documents, round(&objects)), (true, Some(3)));
     }

@@ -345,7 +345,7 @@ impl<'a> Budgets<'a> {
             return *row;
         }
         let (_, member, filter) = &key;
-        let Defined { id, terms, per, reset_token, .. } = &self.defined[at];
+        let Defined { object, id, terms, per, reset_token, .. } = &self.defined[at];
         let id = match member {
             Some(member) => format!("{id}/{member}").into(),
             None => id.as_str().into(),
@@ -362,6 +362,7 @@ impl<'a> Budgets<'a> {
             providers,
             reset_token: reset_token.clone(),
             of_one_key: *per == Some(BudgetPer::Key),
+            allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
         };
         let row = self.push(budget);
         self.row_of_object.insert(key, row);
@@ -463,11 +464,7 @@ fn define<'a>(
         allowed_namespaces: _,
     } = &object.spec;
     let subject = object.subject();
-    report_unused(&object.spec, subject, report);
-    if input.mode == Mode::Cluster {
-        let message = "each proxy counts it for itself: several proxies together may spend it several times";
-        report.warning(subject, Reason::PerProxy, "spec.limit", message);
-    }
+    report_unused(&object.spec, input.mode, subject, report);
     let binds = check_scope(applies_to, gateway, subject, report);
     let id = format!("{}/Budget/{}", object.meta.namespace, object.meta.name);
     let mut reader = Reader::new(report, subject);
@@ -581,7 +578,7 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
     ids
 }
 
-fn report_unused(spec: &BudgetSpec, subject: Subject<'_>, report: &mut Report) {
+fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
     let BudgetSpec { per, enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
     for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
         report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
@@ -593,13 +590,15 @@ fn report_unused(spec: &BudgetSpec, subject: Subject<'_>, report: &mut Report) {
     if *action == ExhaustedAction::Throttle {
         report.not_yet(subject, "spec.whenExhausted", "calls are refused, not slowed down, when nothing is left");
     }
-    let usual = match enforcement {
-        Enforcement::Hard => AllocatorUnavailable::Deny,
-        Enforcement::Soft => AllocatorUnavailable::Allow,
-    };
-    if on_allocator_unavailable.is_some_and(|chosen| chosen != usual) {
-        let message = format!("what happens is {usual:?}, as usual for {enforcement:?}");
-        report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+    match (enforcement, on_allocator_unavailable) {
+        (Enforcement::Soft, Some(AllocatorUnavailable::Deny)) => {
+            report.not_yet(subject, "spec.onAllocatorUnavailable", "a Soft budget admits while nobody can be asked");
+        }
+        (Enforcement::Hard, Some(AllocatorUnavailable::Allow)) if mode == Mode::Standalone => {
+            let message = "standalone, nobody else has to be asked";
+            report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+        }
+        _ => {}
     }
     if let Some(per @ (BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider)) = per {
         report.not_yet(subject, "spec.per", format!("there is no budget for each {per:?} yet; all share one"));

@@ -118,14 +118,6 @@ impl<'a> Gateway<'a> {
         }
     }
 
-    /// Budgets of keys and teams have no object of their own to say it on.
-    pub fn report_per_proxy(&self, report: &mut Report) {
-        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return };
-        let message = "each proxy counts budgets for itself: several proxies together may spend each several times";
-        report.warning(object.subject(), Reason::PerProxy, "spec.stores", message).hint =
-            "with replicas: 1 limits hold exactly".to_owned();
-    }
-
     /// Whether it is the namespace of any gateway.
     pub fn is_gateway_namespace(&self, namespace: &str) -> bool {
         *self.compiled.namespace == *namespace || self.gateways.is_gateway_namespace(namespace)

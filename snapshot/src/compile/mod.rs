@@ -95,9 +95,6 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);
     let budgets = budgets.into_rows(&gateway);
-    if input.mode == Mode::Cluster && !budgets.is_empty() {
-        gateway.report_per_proxy(&mut report);
-    }
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;

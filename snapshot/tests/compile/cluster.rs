@@ -99,23 +99,6 @@ spec:
 }
 
 #[test]
-fn budgets_say_that_each_proxy_counts_for_itself() {
-    let gateway = "kind: LLMGateway\nmetadata: {name: g}\nspec: {default: true}\n";
-    let key = "---\nkind: VirtualKey\nmetadata: {name: k}\nspec: {models: ['*'], budget: {limit: '1', period: {lifetime: {}}}, secret: {name: k}}\n";
-    let budget = "---\nkind: Budget\nmetadata: {name: b}\nspec: {limit: '1', period: {lifetime: {}}}\n";
-    let of_key = cluster(&[gateway, key].concat()).compile();
-    assert_eq!(of_key.summary(), ["Warning PerProxy LLMGateway default/g spec.stores"]);
-    let of_both = cluster(&[gateway, key, budget].concat()).compile();
-    assert_eq!(
-        of_both.summary(),
-        ["Warning PerProxy Budget default/b spec.limit", "Warning PerProxy LLMGateway default/g spec.stores"]
-    );
-    assert_eq!(cluster(gateway).compile().summary(), Vec::<String>::new());
-    let standalone = World { mode: Mode::Standalone, ..cluster(&[gateway, key, budget].concat()) }.compile();
-    assert_eq!(standalone.summary(), Vec::<String>::new());
-}
-
-#[test]
 fn rotation_is_done_in_a_cluster_only() {
     let yaml =
         "kind: VirtualKey\nmetadata: {name: k}\nspec: {models: ['*'], rotation: {every: 720h}, secret: {name: k}}";

@@ -56,13 +56,9 @@ fn samples_compile_in_a_cluster_too() {
     let gateway = GatewayName { namespace: "tollgate".into(), name: "default".into() };
     let compiled = World { gateway: Some(gateway.clone()), ..world.clone() }.compile();
     let expected = [
-        "Warning PerProxy Budget team-a/dev-daily spec.limit",
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
         "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
-        "Warning PerProxy Budget team-a/research-year spec.limit",
-        "Warning PerProxy Budget tollgate/all-tenants spec.limit",
-        "Warning PerProxy LLMGateway tollgate/default spec.stores",
         "Warning NotSupportedYet Team team-a/research spec.members[0].role",
     ];
     assert_eq!(compiled.summary(), expected);

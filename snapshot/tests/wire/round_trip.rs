@@ -95,7 +95,11 @@ proptest! {
             Key { rate: Some(like.rate.unwrap_or(0) + 1), ..like.clone() },
             Key { own_budget: Some(like.own_budget.unwrap_or(0) + 1), budget_refs: Vec::new(), ..like.clone() },
         ] {
-            let (edited, _) = with(Some(edited));
+            let (edited, snapshot) = with(Some(edited));
+            if snapshot.keys.len() != more.keys.len() {
+                // With it its namespace may be new, and a budget for each namespace has one more.
+                continue;
+            }
             prop_assert_eq!(changed(&added.policy, &edited.policy), Vec::<String>::new());
             let changed = changed(&added.keys, &edited.keys);
             prop_assert!(changed.len() <= 1 && (!is_served || changed.len() == 1), "{changed:?}");

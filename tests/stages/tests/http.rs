@@ -1,7 +1,7 @@
 //! HTTP/1.1 as clients speak it: interim answers, HTTP/1.0, HEAD, bodies that nobody wanted, answers while a client sends
 //! ahead.
 
-use tollgate_harness::{KEY, RawSocket, Stage};
+use tollgate_harness::{KEY, RawSocket, Stage, Step};
 
 fn call(more: &str, body: &str) -> String {
     format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n{more}\r\n{body}")
@@ -92,5 +92,20 @@ async fn streams_in_a_row_on_one_connection_are_whole() {
     let text = socket.read_to_end().await;
     assert_eq!((socket.responses(), text.matches("[DONE]").count()), (3, 3), "{text}");
     assert_eq!(text.matches("\r\n0\r\n\r\n").count(), 3, "{text}");
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn answers_larger_than_any_buffer_are_whole() {
+    const LENGTH: usize = 3_000_000;
+    let stage = Stage::one().await;
+    stage.mock.script("up-m", [Step::text("~".repeat(LENGTH)), Step::text("~".repeat(LENGTH))]);
+    for body in [BODY, STREAM] {
+        let mut socket = RawSocket::connect(stage.gateway.address()).await;
+        socket.send(call(&format!("connection: close\r\ncontent-length: {}\r\n", body.len()), body)).await;
+        let text = socket.read_to_end().await;
+        assert_eq!((socket.status(), text.matches('~').count()), (Some(200), LENGTH));
+        assert!(body == BODY || text.ends_with("\r\n0\r\n\r\n"), "{}", &text[text.len() - 100..]);
+    }
     stage.finish().await;
 }

@@ -23,6 +23,7 @@ pub use remark::Remark;
 /// Which cluster, and what of it.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "In a cluster")]
+#[group(skip)]
 pub struct Arguments {
     /// Look at the cluster of the kubeconfig's current context.
     #[arg(long)]
