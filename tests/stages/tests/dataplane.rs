@@ -171,6 +171,7 @@ async fn watches_that_end_or_are_too_old_lose_nothing() {
     ];
     for (name, break_it) in breaks {
         break_it(&cluster);
+        cluster.api.wait_for_watches(2).await;
         cluster.set(objects::key("new", &objects::key_text(name)));
         cluster.set(objects::secret_of("provider", &format!("sk-{}", objects::key_text(&name.replace(' ', "-")))));
         let generation = cluster.publish();
@@ -178,6 +179,9 @@ async fn watches_that_end_or_are_too_old_lose_nothing() {
         proxy.chat("m").await.key(&objects::key_text(name)).send().await.expect(200);
     }
     assert_eq!(cluster.api.forbidden(), [""; 0]);
+    // Each time a list, an object and a watch of both at most, not again and again.
+    let requests = cluster.api.requests();
+    assert!(requests.len() <= 4 + 4 * 8, "{requests:#?}");
 }
 
 #[tokio::test]
