@@ -119,7 +119,7 @@ def test_objects_become_tables_and_conditions(own_plane, start, setup):
     assert credentials == {f"{setup}/openai/key": "sk-one"}
 
 
-def test_an_edit_is_two_tables_and_a_status_and_rest_is_the_lease(own_plane, start, setup):
+def test_an_edit_writes_two_tables_and_what_changed_and_rest_is_the_lease(own_plane, start, setup):
     operator = start("operator", [setup])
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
     settled(operator)
@@ -128,6 +128,8 @@ def test_an_edit_is_two_tables_and_a_status_and_rest_is_the_lease(own_plane, sta
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("False", "Disabled"))
     settled(operator)
     assert writes(own_plane, position, "operator") == [
+        # How many keys work.
+        ("patch", "llmgateways/status", "g"),
         ("patch", "virtualkeys/status", "ci"),
         ("update", "configmaps", "tollgate-g-keys"),
         ("update", "configmaps", "tollgate-g-manifest"),
