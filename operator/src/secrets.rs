@@ -112,7 +112,7 @@ impl SecretStore {
 
     fn see(&self, name: &Named, sight: Sight) {
         match sight {
-            Sight::Found(object) => self.set(name, State::Found(decode(object))),
+            Sight::Found(object) => self.set(name, State::Found(decode(*object))),
             Sight::Missing => self.set(name, State::Missing),
             Sight::Forbidden => self.set(name, State::Forbidden),
             Sight::Failed(why) => self.failed(name, why),
@@ -214,7 +214,7 @@ pub async fn run(context: Context) -> Ended {
 
 /// What was seen of a Secret.
 pub(crate) enum Sight {
-    Found(Object),
+    Found(Box<Object>),
     Missing,
     Forbidden,
     /// In a few words why.
@@ -234,7 +234,7 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
             Ok(found) => {
                 forbidden.reset();
                 let version = found.as_ref().and_then(|object| object.metadata.resource_version.clone());
-                see(found.map_or(Sight::Missing, Sight::Found));
+                see(found.map_or(Sight::Missing, |found| Sight::Found(Box::new(found))));
                 // Without a version: what is there first, then changes.
                 version.unwrap_or_default()
             }
@@ -271,7 +271,7 @@ async fn watch_one(api: &Api<Object>, name: &Named, version: &str, see: &impl Fn
     let mut events = api.watch(&parameters, version).await?.boxed();
     while let Ok(Some(event)) = timeout(SILENCE, events.next()).await {
         match event? {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => see(Sight::Found(object)),
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => see(Sight::Found(Box::new(object))),
             WatchEvent::Deleted(_) => see(Sight::Missing),
             WatchEvent::Bookmark(_) => {}
             // 410: read it again.

@@ -231,7 +231,7 @@ pub struct StatusWriter {
 enum Outcome {
     /// Written, or not to be tried again.
     Done,
-    Again(Wanted, Duration),
+    Again(Box<Wanted>, Duration),
 }
 
 impl StatusWriter {
@@ -252,7 +252,7 @@ impl StatusWriter {
                         *failures.entry(object).or_default() += 1;
                         retries.push(async move {
                             sleep(delay).await;
-                            wanted
+                            *wanted
                         });
                     }
                 },
@@ -310,7 +310,7 @@ impl StatusWriter {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot write the status of {object}, trying again: {error}");
-                    Outcome::Again(wanted, RETRY.0.saturating_mul(1 << failed.min(8)).min(RETRY.1))
+                    Outcome::Again(Box::new(wanted), RETRY.0.saturating_mul(1 << failed.min(8)).min(RETRY.1))
                 }
             };
             (object, outcome)
