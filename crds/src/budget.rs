@@ -73,13 +73,6 @@ use serde::{Deserialize, Serialize};
         description = "Which calls it binds"
     ),
     printcolumn(
-        name = "BOUND",
-        type_ = "string",
-        json_path = ".status.maxOvershoot",
-        priority = 1,
-        description = "Most that can be spent above the limit"
-    ),
-    printcolumn(
         name = "KEYS",
         type_ = "integer",
         json_path = ".status.keys",

@@ -21,6 +21,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         for version in &mut definition.spec.versions {
             if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
                 refuse_null(schema);
+                default_nothing_in_lists(schema, false);
             }
         }
     }
@@ -42,6 +43,27 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
         refuse_null(values);
+    }
+}
+
+/// Leaves defaults of fields inside of lists to readers. kubectl and Argo CD compare a list as a whole: what a server
+/// adds to an item would be a difference for ever, and each apply of the same file a change.
+fn default_nothing_in_lists(schema: &mut JSONSchemaProps, in_list: bool) {
+    if in_list {
+        schema.default = None;
+    }
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        default_nothing_in_lists(property, in_list);
+    }
+    match schema.items.as_mut() {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => default_nothing_in_lists(items, true),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => {
+            items.iter_mut().for_each(|item| default_nothing_in_lists(item, true));
+        }
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
+        default_nothing_in_lists(values, in_list);
     }
 }
 

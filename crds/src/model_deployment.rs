@@ -91,13 +91,6 @@ pub type JsonFields = serde_json::Map<String, serde_json::Value>;
         json_path = ".status.outputPrice",
         priority = 1,
         description = "Price of a million output tokens"
-    ),
-    printcolumn(
-        name = "SPENT",
-        type_ = "string",
-        json_path = ".status.spent",
-        priority = 1,
-        description = "Spent this month"
     )
 )]
 #[x_kube(

@@ -74,20 +74,6 @@ use std::collections::BTreeMap;
         description = "The public beginning of the key"
     ),
     printcolumn(
-        name = "REQUESTS",
-        type_ = "integer",
-        json_path = ".status.requests",
-        priority = 1,
-        description = "Requests in this period"
-    ),
-    printcolumn(
-        name = "TOKENS",
-        type_ = "integer",
-        json_path = ".status.tokens",
-        priority = 1,
-        description = "Tokens in this period"
-    ),
-    printcolumn(
         name = "EXPIRES",
         type_ = "string",
         json_path = ".spec.expiresAt",
@@ -312,4 +298,23 @@ pub struct VirtualKeyStatus {
     /// When the key in use was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated_at: Option<TimestampText>,
+
+    /// SHA-256 of the key before it, which works until `previousKeyEndsAt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71))]
+    pub previous_key_hash: Option<String>,
+
+    /// When the key before the one in use ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_key_ends_at: Option<TimestampText>,
+
+    /// Name of the Secret that holds the generated key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub secret_name: Option<String>,
+
+    /// The value of the annotation `tollgate.dev/rotate` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub rotation_request: Option<String>,
 }

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::Response;
 use tollgate_dialects::head::Operation;
 use tollgate_snapshot::model::{Deployment, ErrorClass, Route, Timeouts};
 
@@ -19,7 +18,7 @@ use crate::metrics::AttemptLabels;
 use crate::outgoing::{self, Mode};
 use crate::plan::{self, Choice, Pick, Picked};
 use crate::record::Record;
-use crate::reply::ReplyBody;
+use crate::reply::Reply;
 use crate::tables::DeploymentEntry;
 
 /// A call that came to nothing.
@@ -91,17 +90,17 @@ pub async fn run(
     mut admitted: Admitted,
     mut record: Record,
     client_gone: Rc<Cell<bool>>,
-) -> Result<Response<ReplyBody>, Box<Failed>> {
+) -> Result<Reply, Box<Failed>> {
     if admitted.call.operation == Operation::CountTokens {
         match crate::count_tokens::locally(&core, &admitted, &record) {
-            Ok(Some(response)) => return Ok(response),
+            Ok(Some(response)) => return Ok(response.into()),
             Ok(None) => {}
             Err(error) => return Err(Box::new(Failed { error, record })),
         }
     }
     let tables = admitted.caller.tables.clone();
     let gateway = &tables.snapshot.gateway;
-    let mut routes = vec![admitted.route];
+    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::smallvec![admitted.route];
     let mut position = 0;
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
@@ -121,14 +120,14 @@ pub async fn run(
             }
             let now = Instant::now();
             let operation = admitted.call.operation;
+            let targets = &*tables.routes[route_index as usize].targets;
             let takes = |index: usize| {
-                let deployment = route.targets[index].deployment as usize;
-                Mode::of(operation, &tables.snapshot.deployments[deployment]).is_some()
-                    && hold::condition_holds(&tables, route_index, index, &admitted)
+                targets[index].serves(operation) && hold::condition_holds(&tables, route_index, index, &admitted)
             };
             let choice = Choice {
                 tables: &tables,
                 route,
+                targets,
                 eligible: &takes,
                 refused: &refused,
                 tried: &tried,
@@ -269,11 +268,16 @@ pub async fn one<'a>(
             return Err(Failure::of_ours(error));
         }
     };
-    let mut booking =
-        match Box::pin(hold::take(core, admitted, picked.deployment, terms, permits, in_flight, record)).await {
-            Ok(booking) => booking,
-            Err(error) => return Err(Failure::of_ours(error)),
-        };
+    let mut wanted = hold::Wanted::new(core, admitted, picked.deployment, terms, permits, in_flight, record);
+    let held = match wanted.try_now() {
+        Ok(booking) => Ok(booking),
+        // Boxed: nearly no call waits for money.
+        Err(refusal) => Box::pin(wanted.wait(refusal)).await,
+    };
+    let mut booking = match held {
+        Ok(booking) => booking,
+        Err(error) => return Err(Failure::of_ours(error)),
+    };
     if client_gone.get() {
         // It left while its money was waited for: nobody would read the answer.
         booking.release(0);
@@ -424,8 +428,7 @@ mod tests {
 
     #[test]
     fn the_state_of_a_call_stays_small() {
-        // Thousands of these live at once, and each is walked with a cold cache. About 4 KiB; some types of hyper are a
-        // little larger when tests bring more of its features along.
+        // Thousands of these live at once, and each is walked with a cold cache.
         const MOST: usize = 4_352;
         assert!(size(run) <= MOST, "{} bytes", size(run));
     }

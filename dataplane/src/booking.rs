@@ -43,7 +43,7 @@ pub struct Booking {
     pub hard: bool,
     /// Limits of the deployment and its account.
     pub permits: Permits,
-    pub in_flight: InFlight,
+    pub in_flight: Option<InFlight>,
     /// `namespace/name`
     pub deployment: Name,
     /// Index into the snapshot's deployments.

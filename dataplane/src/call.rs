@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
-use http_body::Body;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tollgate_dialects::head::{self, Head, Operation};
 use tollgate_dialects::json;
 
 use crate::core::{BodyShare, Core};
 use crate::error::{GatewayError, Result};
+use crate::server::{BodyUnread, RequestBody};
 
 /// A decoded request.
 pub struct Call {
@@ -96,7 +94,7 @@ pub async fn decode(
     operation: Operation,
     path_model: Option<String>,
     headers: HeaderMap,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Box<Call>> {
     if let Some(encoding) = headers.get(http::header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -160,54 +158,40 @@ pub fn scan(
     }))
 }
 
-async fn read_body(core: &Rc<Core>, mut body: Incoming) -> Result<(Bytes, BodyShare)> {
+async fn read_body(core: &Rc<Core>, mut body: RequestBody) -> Result<(Bytes, BodyShare)> {
     let settings = &core.shared.settings;
     let limit_bytes = settings.max_body_bytes;
-    let expected = body.size_hint().exact().map_or(0, |length| length as usize);
-    if expected > limit_bytes {
-        return Err(GatewayError::BodyTooLarge { limit_bytes }.into());
-    }
+    let too_large = || Box::new(GatewayError::BodyTooLarge { limit_bytes });
     let full = || Box::new(GatewayError::Overloaded { reason: "memory for request bodies" });
-    let mut memory = BodyShare::take(&core.shared, expected).ok_or_else(full)?;
+    let expected = body.expected();
+    if expected.is_some_and(|length| length > limit_bytes as u64) {
+        return Err(too_large());
+    }
+    let mut memory = BodyShare::take(&core.shared, expected.unwrap_or(0) as usize).ok_or_else(full)?;
     let mut first = Bytes::new();
     let mut buffer = BytesMut::new();
-    while let Some(frame) = next_frame(&mut body, settings.body_idle_timeout).await? {
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = body.data(settings.body_idle_timeout).await.transpose() {
+        let data = data.map_err(|unread| match unread {
+            BodyUnread::TooSlow => GatewayError::BodyTimeout,
+            BodyUnread::Broken => GatewayError::BodyBroken,
+        })?;
         let have = first.len() + buffer.len();
         if have + data.len() > limit_bytes {
-            return Err(GatewayError::BodyTooLarge { limit_bytes }.into());
+            return Err(too_large());
         }
-        if expected == 0 && !memory.grow(data.len()) {
+        if expected.is_none() && !memory.grow(data.len()) {
             return Err(full());
         }
         if have == 0 {
-            // Small bodies arrive whole: kept as they were received.
+            // Bodies of known length come whole: kept as they were received.
             first = data;
             continue;
         }
-        if buffer.is_empty() {
-            buffer.reserve(expected.max(have + data.len()));
-            buffer.extend_from_slice(&first);
-            first = Bytes::new();
-        }
+        buffer.extend_from_slice(&std::mem::take(&mut first));
         buffer.extend_from_slice(&data);
     }
     let body = if buffer.is_empty() { first } else { buffer.freeze() };
     Ok((body, memory))
-}
-
-async fn next_frame(body: &mut Incoming, idle: Duration) -> Result<Option<http_body::Frame<Bytes>>> {
-    // Nearly always ready: no timer is armed then.
-    let ready = std::future::poll_fn(|cx| match std::pin::Pin::new(&mut *body).poll_frame(cx) {
-        std::task::Poll::Ready(frame) => std::task::Poll::Ready(Some(frame)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await;
-    let frame = match ready {
-        Some(frame) => frame,
-        None => tokio::time::timeout(idle, body.frame()).await.map_err(|_| GatewayError::BodyTimeout)?,
-    };
-    frame.transpose().map_err(|_| GatewayError::BodyBroken.into())
 }
 
 impl Call {

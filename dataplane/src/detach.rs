@@ -1,4 +1,4 @@
-//! An attempt that outlives the client who asked for it. hyper drops a request's future when its client hangs up; a
+//! An attempt that outlives the client who asked for it. The future of a request is dropped when its client hangs up; a
 //! provider that was asked goes on working and billing. So the future is finished in the background, bounded in number
 //! and time, and what it used is booked exactly.
 

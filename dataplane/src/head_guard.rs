@@ -1,6 +1,6 @@
-//! I/O: a client's connection, whose request heads are looked at as they arrive. hyper mends what two servers in a row
-//! may read as different requests (both kinds of length, bare line feeds), so that the request it hands over no longer
-//! shows it; here the raw bytes are still there. Follows the framing of bodies only to know where the next head begins;
+//! I/O: a client's connection, whose request heads are looked at as they arrive. A parsed request no longer shows what two
+//! servers in a row may read as different requests (both kinds of length, bare line feeds); here the raw bytes are still
+//! there. Follows the framing of bodies only to know where the next head begins;
 //! changes no byte, and [`crate::pipeline`] refuses what is noted here.
 
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Longest line that is looked at: more than hyper takes as a whole head.
+/// Longest line that is looked at: more than is taken as a whole head.
 const MAX_LINE_BYTES: usize = 128 << 10;
 
 /// What was seen of the heads of one connection.
@@ -22,7 +22,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// What is wrong with the next request. Once for each request that hyper hands over, in their order.
+    /// What is wrong with the next request. Once for each request that is handed over, in their order.
     pub fn next(&self) -> Option<&'static str> {
         let number = self.handed_over.get();
         self.handed_over.set(number + 1);
@@ -38,6 +38,7 @@ struct Refused {
 }
 
 /// A client's connection that notes what is wrong with the heads it carries.
+#[derive(Debug)]
 pub struct HeadGuard<S> {
     stream: S,
     scanner: Scanner,
@@ -47,6 +48,10 @@ pub struct HeadGuard<S> {
 impl<S> HeadGuard<S> {
     pub fn new(stream: S, heads: Rc<Heads>) -> Self {
         HeadGuard { stream, scanner: Scanner::default(), heads }
+    }
+
+    pub fn get_ref(&self) -> &S {
+        &self.stream
     }
 }
 
@@ -347,7 +352,7 @@ mod tests {
         assert_eq!(
             refused(&unended),
             Some((1, "a chunk is longer than its size")),
-            "the body itself is hyper's to judge"
+            "the body itself is its reader's to judge"
         );
         for size in ["", "+5", "x", "fffffffffffffffff", "5x", "0\n"] {
             let broken = post("transfer-encoding: chunked\r\n", &format!("{size}\r\n"));

@@ -28,9 +28,12 @@ const FRAMING_TOKENS: u64 = 256;
 /// Web searches one call may make when it names a search tool without a number of its own.
 const WEB_SEARCHES: u64 = 10;
 
+/// The budgets of a call; most have a few.
+type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
+
 /// What an attempt needs.
 pub struct Terms {
-    budgets: Vec<Arc<Budget>>,
+    budgets: Budgets,
     amounts: Amounts,
     hard: bool,
     /// Cap to send along because the client named none.
@@ -47,7 +50,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
     let call = &admitted.call;
-    let mut budgets = Vec::new();
+    let mut budgets = Budgets::new();
     let (mut hard, mut hard_usd, mut hard_tokens) = (false, false, false);
     for index in admitted.caller.key().map(|key| &*key.budgets).unwrap_or_default() {
         let budget = tables.budget_kinds[*index as usize];
@@ -62,7 +65,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
-        return Ok(Terms { budgets: Vec::new(), amounts: requests, hard: false, inject_output: None });
+        return Ok(Terms { budgets: Budgets::new(), amounts: requests, hard: false, inject_output: None });
     }
     let Some(price) = &deployment.price else {
         if hard_usd || snapshot.gateway.deny_unpriced {
@@ -182,94 +185,119 @@ fn affordable(
     affordable
 }
 
-/// Reserves. Waits a moment for money that calls in flight hold.
-///
-/// # Errors
-/// 429 for what is spent or reserved, 503 when the ledger cannot promise anything. Nothing is held then.
-pub async fn take(
-    core: &Rc<Core>,
-    admitted: &Admitted,
+/// An attempt that wants its money.
+pub struct Wanted<'a> {
+    core: &'a Rc<Core>,
+    admitted: &'a Admitted,
     deployment_index: u32,
     terms: Terms,
-    mut permits: Permits,
-    in_flight: InFlight,
-    record: &Record,
-) -> Result<Box<Booking>> {
-    let tables = &admitted.caller.tables;
-    let snapshot = &tables.snapshot;
-    let deployment = &snapshot.deployments[deployment_index as usize];
-    let entry = &tables.deployments[deployment_index as usize];
-    let state = admitted.caller.state(&core.shared.builder);
-    let started = Instant::now();
-    let started_unix_ms = core.unix_ms(started);
-    let start = AttemptStart {
-        attempt_id: record.id ^ u128::from(record.attempts),
-        started_at_ms: started_unix_ms,
-        key: state.name_id,
-        team: admitted.caller.team_entry().map(|team| team.name_id).unwrap_or_default(),
-        user: state.user_id,
-        end_user: end_user(admitted),
-        model: tables.routes[admitted.route as usize].name_id,
-        deployment: entry.name_id,
-        provider: entry.provider_id,
-        namespace: state.namespace_id,
-        attempt_no: record.attempts.min(255) as u8,
-        price_version: entry.price_version,
-        hold: terms.amounts,
-    };
-    let patience = started + Duration::from_millis(snapshot.gateway.reserved_wait_ms);
-    loop {
-        let refusal = match core.writer.borrow_mut().try_hold(&start, &terms.budgets) {
-            Ok(hold) => {
-                return Ok(Box::new(Booking {
-                    core: core.clone(),
-                    hold: Some(hold),
-                    held: terms.amounts,
-                    price: deployment.price.clone(),
-                    hard: terms.hard,
-                    cancel_stops_billing: deployment.cancel_stops_billing,
-                    deployment: entry.id.clone(),
-                    deployment_index,
-                    permits,
-                    in_flight,
-                    requested_service_tier: admitted.call.service_tier.clone(),
-                    trusts_reported_cost: entry.trusts_reported_cost,
-                    started,
-                    started_unix_ms,
-                    first_byte: None,
-                    input_estimate: admitted.call.body.len() as u64 / 4,
-                }));
-            }
-            Err(refusal) => refusal,
+    permits: Permits,
+    /// `None` once it is in a booking.
+    in_flight: Option<InFlight>,
+    start: AttemptStart,
+    started: Instant,
+}
+
+impl<'a> Wanted<'a> {
+    pub fn new(
+        core: &'a Rc<Core>,
+        admitted: &'a Admitted,
+        deployment_index: u32,
+        terms: Terms,
+        permits: Permits,
+        in_flight: InFlight,
+        record: &Record,
+    ) -> Wanted<'a> {
+        let tables = &admitted.caller.tables;
+        let entry = &tables.deployments[deployment_index as usize];
+        let state = admitted.caller.state(&core.shared.builder);
+        let started = Instant::now();
+        let start = AttemptStart {
+            attempt_id: record.id ^ u128::from(record.attempts),
+            started_at_ms: core.unix_ms(started),
+            key: state.name_id,
+            team: admitted.caller.team_entry().map(|team| team.name_id).unwrap_or_default(),
+            user: state.user_id,
+            end_user: end_user(admitted),
+            model: tables.routes[admitted.route as usize].name_id,
+            deployment: entry.name_id,
+            provider: entry.provider_id,
+            namespace: state.namespace_id,
+            attempt_no: record.attempts.min(255) as u8,
+            price_version: entry.price_version,
+            hold: terms.amounts,
         };
-        let error = match refusal {
-            Refusal::Pending(grant) => {
+        Wanted { core, admitted, deployment_index, terms, permits, in_flight: Some(in_flight), start, started }
+    }
+
+    /// Reserves, where nothing has to be waited for.
+    ///
+    /// # Errors
+    /// Why not; nothing is held then.
+    pub fn try_now(&mut self) -> std::result::Result<Box<Booking>, Refusal> {
+        let Wanted { core, admitted, deployment_index, terms, permits, in_flight, start, started } = self;
+        let hold = core.writer.borrow_mut().try_hold(start, &terms.budgets)?;
+        let tables = &admitted.caller.tables;
+        let deployment = &tables.snapshot.deployments[*deployment_index as usize];
+        let entry = &tables.deployments[*deployment_index as usize];
+        Ok(Box::new(Booking {
+            core: core.clone(),
+            hold: Some(hold),
+            held: terms.amounts,
+            price: deployment.price.clone(),
+            hard: terms.hard,
+            cancel_stops_billing: deployment.cancel_stops_billing,
+            deployment: entry.id.clone(),
+            deployment_index: *deployment_index,
+            permits: std::mem::take(permits),
+            in_flight: in_flight.take(),
+            requested_service_tier: admitted.call.service_tier.clone(),
+            trusts_reported_cost: entry.trusts_reported_cost,
+            started: *started,
+            started_unix_ms: start.started_at_ms,
+            first_byte: None,
+            input_estimate: admitted.call.body.len() as u64 / 4,
+        }))
+    }
+
+    /// Reserves after a refusal. Waits a moment for money that calls in flight hold.
+    ///
+    /// # Errors
+    /// 429 for what is spent or reserved, 503 when the ledger cannot promise anything. Nothing is held then.
+    pub async fn wait(mut self, mut refusal: Refusal) -> Result<Box<Booking>> {
+        let gateway = &self.admitted.caller.tables.snapshot.gateway;
+        let patience = self.started + Duration::from_millis(gateway.reserved_wait_ms);
+        let error = loop {
+            match refusal {
                 // The grant is on its way to the disk; a moment.
-                Box::pin(grant.wait()).await;
-                continue;
-            }
-            Refusal::Reserved { budget, held, limit } => {
-                let waited = Box::pin(tokio::time::timeout_at(patience.into(), budget.wait_for_release())).await;
-                if waited.is_ok() {
-                    continue;
+                Refusal::Pending(grant) => grant.wait().await,
+                Refusal::Reserved { budget, held, limit } => {
+                    if tokio::time::timeout_at(patience.into(), budget.wait_for_release()).await.is_err() {
+                        let (held, limit) = (amount(&budget, held), amount(&budget, limit));
+                        break GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit };
+                    }
                 }
-                let (held, limit) = (amount(&budget, held), amount(&budget, limit));
-                GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit }
+                Refusal::Exhausted { budget, spent, limit, resets_at } => {
+                    break GatewayError::BudgetExhausted {
+                        spent: amount(&budget, spent),
+                        limit: amount(&budget, limit),
+                        budget: budget.id().to_owned(),
+                        resets_at,
+                        status: gateway.budget_exceeded_status,
+                    };
+                }
+                Refusal::Unavailable { reason } => {
+                    tracing::error!(%reason, "the ledger cannot hold money: {reason}");
+                    break GatewayError::BudgetUnavailable { budget: "ledger".to_owned() };
+                }
             }
-            Refusal::Exhausted { budget, spent, limit, resets_at } => GatewayError::BudgetExhausted {
-                spent: amount(&budget, spent),
-                limit: amount(&budget, limit),
-                budget: budget.id().to_owned(),
-                resets_at,
-                status: snapshot.gateway.budget_exceeded_status,
-            },
-            Refusal::Unavailable { reason } => {
-                tracing::error!(%reason, "the ledger cannot hold money: {reason}");
-                GatewayError::BudgetUnavailable { budget: "ledger".to_owned() }
+            match self.try_now() {
+                Ok(booking) => return Ok(booking),
+                Err(again) => refusal = again,
             }
         };
-        permits.iter_mut().for_each(Permit::refund);
-        return Err(error.into());
+        self.permits.iter_mut().for_each(Permit::refund);
+        Err(error.into())
     }
 }
 
@@ -292,9 +320,10 @@ fn end_user(admitted: &Admitted) -> u64 {
 
 /// Whether a target's condition lets this call through.
 pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Admitted) -> bool {
-    let Some(condition) = &tables.routes[route as usize].conditions[target] else {
+    let target = &tables.routes[route as usize].targets[target];
+    let Some(condition) = &target.condition else {
         // A condition that does not compile lets nobody through.
-        return tables.snapshot.routes[route as usize].targets[target].when.is_none();
+        return !target.is_conditional;
     };
     let call = &admitted.call;
     let policy = admitted.caller.policy();

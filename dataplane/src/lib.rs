@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod alarm;
 pub mod answer;
 pub mod attempt;
 pub mod booking;
@@ -16,9 +17,11 @@ pub mod detach;
 pub mod dispatch;
 pub mod error;
 pub mod exposition;
+pub mod framing;
 pub mod head_guard;
 pub mod hold;
 pub mod limits;
+pub mod lines;
 pub mod metrics;
 pub mod outgoing;
 pub mod pipeline;
@@ -29,6 +32,7 @@ pub mod record;
 pub mod relay;
 pub mod reply;
 pub mod serve;
+pub mod server;
 pub mod settings;
 pub mod status;
 pub mod status_port;

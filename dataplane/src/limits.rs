@@ -130,8 +130,8 @@ pub struct Remaining {
     pub tokens_reset: u64,
 }
 
-/// Of a deployment and its account.
-pub type Permits = smallvec::SmallVec<[Permit; 2]>;
+/// Of a deployment and its account; seldom both have limits, and every call carries the room for them.
+pub type Permits = smallvec::SmallVec<[Permit; 1]>;
 
 /// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
 /// called.

@@ -2,7 +2,7 @@
 //! of streams, an output cap, the deployment's parameters). Other dialect: decoded and encoded anew.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue};
 use tollgate_dialects::chat::{self, EncodeOptions, MaxTokensField, Surface as ChatSurface};
 use tollgate_dialects::error::ErrorBody;
 use tollgate_dialects::head::Operation;
@@ -15,7 +15,7 @@ use crate::admit::Admitted;
 use crate::call::Call;
 use crate::error::{GatewayError, Result};
 use crate::tables::{DeploymentEntry, request_target};
-use crate::upstream::UpstreamBody;
+use crate::upstream::Message;
 
 /// How a deployment serves an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,29 +57,7 @@ pub struct Outgoing {
     pub stream: bool,
     /// We asked for the usage of the stream; the client did not.
     pub injected_usage: bool,
-    uri: http::Uri,
-    authority: HeaderValue,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    pieces: Pieces,
-}
-
-impl Outgoing {
-    pub fn request(&self) -> Request<UpstreamBody> {
-        let mut request = Request::new(UpstreamBody::new(self.pieces.parts()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        let headers = request.headers_mut();
-        headers.reserve(self.headers.len() + 4);
-        headers.insert(http::header::HOST, self.authority.clone());
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.stream {
-            headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        }
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
-        }
-        request
-    }
+    pub message: Message,
 }
 
 /// Builds the request for one deployment.
@@ -144,11 +122,26 @@ pub fn build(
             with_parameters(Bytes::from(body).into(), &deployment.parameters)?
         }
     };
-    let headers = outgoing_headers(admitted, deployment, entry, mode);
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;
-    Ok(Box::new(Outgoing { mode, stream, injected_usage, uri, authority: entry.authority.clone(), headers, pieces }))
+    let mut head = Vec::with_capacity(HEAD_BYTES + pieces.len().min(HEAD_BYTES));
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    for part in [b"POST ", path.as_bytes(), b" HTTP/1.1\r\nhost: ", entry.authority.as_bytes()] {
+        head.extend_from_slice(part);
+    }
+    head.extend_from_slice(b"\r\ncontent-type: application/json\r\n");
+    if stream {
+        head.extend_from_slice(b"accept: text/event-stream\r\n");
+    }
+    write_headers(&mut head, admitted, deployment, entry, mode);
+    head.extend_from_slice(b"content-length: ");
+    head.extend_from_slice(itoa::Buffer::new().format(pieces.len()).as_bytes());
+    head.extend_from_slice(b"\r\n\r\n");
+    Ok(Box::new(Outgoing { mode, stream, injected_usage, message: Message::new(head, pieces.parts()) }))
 }
+
+/// Room for the head of a request, and for a small body behind it.
+const HEAD_BYTES: usize = 2 << 10;
 
 /// The client's body, with a model where only the path names one: what is decoded has to.
 fn with_model(call: &Call, model: &str) -> Bytes {
@@ -210,27 +203,37 @@ fn target(
 /// Version that Anthropic's API is asked in where the client names none.
 pub const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-fn outgoing_headers(
+/// Writes the headers that depend on the deployment.
+fn write_headers(
+    head: &mut Vec<u8>,
     admitted: &Admitted,
     deployment: &Deployment,
     entry: &DeploymentEntry,
     mode: Mode,
-) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = Vec::with_capacity(4 + entry.extra_headers.len());
+) {
+    static VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+    let mut versioned = false;
+    let mut write = |name: &HeaderName, value: &HeaderValue| {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    };
     if let Some(credential) = choose_credential(entry) {
-        headers.push((credential.header.clone(), credential.value.clone()));
+        write(&credential.header, &credential.value);
     }
-    headers.extend(entry.extra_headers.iter().cloned());
+    for (name, value) in &entry.extra_headers {
+        versioned |= *name == VERSION;
+        write(name, value);
+    }
     if deployment.dialect == Dialect::Anthropic {
-        if mode == Mode::Pass {
-            headers.extend(admitted.call.forwarded.iter().cloned());
+        for (name, value) in admitted.call.forwarded.iter().filter(|_| mode == Mode::Pass) {
+            versioned |= *name == VERSION;
+            write(name, value);
         }
-        let version = HeaderName::from_static("anthropic-version");
-        if !headers.iter().any(|(name, _)| *name == version) {
-            headers.push((version, ANTHROPIC_VERSION));
+        if !versioned {
+            write(&VERSION, &ANTHROPIC_VERSION);
         }
     }
-    headers
 }
 
 /// Several credentials share the calls by weight.

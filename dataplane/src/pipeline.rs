@@ -12,8 +12,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use http::HeaderMap;
+use http::request::Parts;
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 
@@ -25,14 +25,14 @@ use crate::detach::FinishAnyway;
 use crate::error::{GatewayError, Result};
 use crate::recognise::{Handler, Recognised, recognise};
 use crate::record::Record;
-use crate::reply::{self, ReplyBody};
+use crate::reply::{self, Reply};
+use crate::server::RequestBody;
 use crate::{admit, answer};
 
 /// Answers one request. Never fails: what goes wrong is an answer too. `refused`: what [`crate::head_guard`] found wrong
 /// with its head.
-pub async fn serve(core: Rc<Core>, request: Request<Incoming>, refused: Option<&'static str>) -> Response<ReplyBody> {
+pub async fn serve(core: Rc<Core>, parts: Parts, body: RequestBody, refused: Option<&'static str>) -> Reply {
     let arrived = Instant::now();
-    let (parts, body) = request.into_parts();
     let mut record = Record::new("other", arrived, core.unix_ms(arrived));
     let recognised = recognise(&parts.method, parts.uri.path());
     if let Some(reason) = refused.or_else(|| other_host(&parts)) {
@@ -42,28 +42,30 @@ pub async fn serve(core: Rc<Core>, request: Request<Incoming>, refused: Option<&
         };
         let error = GatewayError::HeadRefused { reason };
         count_failure(&core, &error, &record);
-        return reply::error(&error, dialect, &record.call_id);
+        return reply::error(&error, dialect, &record.call_id).into();
     }
     let (handler, path_model) = match recognised {
         Recognised::Route { handler, model } => (handler, model.map(|model| model.into_owned())),
         Recognised::WrongMethod => {
-            return reply::error(&GatewayError::MethodNotAllowed, Dialect::OpenAi, &record.call_id);
+            return reply::error(&GatewayError::MethodNotAllowed, Dialect::OpenAi, &record.call_id).into();
         }
-        Recognised::NotFound => return reply::error(&GatewayError::RouteNotFound, Dialect::OpenAi, &record.call_id),
+        Recognised::NotFound => {
+            return reply::error(&GatewayError::RouteNotFound, Dialect::OpenAi, &record.call_id).into();
+        }
     };
     let Handler::Forward(operation) = handler else {
         let query = parts.uri.query().unwrap_or_default();
         let mut response = answer::answer(&core, handler, path_model, query, &parts.headers, &record);
         reply::add_common(response.headers_mut(), &record.call_id);
-        return response;
+        return response.into();
     };
     record.operation = operation_name(operation);
     match forward(&core, operation, path_model, parts.headers, body, record).await {
-        Ok(response) => response,
+        Ok(reply) => reply,
         Err(failed) => {
             let Failed { error, record } = *failed;
             count_failure(&core, &error, &record);
-            reply::error(&error, client_dialect(operation), &record.call_id)
+            reply::error(&error, client_dialect(operation), &record.call_id).into()
         }
     }
 }
@@ -74,9 +76,9 @@ async fn forward(
     operation: Operation,
     path_model: Option<String>,
     headers: HeaderMap,
-    body: Incoming,
+    body: RequestBody,
     mut record: Record,
-) -> std::result::Result<Response<ReplyBody>, Box<Failed>> {
+) -> std::result::Result<Reply, Box<Failed>> {
     let stages = async {
         let entry = Entry::new(core).ok_or(GatewayError::Overloaded { reason: "calls at once" })?;
         let caller = identify(&core.tables(), &headers, core.unix_ms(record.arrived) / 1000)?;
@@ -102,7 +104,7 @@ async fn forward(
 }
 
 /// A target that names another host than `host` does: whoever stands before us may have looked at the other one.
-fn other_host(parts: &http::request::Parts) -> Option<&'static str> {
+fn other_host(parts: &Parts) -> Option<&'static str> {
     let target = parts.uri.authority()?;
     let host = parts.headers.get(http::header::HOST)?;
     let same = host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes());

@@ -8,10 +8,9 @@ use tollgate_snapshot::model::{ErrorClass, Retries, Route, Strategy};
 use smallvec::SmallVec;
 
 use crate::limits::{Permit, Permits, Reached};
-use crate::tables::Tables;
+use crate::tables::{Tables, TargetEntry};
 
 /// What to do next within a route.
-#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, once a call: a box would cost more")]
 pub enum Pick {
     Deployment(Picked),
     /// Every target that could serve is benched; milliseconds until the first is tried again.
@@ -39,6 +38,8 @@ type Places = SmallVec<[usize; 8]>;
 pub struct Choice<'a> {
     pub tables: &'a Tables,
     pub route: &'a Route,
+    /// In the order of the route's targets.
+    pub targets: &'a [TargetEntry],
     /// By target: whether its condition holds.
     pub eligible: &'a dyn Fn(usize) -> bool,
     /// Deployments that should not be asked again, because they refused in a way that another try does not change.
@@ -66,7 +67,7 @@ pub fn pick(choice: &Choice<'_>, random: &mut fastrand::Rng) -> Pick {
     let mut soonest = u64::MAX;
     open.retain(|index| {
         let deployment = choice.route.targets[*index].deployment;
-        match choice.tables.deployments[deployment as usize].state.health.benched_for(choice.uptime_ms) {
+        match choice.targets[*index].state.health.benched_for(choice.uptime_ms) {
             None => true,
             Some(left) => {
                 benched.push(deployment);
@@ -109,10 +110,7 @@ fn choose(choice: &Choice<'_>, open: &[usize], random: &mut fastrand::Rng) -> us
         let least = candidates.iter().map(|position| asked(*position)).min().unwrap_or_default();
         candidates.retain(|position| asked(*position) == least);
     }
-    let load = |position: usize| {
-        let deployment = targets[open[position]].deployment as usize;
-        choice.tables.deployments[deployment].state.in_flight.load(Relaxed)
-    };
+    let load = |position: usize| choice.targets[open[position]].state.in_flight.load(Relaxed);
     match choice.route.strategy {
         Strategy::Ordered => candidates[0],
         Strategy::LeastBusy => candidates.into_iter().min_by_key(|position| load(*position)).unwrap_or_default(),

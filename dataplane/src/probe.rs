@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
@@ -25,7 +23,7 @@ use crate::outgoing::{ANTHROPIC_VERSION, Mode, output_field};
 use crate::plan::Picked;
 use crate::record::Record;
 use crate::tables::{DeploymentEntry, PreparedCredential, Tables};
-use crate::upstream::{SendError, UpstreamBody};
+use crate::upstream::{Message, SendError};
 
 /// What a probe may take: the operator has more of them to make.
 const TOTAL: Duration = Duration::from_secs(15);
@@ -118,42 +116,33 @@ async fn list(
     uri: &http::Uri,
     credential: Option<&PreparedCredential>,
 ) -> Verdict {
-    let make = || {
-        let mut request = Request::new(UpstreamBody::new(&[]));
-        *request.uri_mut() = uri.clone();
-        let headers = request.headers_mut();
-        headers.insert(HOST, entry.authority.clone());
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(credential) = credential {
-            headers.insert(credential.header.clone(), credential.value.clone());
+    let mut head = Vec::new();
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    for part in [b"GET ", path.as_bytes(), b" HTTP/1.1\r\nhost: ", entry.authority.as_bytes()] {
+        head.extend_from_slice(part);
+    }
+    head.extend_from_slice(b"\r\naccept: application/json\r\n");
+    let mut field = |name: &HeaderName, value: &HeaderValue| {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
         }
-        for (name, value) in &entry.extra_headers {
-            headers.append(name.clone(), value.clone());
-        }
-        if deployment.dialect == Dialect::Anthropic {
-            headers.entry(HeaderName::from_static("anthropic-version")).or_insert(ANTHROPIC_VERSION);
-        }
-        request
     };
+    if let Some(credential) = credential {
+        field(&credential.header, &credential.value);
+    }
+    entry.extra_headers.iter().for_each(|(name, value)| field(name, value));
+    let version = HeaderName::from_static("anthropic-version");
+    if deployment.dialect == Dialect::Anthropic && entry.extra_headers.iter().all(|(name, _)| *name != version) {
+        field(&version, &ANTHROPIC_VERSION);
+    }
+    head.extend_from_slice(b"\r\n");
+    let message = Message::new(head, &[]);
+    let until = Instant::now() + TOTAL;
     let exchange = async {
-        let sent = core.pool.send(&entry.target, make, CONNECT).await?;
-        let status = sent.response.status().as_u16();
-        let mut body = sent.response.into_body();
-        let mut left = MAX_LIST_BYTES;
-        let whole = loop {
-            match body.frame().await {
-                None => break true,
-                Some(Err(_)) => break false,
-                Some(Ok(frame)) => match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
-                    Some(rest) => left = rest,
-                    None => break false,
-                },
-            }
-        };
-        if whole {
-            sent.lease.finished();
-        }
-        Ok::<u16, SendError>(status)
+        let sent = core.pool.send(&entry.target, &message, CONNECT, until).await?;
+        // Read, so that its connection can serve again; one that is too long is closed.
+        let _ = sent.body.whole(MAX_LIST_BYTES).await;
+        Ok::<u16, SendError>(sent.head.status.as_u16())
     };
     match tokio::time::timeout(TOTAL, exchange).await {
         Ok(Ok(status)) => judge_list(status),
@@ -161,7 +150,9 @@ async fn list(
         Ok(Err(SendError::Broken(_))) => {
             Verdict::new(Reason::Unreachable, 0, "the connection was closed before an answer came")
         }
-        Err(_) => Verdict::new(Reason::Timeout, 0, format!("no answer within {} s", TOTAL.as_secs())),
+        Ok(Err(SendError::TimedOut)) | Err(_) => {
+            Verdict::new(Reason::Timeout, 0, format!("no answer within {} s", TOTAL.as_secs()))
+        }
     }
 }
 

@@ -10,9 +10,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::Body;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tollgate_dialects::Dialect;
 use tollgate_dialects::chat::{Event, StreamDecoder, StreamEncoder};
@@ -25,7 +22,7 @@ use crate::core::{Core, Entry};
 use crate::error::GatewayError;
 use crate::record::Record;
 use crate::reply;
-use crate::upstream::pool::Lease;
+use crate::upstream::Body;
 
 /// A response body that was given up. Closes the client's connection.
 #[derive(Debug, thiserror::Error)]
@@ -186,8 +183,7 @@ pub struct Pace {
 
 /// A stream on its way to a client.
 pub struct Relay {
-    upstream: Option<Incoming>,
-    lease: Option<Lease>,
+    upstream: Option<Body>,
     /// `None` once it ended.
     flow: Option<Flow>,
     dialect: Dialect,
@@ -207,8 +203,7 @@ const CLIENT_CLOSED: u16 = 499;
 impl Relay {
     /// A relay that begins with what was already read.
     pub fn new(
-        upstream: Incoming,
-        lease: Lease,
+        upstream: Body,
         flow: Flow,
         dialect: Dialect,
         ready: VecDeque<Bytes>,
@@ -219,7 +214,6 @@ impl Relay {
         let timer = Box::pin(tokio::time::sleep_until(next_alarm(&pace, now, now).into()));
         Relay {
             upstream: Some(upstream),
-            lease: Some(lease),
             flow: Some(flow),
             dialect,
             ready,
@@ -242,9 +236,8 @@ impl Relay {
                 return Poll::Ready(Some(Ok(bytes)));
             }
             let Some(upstream) = self.upstream.as_mut().filter(|_| !self.ended) else { return Poll::Ready(None) };
-            match Pin::new(upstream).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(chunk) = frame.into_data() else { continue };
+            match upstream.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
                     self.heard = Instant::now();
                     self.spoke = self.heard;
                     let pushed = self.flow.as_mut().map_or(Ok(()), |flow| flow.push(chunk, &mut self.ready));
@@ -292,9 +285,6 @@ impl Relay {
         let Some(flow) = self.flow.take() else { return };
         let from_openai = matches!(flow, Flow::Pass(_)) && self.dialect == Dialect::OpenAi;
         let ending = flow.end(&mut self.ready);
-        if let Some(lease) = self.lease.take() {
-            lease.finished();
-        }
         if !ending.complete && !ending.failed {
             // Without its closing event the answer may be cut: OpenAI's clients wait for `[DONE]` (API-3).
             if from_openai {
@@ -312,7 +302,6 @@ impl Relay {
     fn break_off(&mut self, reason: &'static str) {
         self.ended = true;
         self.upstream = None;
-        self.lease = None;
         let Some(flow) = self.flow.take() else { return };
         let ending = flow.end(&mut self.ready);
         if !ending.failed {
@@ -344,11 +333,11 @@ impl Drop for Relay {
         core.bank.own.client_gone.add(1);
         let read_on = closing.booking.hard && !closing.booking.cancel_stops_billing && !flow.is_complete();
         let settings = &core.shared.settings;
-        match (self.upstream.take(), self.lease.take()) {
-            (Some(upstream), Some(lease)) if read_on && core.abandoned.get() < settings.max_abandoned => {
+        match self.upstream.take() {
+            Some(upstream) if read_on && core.abandoned.get() < settings.max_abandoned => {
                 core.abandoned.set(core.abandoned.get() + 1);
                 let limit = settings.abandoned_timeout;
-                tokio::task::spawn_local(read_to_usage(core.clone(), upstream, lease, flow, closing, limit));
+                tokio::task::spawn_local(read_to_usage(core.clone(), upstream, flow, closing, limit));
             }
             // Dropping the upstream body closes its connection within this poll.
             _ => {
@@ -362,32 +351,21 @@ impl Drop for Relay {
 
 /// Reads an abandoned stream to the usage that the provider reports, because a Hard budget must know. Bounded in number
 /// by the caller, in time here.
-async fn read_to_usage(
-    core: Rc<Core>,
-    mut upstream: Incoming,
-    lease: Lease,
-    mut flow: Flow,
-    closing: Closing,
-    limit: Duration,
-) {
+async fn read_to_usage(core: Rc<Core>, mut upstream: Body, mut flow: Flow, closing: Closing, limit: Duration) {
     let mut discarded = VecDeque::new();
     let read = async {
-        while let Some(Ok(frame)) = upstream.frame().await {
-            if let Ok(chunk) = frame.into_data() {
-                let pushed = flow.push(chunk, &mut discarded);
-                discarded.clear();
-                if pushed.is_err() {
-                    return false;
-                }
+        while let Some(Ok(chunk)) = upstream.data().await {
+            let pushed = flow.push(chunk, &mut discarded);
+            discarded.clear();
+            if pushed.is_err() {
+                break;
             }
         }
-        true
     };
-    let to_the_end = tokio::time::timeout(limit, read).await.unwrap_or(false);
+    // Cut off by the clock, it ends with what was seen of it so far.
+    let _ = tokio::time::timeout(limit, read).await;
+    drop(upstream);
     let ending = flow.end(&mut discarded);
-    if to_the_end && ending.complete {
-        lease.finished();
-    }
     core.bank.own.drained.add(1);
     core.abandoned.set(core.abandoned.get() - 1);
     let complete = ending.complete && ending.usage.is_some();

@@ -1,50 +1,33 @@
 //! What goes back: bodies, the headers that clients and their scripts know, and errors in the client's dialect. The one
 //! place that turns a [`GatewayError`] into bytes.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use tollgate_dialects::Dialect;
 use tollgate_dialects::error::{ErrorBody, encode_error};
+use tollgate_dialects::splice::Pieces;
 
 use crate::error::GatewayError;
 use crate::relay::Relay;
 
 /// Body of a response.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, once a call: a box would cost more")]
 pub enum ReplyBody {
-    Full(Option<Bytes>),
+    Full(Pieces),
     Stream(Box<Relay>),
 }
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = crate::relay::Cut;
+/// An answer on its way out.
+pub struct Reply {
+    pub response: Response<ReplyBody>,
+    /// Status line and header fields as they are sent, in the place of the response's.
+    pub head: Option<Vec<u8>>,
+}
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            ReplyBody::Full(bytes) => {
-                Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
-            }
-            ReplyBody::Stream(relay) => relay.poll_data(cx).map(|data| data.map(|data| data.map(Frame::data))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            ReplyBody::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            ReplyBody::Stream(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            ReplyBody::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            ReplyBody::Stream(_) => SizeHint::default(),
-        }
+impl From<Response<ReplyBody>> for Reply {
+    fn from(response: Response<ReplyBody>) -> Reply {
+        Reply { response, head: None }
     }
 }
 
@@ -64,33 +47,10 @@ pub mod names {
         SHOULD_RETRY = "x-should-retry",
         ERROR_CODE = "x-tollgate-error",
         CALL_ID = "x-litellm-call-id",
-        MODEL_ID = "x-litellm-model-id",
-        MODEL_NAME = "x-litellm-model-name",
-        MODEL_GROUP = "x-litellm-model-group",
-        MODEL_API_BASE = "x-litellm-model-api-base",
-        MODEL_REGION = "x-litellm-model-region",
         VERSION = "x-litellm-version",
         RESPONSE_COST = "x-litellm-response-cost",
-        RESPONSE_COST_ORIGINAL = "x-litellm-response-cost-original",
-        RESPONSE_COST_INPUT = "x-litellm-response-cost-input",
-        RESPONSE_COST_OUTPUT = "x-litellm-response-cost-output",
-        RESPONSE_COST_CACHE_READ = "x-litellm-response-cost-cache-read",
-        RESPONSE_COST_CACHE_CREATION = "x-litellm-response-cost-cache-creation",
-        RESPONSE_COST_REASONING = "x-litellm-response-cost-reasoning",
-        RESPONSE_COST_TOOL_USAGE = "x-litellm-response-cost-tool-usage",
-        KEY_SPEND = "x-litellm-key-spend",
-        KEY_MAX_BUDGET = "x-litellm-key-max-budget",
-        KEY_TPM_LIMIT = "x-litellm-key-tpm-limit",
-        KEY_RPM_LIMIT = "x-litellm-key-rpm-limit",
-        RESPONSE_DURATION = "x-litellm-response-duration-ms",
-        OVERHEAD_DURATION = "x-litellm-overhead-duration-ms",
-        ATTEMPTED_RETRIES = "x-litellm-attempted-retries",
-        MAX_RETRIES = "x-litellm-max-retries",
-        ATTEMPTED_FALLBACKS = "x-litellm-attempted-fallbacks",
-        TIMEOUT = "x-litellm-timeout",
         FRAME_OPTIONS = "x-frame-options",
         CONTENT_TYPE_OPTIONS = "x-content-type-options",
-        ACCEL_BUFFERING = "x-accel-buffering",
         RATE_LIMIT_TYPE = "rate_limit_type",
         RESET_AT = "reset_at",
         LIMIT_REQUESTS = "x-ratelimit-limit-requests",
@@ -101,11 +61,15 @@ pub mod names {
         RESET_TOKENS = "x-ratelimit-reset-tokens",
     }
 
-    /// Whether it is one of OpenAI's six headers about rate limits.
-    pub fn is_rate_limit(name: &HeaderName) -> bool {
-        let Some(rest) = name.as_str().strip_prefix("x-ratelimit-") else { return false };
-        let Some((what, kind)) = rest.split_once('-') else { return false };
-        matches!(what, "limit" | "remaining" | "reset") && matches!(kind, "requests" | "tokens")
+    /// The one of OpenAI's six headers about rate limits that this is, as it was received.
+    pub fn rate_limit(name: &[u8]) -> Option<&'static HeaderName> {
+        const LONGEST: usize = "x-ratelimit-remaining-requests".len();
+        if name.len() > LONGEST || !name.get(..12)?.eq_ignore_ascii_case(b"x-ratelimit-") {
+            return None;
+        }
+        let all =
+            [&LIMIT_REQUESTS, &REMAINING_REQUESTS, &RESET_REQUESTS, &LIMIT_TOKENS, &REMAINING_TOKENS, &RESET_TOKENS];
+        all.into_iter().find(|own| own.as_str().as_bytes().eq_ignore_ascii_case(name))
     }
 }
 
@@ -119,47 +83,13 @@ pub fn add_common(headers: &mut HeaderMap, call_id: &HeaderValue) {
     headers.insert(names::CONTENT_TYPE_OPTIONS.clone(), HeaderValue::from_static("nosniff"));
 }
 
-/// A number as a header value, without going through `String`.
-pub fn number(value: u64) -> HeaderValue {
-    // Counts of retries and the like: nearly always one of these, and then nothing is allocated.
-    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    match DIGITS.get(value as usize) {
-        Some(digit) if value < 10 => HeaderValue::from_static(digit),
-        _ => HeaderValue::from(value),
-    }
-}
-
-/// A duration in milliseconds, with the microseconds behind the point.
-pub fn milliseconds(duration: std::time::Duration) -> HeaderValue {
-    // Microseconds are a thousandth of a millisecond as nano-USD are of a micro-USD: the same text.
-    let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 1_000_000);
-    let text = tollgate_snapshot::money::NanoUsd(us.saturating_mul(1_000_000)).to_decimal_text();
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
-}
-
-/// Seconds as OpenAI writes them: `42s`.
-pub fn seconds(seconds: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("{seconds}s")).unwrap_or_else(|_| HeaderValue::from_static("60s"))
-}
-
-/// Names of the rate-limit headers of one scope (LiteLLM HDR-7).
-pub struct ScopeNames {
-    pub limit_requests: HeaderName,
-    pub remaining_requests: HeaderName,
-    pub limit_tokens: HeaderName,
-    pub remaining_tokens: HeaderName,
-}
-
-macro_rules! scope_names {
-    ($scope:literal) => {
-        ScopeNames {
-            limit_requests: HeaderName::from_static(concat!("x-ratelimit-", $scope, "-limit-requests")),
-            remaining_requests: HeaderName::from_static(concat!("x-ratelimit-", $scope, "-remaining-requests")),
-            limit_tokens: HeaderName::from_static(concat!("x-ratelimit-", $scope, "-limit-tokens")),
-            remaining_tokens: HeaderName::from_static(concat!("x-ratelimit-", $scope, "-remaining-tokens")),
-        }
-    };
-}
+/// The beginning of a good answer: the same fields but for the call's id, as they are sent.
+pub const COMMON_LINES: &[u8] = concat!(
+    "HTTP/1.1 200 OK\r\nx-litellm-version: ",
+    env!("CARGO_PKG_VERSION"),
+    "\r\nx-frame-options: DENY\r\ncontent-security-policy: frame-ancestors 'none'\r\nx-content-type-options: nosniff\r\n"
+)
+.as_bytes();
 
 /// Name of the header that says what a key has left of its limit for one model (LiteLLM HDR-7). `kind`: `requests` or
 /// `tokens`. `None`: the model's name holds what header names may not.
@@ -167,23 +97,13 @@ pub fn key_remaining(kind: &str, model: &str) -> Option<HeaderName> {
     HeaderName::try_from(format!("x-litellm-key-remaining-{kind}-{}", model.replace(['/', ':'], "-"))).ok()
 }
 
-pub static API_KEY: ScopeNames = scope_names!("api_key");
-pub static TEAM: ScopeNames = scope_names!("team");
-pub static MODEL_PER_KEY: ScopeNames = scope_names!("model_per_key");
-
 /// A complete response.
 pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::Full(Some(body.into())));
+    let body: Bytes = body.into();
+    let mut response = Response::new(ReplyBody::Full(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-/// Headers of an event stream.
-pub fn add_stream_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(names::ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
 }
 
 /// An error as a complete response in the client's dialect.
@@ -203,7 +123,7 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
         headers.insert(names::SHOULD_RETRY.clone(), HeaderValue::from_static(if retry { "true" } else { "false" }));
     }
     if let Some(seconds) = error.retry_after() {
-        headers.insert(RETRY_AFTER, number(seconds));
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let GatewayError::RateLimited { limit_type, scope, limit, remaining, resets_in, .. } = error {
         headers.insert(names::RATE_LIMIT_TYPE.clone(), HeaderValue::from_static(limit_type.as_str()));
@@ -212,10 +132,10 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
         let kind = limit_type.as_str();
         for (what, value) in [("limit", *limit), ("remaining", *remaining)] {
             if let Ok(name) = HeaderName::try_from(format!("x-ratelimit-{scope}-{what}-{kind}")) {
-                headers.insert(name, number(value));
+                headers.insert(name, HeaderValue::from(value));
             }
             if let Ok(name) = HeaderName::try_from(format!("x-ratelimit-{what}-{kind}")) {
-                headers.insert(name, number(value));
+                headers.insert(name, HeaderValue::from(value));
             }
         }
     }

@@ -1,33 +1,22 @@
 //! I/O: the listeners. One thread per core, each with a runtime, a socket of every listener and its connections, plain
 //! or TLS. Stopping: readiness goes off, listeners take what is queued and close, connections finish what they carry.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::CONNECTION;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Shared};
-use crate::head_guard::{HeadGuard, Heads};
-use crate::pipeline;
+use crate::server::{self, ClientStream};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 4_096;
-
-/// Largest head of a request: hyper takes it from the connection's read buffer.
-const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// How often idle connections to providers are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -215,62 +204,26 @@ fn connection(
     core.bank.own.connections.add(1);
     tokio::task::spawn_local(async move {
         let _open = open;
-        core.bank.own.open_connections.fetch_add(1, Relaxed);
-        match tls {
-            None => serve_connection(&core, stream, phase).await,
-            Some(tls) => {
-                let handshake = tls.accept(stream);
-                match tokio::time::timeout(core.shared.settings.header_timeout, handshake).await {
-                    // Boxed: the state of a TLS connection is large, and plain ones should not carry its size.
-                    Ok(Ok(stream)) => Box::pin(serve_connection(&core, stream, phase)).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client: {error}"),
-                    Err(_) => tracing::debug!("a client did not finish its TLS handshake in time"),
-                }
-            }
+        let own = core.bank.own.clone();
+        own.open_connections.fetch_add(1, Relaxed);
+        let stream = match tls {
+            None => Some(ClientStream::Plain(stream)),
+            // Boxed: the state of a handshake is large.
+            Some(tls) => Box::pin(secured(&core, tls, stream)).await,
+        };
+        if let Some(stream) = stream {
+            server::serve(core, stream, phase).await;
         }
-        core.bank.own.open_connections.fetch_sub(1, Relaxed);
+        own.open_connections.fetch_sub(1, Relaxed);
     });
 }
 
-async fn serve_connection<S>(core: &Rc<Core>, stream: S, mut phase: watch::Receiver<Phase>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let heads = Rc::new(Heads::default());
-    let guarded = HeadGuard::new(stream, heads.clone());
-    let service = {
-        let core = core.clone();
-        service_fn(move |request| {
-            let (core, refused) = (core.clone(), heads.next());
-            async move {
-                let mut response = pipeline::serve(core.clone(), request, refused).await;
-                if core.shared.draining.load(Relaxed) {
-                    // The client's next request finds another gateway, instead of a connection that is being closed.
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            }
-        })
-    };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(core.shared.settings.header_timeout)
-        .max_buf_size(MAX_HEAD_BYTES.max(8 << 10))
-        .serve_connection(TokioIo::new(guarded), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            changed = phase.changed() => {
-                if changed.is_err() || *phase.borrow() == Phase::Draining {
-                    // Finishes the response under way, then closes.
-                    connection.as_mut().graceful_shutdown();
-                    break connection.as_mut().await;
-                }
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "client connection ended");
+/// The TLS inside of a connection; `None`: there is none that was wanted, or not in time.
+async fn secured(core: &Core, tls: TlsAcceptor, stream: TcpStream) -> Option<ClientStream> {
+    match tokio::time::timeout(core.shared.settings.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(ClientStream::Tls(Box::new(stream))),
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client: {error}"),
+        Err(_) => tracing::debug!("a client did not finish its TLS handshake in time"),
     }
+    None
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,6 +23,7 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tollgate_dialects::Dialect;
+use tollgate_ledger::{Answers, Exchange, Exchanged};
 use tollgate_snapshot::model::KeyHash;
 
 use crate::answer::{self, json_reply};
@@ -33,6 +35,15 @@ use crate::used::{Speeds, used};
 
 /// Largest request body.
 const MAX_BODY_BYTES: usize = 16 << 10;
+
+/// Largest body with answers about budgets: some ten thousand.
+const MAX_ANSWERS_BYTES: usize = 8 << 20;
+
+/// The operator asks at least every second; after this without it, calls do not wait for allowance.
+const AWAY: Duration = Duration::from_secs(3);
+
+/// The longest that a question of the operator is left open.
+const MOST_WAIT: Duration = Duration::from_secs(5);
 
 /// Connections at once; what comes above waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 128;
@@ -51,6 +62,8 @@ struct Port {
     core: Rc<Core>,
     speeds: std::cell::RefCell<Speeds>,
     probes: Semaphore,
+    /// When the operator asked last for what budgets need.
+    asked_at: std::cell::Cell<Instant>,
 }
 
 /// Serves until `stop` comes or is dropped. Blocks the calling thread. Also follows the certificates of the listeners.
@@ -69,11 +82,16 @@ pub fn run(
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener)?;
         let core = Rc::new(Core::new(shared.clone(), writer));
-        let port =
-            Rc::new(Port { core, speeds: Speeds::new(Instant::now()).into(), probes: Semaphore::new(MAX_PROBES) });
+        let port = Rc::new(Port {
+            core,
+            speeds: Speeds::new(Instant::now()).into(),
+            probes: Semaphore::new(MAX_PROBES),
+            asked_at: Instant::now().into(),
+        });
         tokio::select! {
             never = accept(&port, &listener) => match never {},
             never = tls::follow(certificates) => match never {},
+            never = port.notice_absence() => match never {},
             // Asked to stop, or nobody is left who could ask.
             _ = stop => Ok(()),
         }
@@ -108,7 +126,7 @@ fn connection(port: &Rc<Port>, stream: TcpStream, place: OwnedSemaphorePermit) {
         let _place = place;
         let service = service_fn(move |request| {
             let port = port.clone();
-            async move { Ok::<_, Infallible>(port.answer(request).await) }
+            async move { Ok::<_, Infallible>(whole(port.answer(request).await)) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -120,6 +138,14 @@ fn connection(port: &Rc<Port>, stream: TcpStream, place: OwnedSemaphorePermit) {
             tracing::debug!(%error, "a connection of the status port ended");
         }
     });
+}
+
+/// Nothing here is a stream.
+fn whole(response: Response<ReplyBody>) -> Response<Full<Bytes>> {
+    response.map(|body| match body {
+        ReplyBody::Full(pieces) => Full::new(pieces.into_bytes()),
+        ReplyBody::Stream(_) => Full::default(),
+    })
 }
 
 /// Body of a request for a probe.
@@ -135,12 +161,12 @@ impl Port {
         let is_get = parts.method == Method::GET || parts.method == Method::HEAD;
         let path = parts.uri.path();
         let allowed = match path {
-            "/operator/probe" => parts.method == Method::POST,
+            "/operator/probe" | "/operator/allowance" => parts.method == Method::POST,
             _ => is_get,
         };
         if !allowed {
             let mut response = json_reply(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "method not allowed"}));
-            let verb = if path == "/operator/probe" { "POST" } else { "GET" };
+            let verb = if path.starts_with("/operator/") && path != "/operator/used" { "POST" } else { "GET" };
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(verb));
             return response;
         }
@@ -151,11 +177,12 @@ impl Port {
             "/metrics" => answer::metrics(&self.core, &parts.headers)
                 .unwrap_or_else(|error| reply::error(&error, Dialect::OpenAi, &HeaderValue::from_static("metrics"))),
             "/snapshot" => self.snapshot(),
-            "/operator/used" | "/operator/probe" if !self.is_operator(&parts.headers) => {
+            "/operator/used" | "/operator/probe" | "/operator/allowance" if !self.is_operator(&parts.headers) => {
                 json_reply(StatusCode::UNAUTHORIZED, &json!({"error": "the operator's token is needed"}))
             }
             "/operator/used" => self.used(parts.uri.query().unwrap_or_default()),
             "/operator/probe" => self.probe(body).await,
+            "/operator/allowance" => self.allowance(body).await,
             _ => json_reply(StatusCode::NOT_FOUND, &json!({"error": "there is nothing here"})),
         }
     }
@@ -194,6 +221,43 @@ impl Port {
         let used = used(&self.core, &mut self.speeds.borrow_mut(), after);
         let body = serde_json::to_string(&used).expect("names and numbers are JSON");
         reply::full(StatusCode::OK, "application/json", body)
+    }
+
+    /// Answers about budgets in, reports of budgets out: as soon as there are any, else after a while.
+    async fn allowance(&self, body: Incoming) -> Response<ReplyBody> {
+        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_ANSWERS_BYTES).collect()).await;
+        let exchange = match read {
+            Ok(Ok(body)) => serde_json::from_slice::<Exchange>(&body.to_bytes()).ok(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let Some(Exchange { answers, wait_ms }) = exchange else {
+            return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is no exchange about budgets"}));
+        };
+        self.asked_at.set(Instant::now());
+        let ledger = &self.core.shared.builder.ledger;
+        for Answers { replica, answers } in &answers {
+            ledger.answered(replica, answers);
+        }
+        let mut batches = ledger.due();
+        if batches.iter().all(|batch| batch.reports.is_empty()) {
+            let wait = Duration::from_millis(wait_ms).min(MOST_WAIT);
+            // A call that waits shortens it; one that asked before is told of by the first look.
+            let _ = tokio::time::timeout(wait, ledger.urgent()).await;
+            batches = ledger.due();
+        }
+        self.asked_at.set(Instant::now());
+        let body = serde_json::to_string(&Exchanged { batches }).expect("names and numbers are JSON");
+        reply::full(StatusCode::OK, "application/json", body)
+    }
+
+    /// Tells calls that wait when the operator does not ask any more.
+    async fn notice_absence(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(AWAY / 6).await;
+            if self.asked_at.get().elapsed() > AWAY {
+                self.core.shared.builder.ledger.unanswered();
+            }
+        }
     }
 
     async fn probe(&self, body: Incoming) -> Response<ReplyBody> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::HashTable;
 use http::HeaderValue;
+use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
@@ -16,6 +17,7 @@ use tollgate_snapshot::{Credential, catalogue};
 use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
+use crate::outgoing::Mode;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -82,10 +84,24 @@ pub struct DeploymentEntry {
 /// What a deployment tells clients about itself.
 #[derive(Debug)]
 pub struct DeploymentHeaders {
-    pub model_id: HeaderValue,
-    pub model_name: HeaderValue,
     pub api_base: HeaderValue,
-    pub region: Option<HeaderValue>,
+    /// Header fields, as they are sent.
+    pub lines: Box<[u8]>,
+}
+
+impl DeploymentHeaders {
+    fn new(deployment: &model::Deployment, id: &str, api_base: &str) -> DeploymentHeaders {
+        let name = format!("{}/{}", deployment.provider, deployment.model);
+        let fields = [("id", id), ("name", &name), ("api-base", api_base)];
+        let region = deployment.region.as_deref().map(|region| ("region", region));
+        let mut lines = Vec::new();
+        for (field, value) in fields.into_iter().chain(region) {
+            for part in [&b"x-litellm-model-"[..], field.as_bytes(), b": ", header_value(value).as_bytes(), b"\r\n"] {
+                lines.extend_from_slice(part);
+            }
+        }
+        DeploymentHeaders { api_base: header_value(api_base), lines: lines.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -121,8 +137,26 @@ pub struct RouteEntry {
     pub label: Label,
     pub name_id: NameId,
     pub group: HeaderValue,
-    /// Compiled conditions of the targets, by index; `None`: always.
-    pub conditions: Vec<Option<crate::condition::Condition>>,
+    /// In the order of the route's targets.
+    pub targets: Box<[TargetEntry]>,
+}
+
+/// What a choice among targets looks at, close together: deployments are large, and most of a route's are not chosen.
+#[derive(Debug)]
+pub struct TargetEntry {
+    pub state: Arc<DeploymentState>,
+    /// By operation: whether the deployment can serve it.
+    serves: [bool; Operation::ALL.len()],
+    /// It is for some calls only.
+    pub is_conditional: bool,
+    /// `None` where it does not compile.
+    pub condition: Option<Box<crate::condition::Condition>>,
+}
+
+impl TargetEntry {
+    pub fn serves(&self, operation: Operation) -> bool {
+        self.serves[operation as usize]
+    }
 }
 
 #[derive(Debug)]
@@ -206,8 +240,9 @@ impl Builder {
             .map(|namespace| NamespaceIndex { exact: namespace.exact.iter().cloned().collect() })
             .collect();
         let home = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
-        let deployments = snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
-        let routes = snapshot.routes.iter().map(|route| self.route(route)).collect();
+        let deployments: Vec<DeploymentEntry> =
+            snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
+        let routes = snapshot.routes.iter().map(|route| self.route(route, &snapshot, &deployments)).collect();
         let teams = snapshot
             .teams
             .iter()
@@ -251,16 +286,22 @@ impl Builder {
         }
     }
 
-    fn route(&self, route: &model::Route) -> RouteEntry {
+    fn route(&self, route: &model::Route, snapshot: &Snapshot, deployments: &[DeploymentEntry]) -> RouteEntry {
+        let target = |target: &model::Target| {
+            let index = target.deployment as usize;
+            let condition = target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok());
+            TargetEntry {
+                state: deployments[index].state.clone(),
+                serves: Operation::ALL.map(|operation| Mode::of(operation, &snapshot.deployments[index]).is_some()),
+                is_conditional: target.when.is_some(),
+                condition: condition.map(Box::new),
+            }
+        };
         RouteEntry {
             label: self.registry.label(&route.name),
             name_id: self.ledger.intern(&route.name),
             group: header_value(&route.name),
-            conditions: route
-                .targets
-                .iter()
-                .map(|target| target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok()))
-                .collect(),
+            targets: route.targets.iter().map(target).collect(),
         }
     }
 
@@ -308,12 +349,7 @@ impl Builder {
                 .as_ref()
                 .map(|price| self.ledger.intern(price.version()))
                 .unwrap_or_default(),
-            headers: DeploymentHeaders {
-                model_id: header_value(&id),
-                model_name: header_value(&format!("{}/{}", deployment.provider, deployment.model)),
-                api_base: header_value(&format!("{scheme}://{authority}{}", endpoint.path)),
-                region: deployment.region.as_deref().map(header_value),
-            },
+            headers: DeploymentHeaders::new(deployment, &id, &format!("{scheme}://{authority}{}", endpoint.path)),
             extra_headers: deployment
                 .headers
                 .iter()
@@ -428,6 +464,7 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
+        allow_unavailable: budget.allow_unavailable,
     }
 }
 

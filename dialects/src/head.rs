@@ -29,6 +29,12 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All, in the order of their numbers.
+    pub const ALL: [Operation; 5] =
+        [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Messages, Operation::CountTokens];
+}
+
+impl Operation {
     /// The field that holds what the model is to read.
     pub const fn content_field(self) -> &'static str {
         match self {

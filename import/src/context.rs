@@ -30,11 +30,13 @@ impl Context<'_> {
         match self.environment.resolve(text) {
             Resolved::Text(text) => Some(text),
             Resolved::Variable(name) => {
-                self.notes.error(
-                    &item.path,
-                    format!("resources take variables in Secrets only, so `{name}` cannot be filled in here"),
-                    format!("write its value where the output says ${{{name}}}"),
-                );
+                let (message, hint) = if self.environment.is_filled() {
+                    (format!("the environment variable `{name}` is not set"), format!("set {name}, or write"))
+                } else {
+                    let message = "resources take variables in Secrets only, so";
+                    (format!("{message} `{name}` cannot be filled in here"), "write".to_owned())
+                };
+                self.notes.error(&item.path, message, format!("{hint} its value where the output says ${{{name}}}"));
                 Some(format!("${{{name}}}"))
             }
             Resolved::Missing(name) => {
@@ -44,7 +46,8 @@ impl Context<'_> {
         }
     }
 
-    /// Text that goes into a Secret; variables that are known later stay variables.
+    /// Text that goes into a Secret; variables that are known later, or not set while others are filled in, stay
+    /// variables.
     pub fn secret(&mut self, item: &Item) -> Option<Resolved> {
         let (Node::Text(text) | Node::Number(text)) = &item.node else {
             self.unexpected(item, "text");
@@ -54,6 +57,11 @@ impl Context<'_> {
             Resolved::Missing(name) => {
                 self.missing(item, &name);
                 None
+            }
+            Resolved::Variable(name) if self.environment.is_filled() => {
+                let message = format!("the environment variable `{name}` is not set; the Secret with it is left out");
+                self.notes.warn(&item.path, message, format!("set {name}, or make the Secret by hand"));
+                Some(Resolved::Variable(name))
             }
             found => Some(found),
         }

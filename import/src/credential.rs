@@ -192,20 +192,18 @@ fn credential(
         }
         return None;
     }
-    match context.environment.first_of(&row.key_env) {
-        Some((variable, value)) => Some(secrets.refer(Some(&variable), &purpose, "api-key", value, other_host)),
-        None => {
-            if !row.credential_is_optional {
-                let message = format!(
-                    "there is no key for {}: no api_key, and {} is not set",
-                    row.name,
-                    row.key_env.join(" or ")
-                );
-                context.notes.warn(place, message, format!("set {}", row.key_env[0]));
-            }
-            None
+    let found = context.environment.first_of(&row.key_env);
+    let is_set = matches!(found, Some((_, Resolved::Text(_))));
+    if !is_set && !context.environment.is_known_later() {
+        if row.credential_is_optional {
+            return None;
         }
+        let message =
+            format!("there is no key for {}: no api_key, and {} is not set", row.name, row.key_env.join(" or "));
+        context.notes.warn(place, message, format!("set {}", row.key_env[0]));
     }
+    let (variable, value) = found?;
+    Some(secrets.refer(Some(&variable), &purpose, "api-key", value, other_host))
 }
 
 /// The host of a URL, without port.

@@ -147,6 +147,10 @@ pub fn read(item: Item, shelf: &mut Shelf<'_>, context: &mut Context<'_>) -> Opt
     let params_path = params.path().to_owned();
     if let Some(item) = params.take("mock_response") {
         spec.provider = Some("mock".to_owned());
+        if context.environment.is_filled() {
+            let message = "the mock runs in `tollgate serve` only; in a cluster the deployment has no address";
+            context.notes.warn(&item.path, message, "run `tollgate mock` there and name it in spec.endpoint");
+        }
         mock(&item, &mut spec.parameters.forced, context);
         access.ignore(context);
         // What the mock answers costs what the model would, where that is known.

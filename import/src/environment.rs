@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Variables;
+
 /// How LiteLLM writes a variable.
 const PREFIX: &str = "os.environ/";
 
@@ -10,7 +12,9 @@ const PREFIX: &str = "os.environ/";
 #[derive(Clone, Copy)]
 pub enum Process<'a> {
     /// Now.
-    Known(&'a (dyn Fn(&str) -> Option<String> + Sync)),
+    Known(Variables<'a>),
+    /// Now; those that are not set stay open, for whoever completes the output.
+    Filled(Variables<'a>),
     /// When the printed resources are read, in Secrets and nowhere else.
     Later,
 }
@@ -57,12 +61,17 @@ impl<'a> Environment<'a> {
         if let Some(name) = names.iter().find(|name| self.own.contains_key(**name)) {
             return Some(((*name).to_owned(), self.variable(name)));
         }
+        let open = || names.first().map(|name| ((*name).to_owned(), Resolved::Variable((*name).to_owned())));
+        if self.is_known_later() {
+            return open();
+        }
+        let set = names.iter().find_map(|name| match self.variable(name) {
+            Resolved::Text(text) if !text.is_empty() => Some(((*name).to_owned(), Resolved::Text(text))),
+            _ => None,
+        });
         match self.process {
-            Process::Later => names.first().map(|name| ((*name).to_owned(), Resolved::Variable((*name).to_owned()))),
-            Process::Known(_) => names.iter().find_map(|name| match self.variable(name) {
-                Resolved::Text(text) if !text.is_empty() => Some(((*name).to_owned(), Resolved::Text(text))),
-                _ => None,
-            }),
+            Process::Filled(_) => set.or_else(open),
+            Process::Known(_) | Process::Later => set,
         }
     }
 
@@ -75,6 +84,11 @@ impl<'a> Environment<'a> {
         matches!(self.process, Process::Later)
     }
 
+    /// Whether what stays open was looked for.
+    pub fn is_filled(&self) -> bool {
+        matches!(self.process, Process::Filled(_))
+    }
+
     fn variable(&mut self, name: &str) -> Resolved {
         self.used.insert(name.to_owned());
         if let Some(own) = self.own.get(name) {
@@ -82,10 +96,12 @@ impl<'a> Environment<'a> {
         }
         match self.process {
             Process::Later => Resolved::Variable(name.to_owned()),
-            Process::Known(variables) => match variables(name) {
-                Some(text) => Resolved::Text(text),
-                None => Resolved::Missing(name.to_owned()),
-            },
+            Process::Known(variables) => {
+                variables(name).map_or_else(|| Resolved::Missing(name.to_owned()), Resolved::Text)
+            }
+            Process::Filled(variables) => {
+                variables(name).map_or_else(|| Resolved::Variable(name.to_owned()), Resolved::Text)
+            }
         }
     }
 }
@@ -113,6 +129,16 @@ mod tests {
         assert_eq!(environment.first_of(&["D", "B", "A"]).unwrap().0, "A");
         assert_eq!(environment.first_of(&["D"]), None);
         assert!(environment.is_used("A") && environment.is_used("C"));
+    }
+
+    #[test]
+    fn what_cannot_be_filled_stays_open() {
+        let process = |name: &str| (name == "B").then(|| "of the process".to_owned());
+        let mut environment = Environment::new(Process::Filled(&process));
+        assert_eq!(environment.resolve("os.environ/B"), Resolved::Text("of the process".into()));
+        assert_eq!(environment.resolve("os.environ/D"), Resolved::Variable("D".into()));
+        assert_eq!(environment.first_of(&["D", "B"]), Some(("B".into(), Resolved::Text("of the process".into()))));
+        assert_eq!(environment.first_of(&["D", "E"]), Some(("D".into(), Resolved::Variable("D".into()))));
     }
 
     #[test]

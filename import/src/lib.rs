@@ -34,6 +34,9 @@ pub use note::Note;
 use environment::Process;
 use tollgate_snapshot::compile::{Document, Secret};
 
+/// Where environment variables come from.
+pub type Variables<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
+
 /// The resources of a file, ready to be compiled.
 #[derive(Debug)]
 pub struct Imported {
@@ -54,15 +57,41 @@ pub struct Printed {
 
 /// Reads a LiteLLM file in order to serve it. `variables`: the environment, where `os.environ/NAME` and keys of
 /// providers are looked up, after the file's own `environment_variables`.
-pub fn import(text: &str, namespace: &str, variables: &(dyn Fn(&str) -> Option<String> + Sync)) -> Imported {
+pub fn import(text: &str, namespace: &str, variables: Variables<'_>) -> Imported {
     let (draft, notes) = draft::draft(text, Process::Known(variables));
     let (documents, secrets) = draft.map(|draft| documents::documents(draft, namespace)).unwrap_or_default();
     Imported { documents, secrets, notes }
 }
 
-/// Prints what a LiteLLM file stands for. Variables stay variables: `os.environ/NAME` becomes `${NAME}` in a Secret.
-pub fn to_yaml(text: &str, namespace: &str) -> Printed {
-    let (draft, notes) = draft::draft(text, Process::Later);
-    let yaml = draft.map(|draft| print::print(&draft, namespace)).unwrap_or_default();
-    Printed { yaml, notes }
+/// How a file is printed.
+#[derive(Clone, Copy)]
+pub struct Output<'a> {
+    /// Of all resources.
+    pub namespace: &'a str,
+    /// Where values of variables come from that are written into the output, as a cluster wants them. A Secret whose
+    /// variable is not set is left out, with a note. `None`: `os.environ/NAME` becomes `${NAME}` in a Secret, for
+    /// `tollgate serve`.
+    pub fill: Option<Variables<'a>>,
+    /// Whether the LLMGateway and its master key are part of it.
+    pub gateway: bool,
+}
+
+impl Output<'_> {
+    /// Everything, variables as variables.
+    pub fn new(namespace: &str) -> Output<'_> {
+        Output { namespace, fill: None, gateway: true }
+    }
+}
+
+/// Prints what a LiteLLM file stands for.
+pub fn to_yaml(text: &str, output: Output<'_>) -> Printed {
+    let process = output.fill.map_or(Process::Later, Process::Filled);
+    let (draft, mut notes) = draft::draft(text, process);
+    let Some(draft) = draft else { return Printed { yaml: String::new(), notes } };
+    if !output.gateway {
+        let message = "the LLMGateway is left out: the master key, and retries, timeouts and cooldowns that the file sets \
+                       for all models, are those of the gateway that is there";
+        notes.push(Note { path: String::new(), message: message.to_owned(), hint: String::new(), is_error: false });
+    }
+    Printed { yaml: print::print(&draft, output), notes }
 }

@@ -1,23 +1,44 @@
 //! Resources as YAML for people: only what was set, in the order of the types, Secrets first.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::json;
 use tollgate_crds::{API_VERSION, BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, RouteGroupSpec};
 use yaml_serde::{Mapping, Value};
 
+use crate::Output;
 use crate::draft::{BUDGET, Draft, GATEWAY};
 use crate::environment::Resolved;
 use crate::secret::SecretDraft;
+
+/// The annotation that lets the value of a Secret be sent to further hosts.
+const HOSTS: &str = "tollgate.dev/hosts";
 
 const HEADER: &str = "\
 # Made by `tollgate import` from a LiteLLM configuration. Serve it with `tollgate serve --config FILE`.
 # ${NAME} in a Secret is filled from the environment.
 ";
 
+const HEADER_FILLED: &str = "\
+# Made by `tollgate import --fill` from a LiteLLM configuration. Holds secrets. Apply it with `kubectl apply -f FILE`.
+";
+
 /// All documents of a draft.
-pub fn print(draft: &Draft, namespace: &str) -> String {
+pub fn print(draft: &Draft, output: Output<'_>) -> String {
     let Draft { secrets, gateway, deployments, groups, budget } = draft;
-    let mut text = HEADER.to_owned();
+    let Output { namespace, fill, gateway: with_gateway } = output;
+    let mut text = if fill.is_some() { HEADER_FILLED } else { HEADER }.to_owned();
+    let is_master = |secret: &SecretDraft| {
+        let reference = gateway.master_key.as_ref().map(|source| &source.secret_ref);
+        reference.is_some_and(|reference| reference.name == secret.name)
+    };
+    let secrets: Vec<&SecretDraft> = secrets.iter().filter(|secret| with_gateway || !is_master(secret)).collect();
+    if fill.is_some() {
+        for secret in &secrets {
+            text.push_str(&missing(secret, namespace));
+        }
+    }
     let mut is_first = true;
     let mut add = |document: Value| {
         if !std::mem::replace(&mut is_first, false) {
@@ -26,9 +47,13 @@ pub fn print(draft: &Draft, namespace: &str) -> String {
         text.push_str(&yaml_serde::to_string(&document).expect("maps with text keys and scalars are always YAML"));
     };
     for secret in secrets {
-        add(print_secret(secret, namespace));
+        if fill.is_none() || matches!(secret.value, Resolved::Text(_)) {
+            add(print_secret(secret, namespace));
+        }
     }
-    add(resource("LLMGateway", namespace, GATEWAY, gateway, &LLMGatewaySpec::default()));
+    if with_gateway {
+        add(resource("LLMGateway", namespace, GATEWAY, gateway, &LLMGatewaySpec::default()));
+    }
     let usual: ModelDeploymentSpec = usual(json!({"model": ""}));
     for (name, spec) in deployments {
         add(resource("ModelDeployment", namespace, name, spec, &usual));
@@ -44,6 +69,26 @@ pub fn print(draft: &Draft, namespace: &str) -> String {
     text
 }
 
+/// How to make a Secret that is left out, as a comment; nothing for one that is there.
+fn missing(secret: &SecretDraft, namespace: &str) -> String {
+    let SecretDraft { name, key, value, hosts, .. } = secret;
+    let variable = match value {
+        Resolved::Text(_) => return String::new(),
+        Resolved::Variable(variable) | Resolved::Missing(variable) => variable,
+    };
+    let create = format!("kubectl -n {namespace} create secret generic {name} --from-literal={key}=VALUE");
+    let annotate = match hosts.is_empty() {
+        true => String::new(),
+        false => format!("#   kubectl -n {namespace} annotate secret {name} {HOSTS}={}\n", join(hosts)),
+    };
+    format!("# Left out, because {variable} is not set:\n#   {create}\n{annotate}")
+}
+
+fn join(hosts: &BTreeSet<String>) -> String {
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    hosts.join(",")
+}
+
 fn print_secret(secret: &SecretDraft, namespace: &str) -> Value {
     let SecretDraft { name, key, value, hosts, .. } = secret;
     let value = match value {
@@ -52,8 +97,7 @@ fn print_secret(secret: &SecretDraft, namespace: &str) -> Value {
     };
     let mut metadata = metadata(namespace, name);
     if !hosts.is_empty() {
-        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-        metadata.insert("annotations".into(), map([("tollgate.dev/hosts", hosts.join(",").into())]).into());
+        metadata.insert("annotations".into(), map([(HOSTS, join(hosts).into())]).into());
     }
     let data = map([(*key, value.into())]);
     map([

@@ -1,13 +1,17 @@
-//! Whole files in, whole resources out: the text that is printed, what memory gets, and that nothing is lost between.
+//! Whole files in, whole resources out: the text that is printed, what memory gets, what a cluster takes, and that
+//! nothing is lost between.
+
+#[path = "../../crds/tests/support/mod.rs"]
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tollgate_crds::Resource;
-use tollgate_import::{Note, Printed, import, to_yaml};
-use tollgate_snapshot::compile::{Document, Input, KeyHashes, Mode, Secrets, compile};
+use tollgate_import::{Note, Output, Printed, Variables, import, to_yaml};
+use tollgate_snapshot::compile::{Document, Input, KeyHashes, Meta, Mode, Object, Secret, Secrets, compile};
 use tollgate_snapshot::model::Endpoint;
-use tollgate_snapshot::{Reason, Severity};
+use tollgate_snapshot::{Finding, Reason, Severity};
 use yaml_serde::Value;
 
 const FULL: &str = include_str!("configs/full.yaml");
@@ -48,7 +52,7 @@ fn documents(yaml: &str) -> Vec<Value> {
 #[test]
 fn files_become_these_resources_and_notes() {
     for (name, config) in ALL {
-        let Printed { yaml, notes } = to_yaml(config, "team-a");
+        let Printed { yaml, notes } = to_yaml(config, Output::new("team-a"));
         expect_file(&format!("{name}.resources.yaml"), &yaml);
         expect_file(&format!("{name}.notes.txt"), &notes_text(&notes));
     }
@@ -57,7 +61,7 @@ fn files_become_these_resources_and_notes() {
 #[test]
 fn printed_resources_are_read_back_without_an_unknown_field() {
     for (name, config) in ALL {
-        let yaml = to_yaml(config, "team-a").yaml;
+        let yaml = to_yaml(config, Output::new("team-a")).yaml;
         let mut resources = 0;
         for document in documents(&yaml) {
             let kind = document["kind"].as_str().unwrap().to_owned();
@@ -94,7 +98,7 @@ fn what_is_printed_is_what_is_served() {
         specs.insert((document.kind().to_owned(), document.meta().name.clone()), spec.unwrap());
     }
     let mut secrets = 0;
-    for document in documents(&to_yaml(FULL, "team-a").yaml) {
+    for document in documents(&to_yaml(FULL, Output::new("team-a")).yaml) {
         let (kind, name) =
             (document["kind"].as_str().unwrap().to_owned(), document["metadata"]["name"].as_str().unwrap());
         if kind == "Secret" {
@@ -143,6 +147,152 @@ fn what_is_imported_compiles() {
     }
 }
 
+/// Every variable that the files name.
+fn set_every(name: &str) -> Option<String> {
+    match name {
+        "AZURE_API_BASE" => Some("https://example.openai.azure.com/".to_owned()),
+        "AZURE_API_VERSION" => Some("2025-04-01-preview".to_owned()),
+        "CUSTOM_KEY" => None,
+        _ if name.ends_with("_KEY") => Some(format!("sk-0123456789abcdef-of-{name}")),
+        _ => None,
+    }
+}
+
+fn filled(variables: Variables<'_>) -> Output<'_> {
+    Output { fill: Some(variables), ..Output::new("team-a") }
+}
+
+/// What an API server would say against a document.
+fn refusals(document: &serde_json::Value) -> Vec<String> {
+    let (resource, unknown) = support::read(document);
+    let kept = match &resource {
+        Resource::LLMGateway(object) => object.validate_cel(),
+        Resource::ProviderAccount(object) => object.validate_cel(),
+        Resource::ModelDeployment(object) => object.validate_cel(),
+        Resource::RouteGroup(object) => object.validate_cel(),
+        Resource::Team(object) => object.validate_cel(),
+        Resource::VirtualKey(object) => object.validate_cel(),
+        Resource::Budget(object) => object.validate_cel(),
+    };
+    let mut refusals = support::problems(&support::schema_of(resource.kind()), document, "");
+    refusals.extend(unknown);
+    refusals.extend(kept.err().into_iter().flat_map(|errors| errors.into_vec()).map(|error| error.message));
+    refusals
+}
+
+#[test]
+fn what_is_printed_for_a_cluster_applies() {
+    for (name, config) in ALL {
+        let yaml = to_yaml(config, filled(&set_every)).yaml;
+        let mut names = BTreeSet::new();
+        for document in documents(&yaml) {
+            let document = serde_json::to_value(&document).unwrap();
+            let (kind, object) = (document["kind"].as_str().unwrap(), document["metadata"]["name"].as_str().unwrap());
+            assert!(names.insert((kind.to_owned(), object.to_owned())), "{name}: {kind} {object} is printed twice");
+            let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            assert!(object.len() <= 63 && object.bytes().all(is_name) && !object.starts_with('-'), "{object}");
+            if kind != "Secret" {
+                assert_eq!(refusals(&document), Vec::<String>::new(), "{name}: {kind} {object}");
+            }
+        }
+        assert!(names.len() > 2, "{name}");
+    }
+}
+
+#[test]
+fn what_is_printed_for_a_cluster_compiles_there() {
+    // What a note explains: a mock has no address in a cluster, and one provider does not exist yet.
+    let of_the_mock =
+        ["ModelDeployment fake EndpointMissing", "RouteGroup fake NotFound", "RouteGroup fake Unreachable"];
+    for (name, config, noted) in
+        [("full", FULL, &of_the_mock[..]), ("typical", TYPICAL, &["ModelDeployment nova UnknownProvider"])]
+    {
+        let yaml = to_yaml(config, filled(&set_every)).yaml;
+        let (mut resources, mut secrets) = (Vec::new(), Secrets::default());
+        for document in documents(&yaml) {
+            let meta = |metadata: &Value| {
+                let hosts = metadata["annotations"]["tollgate.dev/hosts"].as_str();
+                let annotations = hosts.map(|hosts| ("tollgate.dev/hosts".to_owned(), hosts.to_owned()));
+                let (namespace, name) = (metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap());
+                Meta { annotations: annotations.into_iter().collect(), ..Meta::new(namespace, name) }
+            };
+            let meta = meta(&document["metadata"]);
+            if document["kind"] == *"Secret" {
+                let data = document["stringData"].as_mapping().unwrap().iter();
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let data = data.map(|(key, value)| (text(key), text(value).into())).collect();
+                secrets.insert(Secret { meta, data });
+                continue;
+            }
+            let spec = serde_json::to_value(&document["spec"]).unwrap();
+            resources.push(match document["kind"].as_str().unwrap() {
+                "LLMGateway" => Document::LLMGateway(object(meta, spec)),
+                "ModelDeployment" => Document::ModelDeployment(object(meta, spec)),
+                "RouteGroup" => Document::RouteGroup(object(meta, spec)),
+                "Budget" => Document::Budget(object(meta, spec)),
+                other => panic!("{other} is never imported"),
+            });
+        }
+        let key_hashes = KeyHashes::default();
+        let compiled = compile(Input::new(&resources, &secrets, &key_hashes, Mode::Cluster, 0));
+        let errors = compiled.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let line = |finding: &Finding| format!("{} {} {}", finding.object.kind, finding.object.name, finding.reason);
+        let errors: BTreeSet<String> = errors.map(line).collect();
+        assert_eq!(errors.iter().map(String::as_str).collect::<Vec<_>>(), noted, "{name}: {:#?}", compiled.findings);
+    }
+}
+
+fn object<S: serde::de::DeserializeOwned>(meta: Meta, spec: serde_json::Value) -> Box<Object<S>> {
+    Box::new(Object { meta, spec: serde_json::from_value(spec).unwrap() })
+}
+
+#[test]
+fn a_secret_that_cannot_be_filled_is_left_out_with_the_command_that_makes_it() {
+    let config = "model_list:\n- model_name: a\n  litellm_params: {model: openai/a, api_key: os.environ/NO_SUCH_KEY, api_base: 'https://llm.example.com/v1'}\n\
+        - model_name: b\n  litellm_params: {model: anthropic/b}\n\
+        general_settings: {master_key: os.environ/SET_KEY}\n";
+    let set = |name: &str| (name == "SET_KEY").then(|| "sk-0123456789abcdef0123".to_owned());
+    let Printed { yaml, notes } = to_yaml(config, filled(&set));
+    assert!(!yaml.contains("${"), "{yaml}");
+    let kinds: Vec<String> =
+        documents(&yaml).iter().map(|document| document["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["Secret", "LLMGateway", "ModelDeployment", "ModelDeployment"]);
+    assert!(yaml.contains("key: sk-0123456789abcdef0123"));
+    assert!(yaml.contains("#   kubectl -n team-a create secret generic no-such-key --from-literal=api-key=VALUE\n"));
+    assert!(yaml.contains("#   kubectl -n team-a annotate secret no-such-key tollgate.dev/hosts=llm.example.com\n"));
+    assert!(
+        yaml.contains("#   kubectl -n team-a create secret generic anthropic-api-key --from-literal=api-key=VALUE\n")
+    );
+    assert_eq!(yaml.matches("secretRef").count(), 3, "what is left out is still referred to: {yaml}");
+    let noted: Vec<(&str, bool)> = notes.iter().map(|note| (&*note.path, note.is_error)).collect();
+    assert_eq!(
+        noted,
+        [("model_list[0].litellm_params.api_key", false), ("model_list[1].litellm_params.api_key", false)]
+    );
+    assert!(!notes_text(&notes).contains("sk-0123"));
+}
+
+#[test]
+fn an_address_that_cannot_be_filled_is_an_error_and_never_a_key_for_somebody_else() {
+    let config = "model_list:\n- model_name: a\n  litellm_params: {model: openai/a, api_key: sk-own, api_base: os.environ/NO_SUCH_BASE}\n";
+    let Printed { yaml, notes } = to_yaml(config, filled(&|_| None));
+    assert!(notes.iter().any(|note| note.is_error && note.message.contains("`NO_SUCH_BASE` is not set")));
+    let deployments = documents(&yaml);
+    let deployment = deployments.iter().find(|document| document["kind"] == *"ModelDeployment");
+    let refusals = refusals(&serde_json::to_value(deployment).unwrap());
+    assert!(!refusals.is_empty(), "no server takes it as it is");
+}
+
+#[test]
+fn without_its_gateway_a_file_leaves_the_master_key_where_it_is() {
+    let output = Output { gateway: false, ..filled(&set_every) };
+    let Printed { yaml, notes } = to_yaml(FULL, output);
+    assert!(!yaml.contains("LLMGateway") && !yaml.contains("sk-literal-master"), "{yaml}");
+    assert!(notes.iter().any(|note| note.path.is_empty() && note.message.contains("master key")));
+    let with = documents(&to_yaml(FULL, filled(&set_every)).yaml).len();
+    assert_eq!(documents(&yaml).len() + 2, with);
+}
+
 #[test]
 fn every_leaf_of_a_file_changes_what_comes_out() {
     for (name, config) in ALL {
@@ -160,7 +310,7 @@ fn every_leaf_of_a_file_changes_what_comes_out() {
 
 /// What comes out, and the places that are noted.
 fn outcome(config: &Value) -> (String, BTreeSet<String>) {
-    let Printed { yaml, notes } = to_yaml(&yaml_serde::to_string(config).unwrap(), "team-a");
+    let Printed { yaml, notes } = to_yaml(&yaml_serde::to_string(config).unwrap(), Output::new("team-a"));
     // What is noted about a whole block covers all that is in it.
     (format!("{yaml}{}", notes_text(&notes)), notes.into_iter().map(|note| note.path).collect())
 }
@@ -242,7 +392,7 @@ fn at<'v>(value: &'v mut Value, path: &[Step]) -> &'v mut Value {
 #[test]
 fn a_place_is_noted_once_and_exists_or_is_missing_from_its_block() {
     for (name, config) in ALL {
-        let notes = to_yaml(config, "team-a").notes;
+        let notes = to_yaml(config, Output::new("team-a")).notes;
         let places: BTreeSet<&str> = notes.iter().map(|note| note.path.as_str()).collect();
         assert_eq!(places.len(), notes.len(), "{name}");
         assert!(notes.iter().all(|note| !note.message.is_empty() && !note.message.ends_with('.')), "{name}");
@@ -255,7 +405,7 @@ fn notes_never_hold_a_key() {
         general_settings: {master_key: sk-secret, database_url: sk-secret}\nlitellm_settings: {x: sk-secret}\n\
         environment_variables: {KEY: sk-secret}\n";
     let served = import(config, "team-a", &set_all);
-    for notes in [to_yaml(config, "team-a").notes, served.notes] {
+    for notes in [to_yaml(config, Output::new("team-a")).notes, served.notes] {
         assert!(notes.len() >= 4);
         assert!(!notes_text(&notes).contains("sk-secret"));
     }
@@ -295,7 +445,7 @@ fn keys_of_providers_come_from_the_environment_where_the_file_has_none() {
 #[test]
 fn broken_text_is_one_error() {
     for text in ["model_list: [", "model_list:\n\t- a", "model_list: {a: 1, a: 2}", "- a\n- b\n", "text", ""] {
-        for notes in [to_yaml(text, "team-a").notes, import(text, "team-a", &set_all).notes] {
+        for notes in [to_yaml(text, Output::new("team-a")).notes, import(text, "team-a", &set_all).notes] {
             assert_eq!(notes.iter().filter(|note| note.is_error).count(), 1, "{text}: {notes:?}");
             assert_eq!(notes.len(), 1, "{text}");
         }
@@ -310,7 +460,7 @@ proptest! {
         let at = at.min(config.len());
         let end = (at + length).min(config.len());
         let damaged: String = config[..at].iter().copied().chain(text.chars()).chain(config[end..].iter().copied()).collect();
-        let printed = to_yaml(&damaged, "team-a");
+        let printed = to_yaml(&damaged, Output::new("team-a"));
         prop_assert!(!printed.yaml.is_empty() || printed.notes.iter().any(|note| note.is_error));
         import(&damaged, "team-a", &set_all);
     }

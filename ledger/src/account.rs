@@ -8,9 +8,10 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 
+use crate::allowance::Elsewhere;
 use crate::budget::Budget;
-use crate::period::Span;
-use crate::terms::Unit;
+use tollgate_allocator::Span;
+use tollgate_allocator::Unit;
 
 /// Added to `committed` when the period is over: every reservation that races with it fails.
 const SEAL: i64 = 1 << 62;
@@ -30,6 +31,8 @@ pub struct Account {
     pub ends_at_ms: i64,
     pub budget: Weak<Budget>,
     pub releases: Arc<Releases>,
+    /// What an allocator elsewhere says of it; unused where the limit is this process's own.
+    pub elsewhere: Elsewhere,
     totals: Totals,
     bounds: Bounds,
 }
@@ -85,6 +88,7 @@ impl Account {
             span,
             budget,
             releases,
+            elsewhere: Elsewhere::default(),
             totals: Totals::default(),
             bounds: Bounds {
                 ceiling: AtomicI64::new(0),
@@ -158,8 +162,29 @@ impl Account {
 
     /// Settled and held.
     pub fn committed(&self) -> i64 {
+        self.taken() - self.elsewhere.returned()
+    }
+
+    /// Of the allowance: settled, held, and given back.
+    pub fn taken(&self) -> i64 {
         let committed = self.totals.committed.load(Acquire);
         if committed >= SEALED_FROM { committed - SEAL } else { committed }
+    }
+
+    /// Commits for good what is left of an allowance, and says how much that was: no hold gets it any more.
+    pub fn take_idle(&self, granted: i64) -> i64 {
+        let mut committed = self.totals.committed.load(Acquire);
+        loop {
+            let taken = if committed >= SEALED_FROM { committed - SEAL } else { committed };
+            let idle = granted.saturating_sub(taken);
+            if idle <= 0 {
+                return 0;
+            }
+            match self.totals.committed.compare_exchange_weak(committed, committed + idle, AcqRel, Acquire) {
+                Ok(_) => return idle,
+                Err(now) => committed = now,
+            }
+        }
     }
 
     /// Settled.
@@ -187,7 +212,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::period::Period;
+    use tollgate_allocator::Period;
 
     fn account(ceiling: i64) -> Account {
         let account = Account::new(1, Unit::NanoUsd, None, Period::Lifetime.span(0), Weak::new(), Arc::default());

@@ -11,14 +11,21 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::account::{Account, NotAdded, Releases};
-use crate::period::{Period, Span};
-use crate::terms::{BudgetTerms, BudgetView, Mode, Unit};
+use crate::terms::{BudgetTerms, BudgetView};
+use tollgate_allocator::{Mode, Unit};
+use tollgate_allocator::{Period, Span};
 
 /// A wake-up can be missed between a refusal and the wait for it; then the wait ends this much later.
 const MISSED_RELEASE: Duration = Duration::from_millis(20);
 
 /// The same for a grant: a full queue to the grants thread, mostly.
 const MISSED_GRANT: Duration = Duration::from_millis(50);
+
+/// An allocator's word that nothing is left is believed so long before it is asked again. Milliseconds.
+const EXHAUSTED_FRESH_MS: i64 = 1_000;
+
+/// Its word that others have what is left.
+const RESERVED_FRESH_MS: i64 = 100;
 
 /// One budget of this process.
 pub struct Budget {
@@ -32,6 +39,8 @@ pub struct Budget {
     carried: AtomicI64,
     /// The part of `carried` that calls in flight hold, which began in older buckets.
     carried_held: AtomicI64,
+    /// The limit is handed out by an allocator elsewhere.
+    is_shared: bool,
     current: ArcSwapOption<Account>,
     pub(crate) asks: Asks,
     granted: Arc<Notify>,
@@ -114,7 +123,7 @@ impl std::fmt::Debug for Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(order: u64, terms: BudgetTerms, closed: Vec<Closed>, now: i64) -> Budget {
+    pub(crate) fn new(order: u64, terms: BudgetTerms, closed: Vec<Closed>, is_shared: bool, now: i64) -> Budget {
         let books = Books { terms: terms.clone(), older: Vec::new(), closed, reopen: false, burn: Burn::default() };
         let carried = closed_amount(&books, &terms.period.span(now), now);
         Budget {
@@ -125,6 +134,7 @@ impl Budget {
             limit: AtomicI64::new(terms.limit),
             carried: AtomicI64::new(carried),
             carried_held: AtomicI64::new(0),
+            is_shared,
             current: ArcSwapOption::empty(),
             asks: Asks::default(),
             granted: Arc::default(),
@@ -179,10 +189,13 @@ impl Budget {
         let span = current.as_ref().map(|account| account.span.clone()).filter(|span| now < span.ends_at);
         let live = if span.is_some() { current } else { None };
         let next = span.clone().unwrap_or_else(|| books.terms.period.span(now));
-        let mut spent: i64 = closed_amount(&books, &next, now);
+        // Elsewhere all that counts is summed, the older accounts of this process too.
+        let counted = live.as_ref().filter(|_| self.is_shared).map(|account| account.elsewhere.used());
+        let mut spent: i64 = counted.unwrap_or_else(|| closed_amount(&books, &next, now));
         let mut held = 0;
         for account in books.older.iter().filter(|account| counts(&books, account, &next, now)).chain(&live) {
-            spent += account.used();
+            let is_counted = self.is_shared && live.as_ref().is_none_or(|live| live.id != account.id);
+            spent += if is_counted { 0 } else { account.used() };
             held += account.committed() - account.used();
         }
         BudgetView {
@@ -246,7 +259,7 @@ impl Budget {
         if books.terms == *terms {
             return;
         }
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token } = &books.terms;
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = &books.terms;
         let raised = terms.limit > *limit || *mode != terms.mode;
         if *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token {
             books.reopen = true;
@@ -268,6 +281,16 @@ impl Budget {
     /// Counts anew what is carried, and how far holds may go.
     pub(crate) fn refresh(&self, books: &Books, now: i64) {
         let Some(account) = self.current.load_full() else { return };
+        if self.is_shared {
+            let elsewhere = &account.elsewhere;
+            self.carried.store(elsewhere.used(), Relaxed);
+            let room = books.terms.limit.saturating_sub(elsewhere.charged()).saturating_add(elsewhere.returned());
+            account.set_ceiling(match books.terms.mode {
+                Mode::Hard => account.granted().min(elsewhere.granted()).min(room),
+                Mode::Soft => i64::MAX,
+            });
+            return;
+        }
         let Carried { used, held } = carried(books, &account.span, now);
         let carried = used.saturating_add(held);
         self.carried_held.store(held, Relaxed);
@@ -324,7 +347,7 @@ impl Budget {
             let committed = account.committed();
             let room = limit.saturating_sub(carried);
             if committed.saturating_add(needed) <= room {
-                return Decision::Wanting;
+                return self.wanting_or_reserved(&account, limit, needed, at_ms);
             }
             if !recounted {
                 // Older buckets settle and expire without telling; look before refusing.
@@ -333,11 +356,34 @@ impl Budget {
             }
             let older = self.carried_held.load(Relaxed);
             if used.saturating_add(needed) > room.saturating_add(older) {
-                return Decision::Exhausted;
+                let is_old = self.is_shared && at_ms - account.elsewhere.answered_at_ms() > EXHAUSTED_FRESH_MS;
+                return if is_old { Decision::Wanting } else { Decision::Exhausted };
             }
             return Decision::Reserved { held: (committed - used).max(0).saturating_add(older) };
         }
         Decision::Wanting
+    }
+
+    /// There is room that this process has no allowance for. Reserved where the allocator has just said that others
+    /// have it; else it is asked.
+    fn wanting_or_reserved(&self, account: &Account, limit: i64, needed: i64, at_ms: i64) -> Decision {
+        let elsewhere = &account.elsewhere;
+        let is_new = at_ms - elsewhere.answered_at_ms() <= RESERVED_FRESH_MS;
+        let (charged, committed) = (elsewhere.charged(), account.committed());
+        if self.is_shared && is_new && charged.saturating_add(committed).saturating_add(needed) > limit {
+            let held = (charged - elsewhere.used()).saturating_add(committed - account.used());
+            return Decision::Reserved { held };
+        }
+        Decision::Wanting
+    }
+
+    /// Whether calls go on while the allocator does not answer.
+    pub(crate) fn allows_unavailable(&self) -> bool {
+        self.mode() == Mode::Soft || self.books().terms.allow_unavailable
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     fn recount(&self, now: i64) {
@@ -403,7 +449,7 @@ fn resets_at(books: &Books, span: &Span, now: i64) -> Option<i64> {
             let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.span);
             older
                 .chain(closed)
-                .filter(|span| span.kind == crate::period::Kind::Bucket)
+                .filter(|span| span.kind == tollgate_allocator::Kind::Bucket)
                 .map(|span| span.ends_at + seconds)
                 .chain([span.ends_at + seconds])
                 .filter(|at| *at > now)

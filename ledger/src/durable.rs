@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::period::Span;
-use crate::terms::Unit;
+use tollgate_allocator::Span;
+use tollgate_allocator::Unit;
 
 /// One line of the grants log. Totals, never differences, so that none can count twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,10 +205,10 @@ impl Durable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::period::Period;
+    use tollgate_allocator::Period;
 
     fn books(budget: &str, at: i64) -> BooksId {
-        let period = Period::Calendar { unit: crate::period::CalendarUnit::Day, time_zone: "UTC".to_owned() };
+        let period = Period::Calendar { unit: tollgate_allocator::CalendarUnit::Day, time_zone: "UTC".to_owned() };
         BooksId { budget: budget.to_owned(), token: None, unit: Unit::NanoUsd, span: period.span(at) }
     }
 

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 use crate::account::Account;
+use crate::allowance::Allowances;
 use crate::budget::{Budget, Burn, closed_amount, counts};
 use crate::counters::Counters;
 use crate::durable::{BooksId, Durable, Record};
 use crate::log::{self, Log};
-use crate::terms::{Amounts, BudgetTerms, Mode};
+use crate::terms::{Amounts, BudgetTerms};
+use tollgate_allocator::Mode;
 
 /// Requests that share one sync at most.
 const BATCH: usize = 1024;
@@ -29,6 +31,8 @@ const REWRITE_ABOVE_BYTES: u64 = 4 << 20;
 pub enum Request {
     /// The asks of this budget; the attempt starts at this time, unix milliseconds.
     Want { budget: Arc<Budget>, at_ms: i64 },
+    /// The allocator answered about the budget.
+    Answered { budget: Arc<Budget>, at_ms: i64 },
     /// A segment's rows are in the database: remember what was used in it. Answers whether that is durable.
     Retire { segment: u64, used: Vec<(u32, Amounts)>, done: SyncSender<bool> },
     /// The file of a retired or counted segment is gone.
@@ -52,6 +56,8 @@ pub struct Grants {
     live: HashMap<u32, Arc<Account>>,
     counters: Arc<Counters>,
     failure: Arc<Mutex<String>>,
+    /// `None`: limits are this process's own.
+    allowances: Option<Arc<Allowances>>,
     clock: fn() -> i64,
 }
 
@@ -73,6 +79,7 @@ impl Grants {
         state: Durable,
         counters: Arc<Counters>,
         failure: Arc<Mutex<String>>,
+        allowances: Option<Arc<Allowances>>,
         clock: fn() -> i64,
     ) -> Grants {
         Grants {
@@ -85,6 +92,7 @@ impl Grants {
             live: HashMap::new(),
             counters,
             failure,
+            allowances,
             clock,
         }
     }
@@ -121,6 +129,19 @@ impl Grants {
                     }
                     if let Some(one) = self.plan(&budget, at_ms, &mut records) {
                         staged.push(one);
+                    } else if budget.is_shared() {
+                        // Who waits is woken by the allocator's answer.
+                        continue;
+                    }
+                    wanting.push(budget);
+                }
+                Request::Answered { budget, at_ms } => {
+                    if self.closed || staged.iter().any(|other| Arc::ptr_eq(&other.budget, &budget)) {
+                        continue;
+                    }
+                    match self.plan(&budget, at_ms, &mut records) {
+                        Some(one) => staged.push(one),
+                        None => budget.refresh(&budget.books(), at_ms.div_euclid(1000)),
                     }
                     wanting.push(budget);
                 }
@@ -226,6 +247,10 @@ impl Grants {
                 (Arc::new(account), true)
             }
         };
+        if let Some(allowances) = &self.allowances {
+            drop(books);
+            return plan_shared(allowances, budget, terms, account, opened, asked, at_ms, records);
+        }
         let mut granted = account.granted();
         let mut refill_below = i64::MIN;
         let committed = account.committed();
@@ -278,8 +303,11 @@ impl Grants {
             budget.refresh(&books, now);
             return;
         }
+        if let Some(allowances) = &self.allowances {
+            allowances.opened(budget.id(), account.clone());
+        }
         self.live.insert(account.id, account.clone());
-        let BudgetTerms { id: _, unit, limit: _, mode: _, period, reset_token } = &books.terms;
+        let BudgetTerms { id: _, unit, limit: _, mode: _, period, reset_token, allow_unavailable: _ } = &books.terms;
         let stale = *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token;
         if stale {
             // The terms changed while the disk worked: the next try opens another.
@@ -354,6 +382,57 @@ impl Grants {
     fn set_failure(&self, reason: &str) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason.to_owned();
     }
+}
+
+/// Who runs low asks an allocator no more often than this. Milliseconds.
+const LOW_ASK_MS: i64 = 500;
+
+/// What a budget gets whose limit is handed out elsewhere: all that the allocator granted. Where that is too little,
+/// it is asked.
+#[expect(clippy::too_many_arguments, reason = "the second half of `plan`")]
+fn plan_shared(
+    allowances: &Allowances,
+    budget: &Arc<Budget>,
+    terms: BudgetTerms,
+    account: Arc<Account>,
+    opened: bool,
+    asked: i64,
+    at_ms: i64,
+    records: &mut Vec<Record>,
+) -> Option<Staged> {
+    let mut granted = account.granted();
+    let mut refill_below = i64::MIN;
+    if terms.mode == Mode::Hard {
+        let (taken, allowed) = (account.taken(), account.elsewhere.granted());
+        let wanted = taken.saturating_add(asked);
+        if wanted > allowed {
+            account.elsewhere.want(wanted, true);
+            allowances.urgent.notify_one();
+        } else if allowed - taken < granted / 4 && at_ms - account.elsewhere.answered_at_ms() > LOW_ASK_MS {
+            // Nobody waits yet.
+            account.elsewhere.want(allowed + 1, true);
+            allowances.urgent.notify_one();
+        }
+        if allowed > granted {
+            granted = allowed;
+            records.push(Record::Grant { account: account.id, granted });
+            refill_below = (allowed - taken) / 4;
+        } else if !opened {
+            return None;
+        }
+    } else if !opened {
+        return None;
+    }
+    Some(Staged {
+        budget: budget.clone(),
+        terms,
+        account,
+        opened,
+        granted,
+        refill_below,
+        burn: Burn::default(),
+        now: at_ms.div_euclid(1000),
+    })
 }
 
 /// How much to grant, of `remaining`, where `needed` is asked for. While more than a fifth of the limit is left, half

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, PoisonError};
 
 use crate::account::Account;
+use crate::allowance::Allowances;
 use crate::budget::{Budget, Decision};
 use crate::counters::Counters;
 use crate::grants::Request;
 use crate::journal::{Journal, Open};
 use crate::ledger::Shared;
 use crate::record::{MAX_BUDGETS, charged};
-use crate::terms::{Amounts, AttemptStart, Mode, Outcome, Refusal, Settlement};
+use crate::terms::{Amounts, AttemptStart, Outcome, Refusal, Settlement};
+use tollgate_allocator::Mode;
 
 /// Holds money for the attempts of one core. Give it to the core's thread; it is not shared.
 #[derive(Debug)]
@@ -134,12 +136,24 @@ impl Writer {
                 budget: budget.clone(),
             }),
             Decision::Reserved { held } => {
+                if budget.is_shared() {
+                    // Others may give back what they do not need.
+                    self.ask(budget, amount.max(1), start.started_at_ms);
+                }
                 Err(Refusal::Reserved { held, limit: budget.limit(), budget: budget.clone() })
             }
             Decision::Wanting => {
                 self.ask(budget, amount.max(1), start.started_at_ms);
                 if budget.asks.failed.load(Acquire) {
                     return Err(self.unavailable(lock(&self.shared.failure).clone()));
+                }
+                let is_away = |allowances: &Arc<Allowances>| allowances.away.load(Acquire);
+                if self.shared.allowances.as_ref().is_some_and(is_away) {
+                    return match budget.current().filter(|_| budget.allows_unavailable()) {
+                        Some(account) if account.hold(amount).is_ok() => Ok(account),
+                        Some(_) => Err(Refusal::Pending(wait)),
+                        None => Err(self.unavailable("the allocator of budgets does not answer".to_owned())),
+                    };
                 }
                 Err(Refusal::Pending(wait))
             }

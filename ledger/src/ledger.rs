@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::account::Account;
+use crate::allowance::Allowances;
 use crate::budget::{Budget, Closed};
 use crate::copier::{Copier, Message};
 use crate::counters::{CounterValues, Counters};
@@ -22,6 +24,7 @@ use crate::names::Names;
 use crate::recover::{RecoveryReport, recover};
 use crate::store::Store;
 use crate::terms::{BudgetTerms, BudgetView, NameId};
+use tollgate_allocator::{Answer, Batch, ReplicaId};
 
 /// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
 const GRANT_QUEUE: usize = 4096;
@@ -43,6 +46,17 @@ pub struct Options {
     pub clock: fn() -> i64,
     /// Which start of the machine this is.
     pub kernel_boot: KernelBoot,
+    /// Who hands out the limits of budgets.
+    pub allocation: Allocation,
+}
+
+/// Who hands out the limits of budgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// This process: nobody else spends.
+    Own,
+    /// An allocator elsewhere, told and asked through [`Ledger::due`] and [`Ledger::answered`].
+    Shared,
 }
 
 impl Options {
@@ -56,6 +70,7 @@ impl Options {
             copy_interval: Duration::from_secs(1),
             clock: system_clock,
             kernel_boot: kernel_boot(),
+            allocation: Allocation::Own,
         }
     }
 }
@@ -103,6 +118,8 @@ pub struct Shared {
     /// Why the last grant failed.
     pub failure: Arc<Mutex<String>>,
     copier: Mutex<Option<SyncSender<Message>>>,
+    /// `None` where limits are this process's own.
+    pub allowances: Option<Arc<Allowances>>,
     names: Arc<Names>,
     pool: Arc<Pool>,
     budgets: RwLock<HashMap<Box<str>, Arc<Budget>, foldhash::fast::RandomState>>,
@@ -123,7 +140,8 @@ impl Ledger {
     /// Another process has the folder, the grants log is damaged, or the disk refuses. A database that cannot be opened
     /// is no error: rows wait in the journal.
     pub fn open(options: Options) -> Result<(Ledger, Vec<Writer>, RecoveryReport), OpenError> {
-        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot } = options;
+        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot, allocation } =
+            options;
         let journal = folder.join("journal");
         std::fs::create_dir_all(&journal).map_err(OpenError::io("make", &journal))?;
         let lock_path = folder.join("lock");
@@ -152,7 +170,9 @@ impl Ledger {
         let boot = recovered.report.boot;
         let pool = Arc::new(Pool::new(journal, boot, kernel_boot, segment_bytes, max_segments, live));
         let mut closed: HashMap<Box<str>, Vec<Closed>> = HashMap::new();
-        for (BooksId { budget, token, unit, span }, amount) in recovered.state.closed.clone() {
+        // What earlier processes spent is counted elsewhere, where limits are shared.
+        let own = recovered.state.closed.iter().filter(|_| allocation == Allocation::Own).cloned();
+        for (BooksId { budget, token, unit, span }, amount) in own {
             closed.entry(budget.into()).or_default().push(Closed { token, unit, span, amount });
         }
 
@@ -162,7 +182,15 @@ impl Ledger {
         let (spare_sender, spare_receiver) = sync_channel(1);
         let spares = Arc::new(Mutex::new(spare_receiver));
         let adjustments = recovered.state.adjustments.clone();
-        let grants = Grants::new(recovered.log, recovered.state, counters.clone(), failure.clone(), clock);
+        let allowances = match allocation {
+            Allocation::Own => None,
+            Allocation::Shared => {
+                let name = folder_name(&folder.join("replica")).map_err(OpenError::io("write", &folder))?;
+                Some(Arc::new(Allowances::new(name, boot, recovered.ended)))
+            }
+        };
+        let grants =
+            Grants::new(recovered.log, recovered.state, counters.clone(), failure.clone(), allowances.clone(), clock);
         let copier = Copier::new(
             database,
             store,
@@ -179,6 +207,7 @@ impl Ledger {
             grants: Mutex::new(Some(grants_sender)),
             failure,
             copier: Mutex::new(Some(copier_sender)),
+            allowances,
             names,
             pool: pool.clone(),
             budgets: RwLock::default(),
@@ -223,7 +252,7 @@ impl Ledger {
         }
         let closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
         let order = self.0.next_order.fetch_add(1, Relaxed);
-        let budget = Arc::new(Budget::new(order, terms.clone(), closed, self.now()));
+        let budget = Arc::new(Budget::new(order, terms.clone(), closed, self.0.allowances.is_some(), self.now()));
         budgets.insert(terms.id.as_str().into(), budget.clone());
         budget
     }
@@ -244,6 +273,58 @@ impl Ledger {
         let mut views: Vec<BudgetView> = budgets.iter().map(|budget| budget.view(now)).collect();
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views
+    }
+
+    /// What the allocator should hear now, where limits are shared; sums of accounts, so that a batch that is lost is
+    /// made good by the next. At least an empty batch: its answer may recall what is not used.
+    pub fn due(&self) -> Vec<Batch> {
+        self.0.allowances.as_ref().map(|allowances| allowances.due((self.0.clock)())).unwrap_or_default()
+    }
+
+    /// Nothing is held any more: the next reports are the last, with what was really used. Afterwards
+    /// [`Ledger::is_told`] says when the allocator has heard them.
+    pub fn end(&self) {
+        if let Some(allowances) = &self.0.allowances {
+            allowances.end();
+        }
+    }
+
+    /// Whether the allocator has heard the last word of every account; always, where limits are this process's own.
+    pub fn is_told(&self) -> bool {
+        self.0.allowances.as_ref().is_none_or(|allowances| allowances.is_told())
+    }
+
+    /// Takes answers over that came for a batch of this replica.
+    pub fn answered(&self, replica: &ReplicaId, answers: &[Answer]) {
+        let Some(allowances) = &self.0.allowances else { return };
+        let now_ms = (self.0.clock)();
+        self.tell_grants(allowances.answered(replica, answers, now_ms), now_ms);
+    }
+
+    /// No answer came in time: Hard budgets refuse what they have no allowance for, at once, until one comes.
+    pub fn unanswered(&self) {
+        let Some(allowances) = &self.0.allowances else { return };
+        for account in allowances.unanswered() {
+            if let Some(budget) = account.budget.upgrade() {
+                budget.announce();
+            }
+        }
+    }
+
+    /// Until a call waits for allowance. Cancel-safe. Never, where limits are this process's own.
+    pub async fn urgent(&self) {
+        match &self.0.allowances {
+            Some(allowances) => allowances.urgent.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn tell_grants(&self, accounts: Vec<Arc<Account>>, at_ms: i64) {
+        let Some(grants) = guard(&self.0.grants).clone() else { return };
+        for budget in accounts.iter().filter_map(|account| account.budget.upgrade()) {
+            // A full queue: the next answer brings it again, and who waits asks again.
+            let _ = grants.try_send(Request::Answered { budget, at_ms });
+        }
     }
 
     /// What the ledger counts about itself.
@@ -311,6 +392,19 @@ impl Drop for Shared {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// The name of a data folder, made once: its processes follow one another, and no other has it.
+fn folder_name(path: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let name: String = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
+    std::fs::write(path, &name)?;
+    Ok(name)
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

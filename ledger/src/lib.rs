@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 
 mod account;
+mod allowance;
 mod budget;
 mod copier;
 mod counters;
@@ -27,7 +28,6 @@ mod lock;
 mod log;
 mod map;
 mod names;
-mod period;
 mod record;
 mod recover;
 mod store;
@@ -37,8 +37,10 @@ pub use budget::{Budget, GrantWait};
 pub use counters::CounterValues;
 pub use hold::{Hold, Writer};
 pub use journal::KernelBoot;
-pub use ledger::{FlushError, Ledger, OpenError, Options, kernel_boot};
-pub use period::{CalendarUnit, Kind, Period, Span};
+pub use ledger::{Allocation, FlushError, Ledger, OpenError, Options, kernel_boot};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
-pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, Mode, NameId, Outcome, Refusal, Settlement, Unit};
+pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
+pub use tollgate_allocator::{
+    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Unit,
+};

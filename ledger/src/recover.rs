@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::allowance::Ended;
 use crate::copier::{Inherited, sums};
 use crate::durable::{Adjustment, Durable, Record};
 use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, number_of, read_slots, row_id};
@@ -51,6 +52,8 @@ pub struct Recovered {
     pub log: Log,
     pub state: Durable,
     pub inherited: Vec<Inherited>,
+    /// What each account of the last process came to.
+    pub ended: Vec<Ended>,
     pub highest_name: u32,
     pub report: RecoveryReport,
 }
@@ -149,6 +152,7 @@ pub fn recover(
         ..Durable::default()
     };
     let mut adjustments = 0;
+    let mut ended = Vec::new();
     for (account, entry) in last.accounts {
         let in_journal = used.get(&account).map_or(0, |amounts| amounts.of(entry.books.unit));
         let known = entry.retired.saturating_add(in_journal);
@@ -157,6 +161,7 @@ pub fn recover(
         if amount > 0 {
             state.close(&entry.books, amount);
         }
+        ended.push(Ended { boot: last.boot, books: entry.books.clone(), used: amount });
         if amount > known {
             adjustments += 1;
             state.adjustments.push(Adjustment {
@@ -182,7 +187,7 @@ pub fn recover(
         adjustments,
         damaged_slots,
     };
-    Ok(Recovered { log, state, inherited, highest_name, report })
+    Ok(Recovered { log, state, inherited, ended, highest_name, report })
 }
 
 fn find_segments(folder: &Path) -> Result<Vec<Found>, OpenError> {

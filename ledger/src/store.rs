@@ -10,7 +10,8 @@ use rusqlite::{Connection, OpenFlags, Transaction, params};
 use crate::durable::Adjustment;
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
 use crate::record::{Intent, charged};
-use crate::terms::{Outcome, Unit};
+use crate::terms::Outcome;
+use tollgate_allocator::Unit;
 
 /// How long the writer waits for another process that has the database locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,7 +85,7 @@ pub struct Row {
     pub intent: Intent,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct DayKey {
     day: i64,
     names: [u32; 5],
@@ -304,6 +305,9 @@ fn add_days(
             cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
             reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
     )?;
+    // In the order of the table: neighbours are in the same page.
+    let mut days: Vec<_> = days.iter().collect();
+    days.sort_unstable_by_key(|(key, _)| **key);
     for (DayKey { day, names: [key, team, user, model, deployment] }, sums) in days {
         let DaySums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
         upsert.execute(params![

@@ -2,31 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::budget::{Budget, GrantWait};
-use crate::period::Period;
+use tollgate_allocator::{Mode, Period, Unit};
 
 /// A name in the dictionary. 0 is no name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NameId(pub u32);
-
-/// What a budget counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Unit {
-    NanoUsd,
-    Tokens,
-    Requests,
-}
-
-/// What a budget promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
-    /// What is admitted never costs more than the limit.
-    Hard,
-    /// Admits while what was settled is below the limit.
-    Soft,
-}
 
 /// What an attempt holds or costs, in every unit. Negative values count as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +43,8 @@ pub struct BudgetTerms {
     pub period: Period,
     /// A change starts the period anew, with nothing spent.
     pub reset_token: Option<String>,
+    /// A Hard budget admits also what it has no allowance for while its allocator does not answer.
+    pub allow_unavailable: bool,
 }
 
 /// An attempt that is about to be sent to a provider.

@@ -47,6 +47,10 @@ pub enum Reason {
     NotAttached,
     /// A Secret without the key that is named.
     SecretKeyMissing,
+    /// A Secret that may not be read: a RoleBinding is missing.
+    SecretForbidden,
+    /// A Secret that could not be read yet.
+    SecretUnread,
     /// A variable of a Secret document that the environment does not have, or one in a cluster, where none is filled in.
     VariableMissing,
     UnknownProvider,
@@ -72,8 +76,6 @@ pub enum Reason {
     Unreachable,
     /// A child's limit above its parent's.
     AboveParent,
-    /// A budget that each proxy counts for itself, so that several proxies may spend it several times.
-    PerProxy,
     /// The object was refused and its last good state stays in use.
     LastGoodKept,
 }

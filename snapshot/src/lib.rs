@@ -5,10 +5,12 @@
 pub mod catalogue;
 pub mod compile;
 pub mod finding;
+mod members;
 pub mod model;
 pub mod money;
 pub mod price;
 pub mod wire;
 
 pub use finding::{Finding, ObjectRef, Reason, Severity};
+pub use members::Members;
 pub use model::{Credential, GatewayName, KeyHash, Snapshot};

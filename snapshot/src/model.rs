@@ -556,6 +556,9 @@ pub struct Budget {
     /// No other key can ever be bound by it.
     #[serde(skip_serializing_if = "says_nothing")]
     pub of_one_key: bool,
+    /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub allow_unavailable: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

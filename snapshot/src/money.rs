@@ -93,6 +93,13 @@ impl NanoUsd {
 
     /// The exact amount in USD without sign of currency or trailing zeros: `0.00375`, `25`, `-1.5`.
     pub fn to_decimal_text(self) -> String {
+        let mut text = Vec::with_capacity(32);
+        self.push_decimal_text(&mut text);
+        text.into_iter().map(char::from).collect()
+    }
+
+    /// The same, behind other text.
+    pub fn push_decimal_text(self, out: &mut Vec<u8>) {
         // Several of these are in the head of every answer: digit by digit from the right, without `format!`.
         let (whole, mut fraction) = (self.0.unsigned_abs() / 1_000_000_000, self.0.unsigned_abs() % 1_000_000_000);
         let mut digits = [b'0'; 32];
@@ -124,7 +131,7 @@ impl NanoUsd {
         if self.0 < 0 {
             put(b'-');
         }
-        digits[start..].iter().map(|byte| *byte as char).collect()
+        out.extend_from_slice(&digits[start..]);
     }
 }
 

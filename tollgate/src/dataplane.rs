@@ -20,6 +20,7 @@ use tollgate_dataplane::status::Status;
 use tollgate_dataplane::status_port;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_dataplane::tls::Certificate;
+use tollgate_ledger::{Allocation, Ledger};
 use tollgate_snapshot::Snapshot;
 use tollgate_snapshot::model::GatewayName;
 
@@ -128,7 +129,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let ports = Ports::bind(&arguments, host, settings.cores)?;
     // One more than cores: probes of the status port spend too.
-    let (ledger, mut writers) = process::open_ledger(&arguments.data, settings.cores + 1)?;
+    let (ledger, mut writers) = process::open_ledger(&arguments.data, settings.cores + 1, Allocation::Shared)?;
     let status_writer = writers.pop().expect("there is one for each core and one more");
     let client = feed::connect(arguments.kubeconfig.as_deref()).await?;
     let registry = Arc::new(Registry::default());
@@ -202,11 +203,30 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
             never = feed.as_mut() => match never {},
         }
     }
+    tell_last(&ledger).await;
     // Nobody listens where the thread has ended: its error comes next.
     let _ = stop_status.send(());
     status_thread.join().map_err(|_| anyhow::anyhow!("the status thread panicked"))??;
     ledger.close().context("cannot close the ledger")?;
     Ok(())
+}
+
+/// What was used is told to the operator, so that nothing more is charged. An operator that is away charges what was
+/// granted instead, until it hears of it.
+async fn tell_last(ledger: &Ledger) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const LOOK: Duration = Duration::from_millis(20);
+    ledger.end();
+    let told = async {
+        while !ledger.is_told() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, told).await.is_err() {
+        tracing::warn!(
+            "the operator did not hear what was used: budgets are charged all that this process was granted"
+        );
+    }
 }
 
 /// Everything that is listened on.

@@ -1,11 +1,14 @@
 //! `tollgate explain`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tollgate_snapshot::Severity;
-use tollgate_snapshot::model::{Route, Snapshot};
+use tollgate_snapshot::model::{Key, Route, Snapshot};
 
-use crate::config::load::{Loaded, line};
+use crate::check::DEFAULT_NAMESPACE;
+use crate::cluster::{self, Look, Remark};
+use crate::config::load::{Loaded, Placed, line};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -16,24 +19,70 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
 
-    /// Folder or file of resources, or a LiteLLM config.yaml.
-    #[arg(long, short, env = "TOLLGATE_CONFIG", value_name = "PATH")]
-    config: std::path::PathBuf,
+    /// Folder or file of resources, or a LiteLLM config.yaml. Not read when a cluster is looked at.
+    #[arg(
+        long,
+        short,
+        env = "TOLLGATE_CONFIG",
+        value_name = "PATH",
+        required_unless_present_any = ["cluster", "kubeconfig", "context"]
+    )]
+    config: Option<PathBuf>,
 
-    /// Namespace of objects that name none.
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    namespace: String,
+    /// Namespace of objects in files that name none; in a cluster, of the key, or where the master key asks. Default:
+    /// `default`, or that of the kubeconfig's context.
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+
+    #[command(flatten)]
+    cluster: cluster::Arguments,
 }
 
 /// Prints what a request would do; 1 when it would be refused.
 ///
 /// # Errors
-/// The path cannot be read, or no such key exists.
+/// The path or the cluster cannot be read, or no such key exists.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let loaded = crate::check::load_only(&arguments.config, &arguments.namespace)?;
-    let explained = explain(&loaded, &arguments.model, arguments.key.as_deref())?;
+    let Arguments { model, key, config, namespace, cluster } = arguments;
+    let key = key.as_deref();
+    let explained = if cluster.is_given() {
+        let Look { snapshots, findings, remarks, namespace: told } =
+            cluster::look(cluster, namespace.as_deref(), None)?;
+        let snapshot = choose(&snapshots, key, told.as_deref())?;
+        explain(&Known { snapshot, findings: &findings, remarks: &remarks, namespace: told.as_deref() }, model, key)?
+    } else {
+        let config = config.as_deref().expect("clap asks for a path where no cluster is given");
+        let namespace = namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        let Loaded { snapshot, findings, .. } = crate::check::load_only(config, namespace)?;
+        explain(&Known { snapshot: &snapshot, findings: &findings, remarks: &[], namespace: None }, model, key)?
+    };
     println!("{}", explained.text.trim_end());
     Ok(if explained.served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What explanations are made of.
+struct Known<'k> {
+    snapshot: &'k Snapshot,
+    findings: &'k [Placed],
+    remarks: &'k [Remark],
+    /// Where the key is, or where the master key asks; `None`: any, and that of the gateway.
+    namespace: Option<&'k str>,
+}
+
+/// The snapshot that has the key; for the master key the first.
+fn choose<'s>(snapshots: &'s [Snapshot], key: Option<&str>, namespace: Option<&str>) -> anyhow::Result<&'s Snapshot> {
+    let has_key = |snapshot: &&Snapshot| key.is_none_or(|wanted| find_key(snapshot, wanted, namespace).is_some());
+    let found = snapshots.iter().find(has_key).or(snapshots.first());
+    found.ok_or_else(|| anyhow::anyhow!("there is no LLMGateway, so nobody can call"))
+}
+
+/// A key by `name` or `namespace/name`. `namespace`: where one without is looked for.
+fn find_key<'s>(snapshot: &'s Snapshot, wanted: &str, namespace: Option<&str>) -> Option<&'s Key> {
+    snapshot.keys.iter().find(|key| {
+        let own = &snapshot.namespaces[snapshot.policies[key.policy as usize].namespace as usize].name;
+        let is_here = namespace.is_none_or(|namespace| **own == *namespace);
+        (*key.name == *wanted && is_here) || format!("{own}/{}", key.name) == wanted
+    })
 }
 
 struct Explained {
@@ -41,24 +90,22 @@ struct Explained {
     served: bool,
 }
 
-fn explain(loaded: &Loaded, asked: &str, key: Option<&str>) -> anyhow::Result<Explained> {
+fn explain(known: &Known<'_>, asked: &str, key: Option<&str>) -> anyhow::Result<Explained> {
     use std::fmt::Write;
-    let snapshot = &loaded.snapshot;
+    let snapshot = known.snapshot;
     let mut text = String::new();
     let (namespace, name) = match key {
         None => {
-            let namespace =
-                snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
-            let _ =
-                writeln!(text, "key:    master key (namespace {}, no limits of its own)", snapshot.gateway.namespace);
+            let here = known.namespace.unwrap_or(&snapshot.gateway.namespace);
+            let namespace = snapshot.namespaces.iter().position(|namespace| *namespace.name == *here);
+            let _ = writeln!(text, "key:    master key (namespace {here}, no limits of its own)");
+            if *here != *snapshot.gateway.namespace {
+                let _ = writeln!(text, "asks:   {here}/{asked}");
+            }
             (namespace, asked.to_owned())
         }
         Some(wanted) => {
-            let found = snapshot.keys.iter().find(|key| {
-                let namespace = &snapshot.namespaces[snapshot.policies[key.policy as usize].namespace as usize].name;
-                *key.name == *wanted || format!("{namespace}/{}", key.name) == wanted
-            });
-            let Some(key) = found else {
+            let Some(key) = find_key(snapshot, wanted, known.namespace) else {
                 anyhow::bail!("there is no usable VirtualKey `{wanted}`; `tollgate check` says why")
             };
             let policy = &snapshot.policies[key.policy as usize];
@@ -102,7 +149,7 @@ fn explain(loaded: &Loaded, asked: &str, key: Option<&str>) -> anyhow::Result<Ex
     let route = namespace.and_then(|namespace| find_route(snapshot, namespace, &name));
     let Some(route) = route else {
         let _ = writeln!(text, "refused: no RouteGroup or ModelDeployment offers `{name}` here (400 model_not_found)");
-        left_out(&mut text, loaded, &name);
+        left_out(&mut text, known, &name);
         return Ok(Explained { text, served: false });
     };
     describe(&mut text, snapshot, route, "route");
@@ -113,7 +160,7 @@ fn explain(loaded: &Loaded, asked: &str, key: Option<&str>) -> anyhow::Result<Ex
             describe(&mut text, snapshot, &snapshot.routes[*index as usize], "  fallback");
         }
     }
-    left_out(&mut text, loaded, &name);
+    left_out(&mut text, known, &name);
     Ok(Explained { text, served: !route.targets.is_empty() })
 }
 
@@ -170,18 +217,25 @@ fn describe(text: &mut String, snapshot: &Snapshot, route: &Route, word: &str) {
 }
 
 /// Deployments that could be meant, and why they are not in use.
-fn left_out(text: &mut String, loaded: &Loaded, name: &str) {
+fn left_out(text: &mut String, known: &Known<'_>, name: &str) {
     use std::fmt::Write;
+    let is_about = |kind: &str| matches!(kind, "ModelDeployment" | "RouteGroup" | "ProviderAccount" | "Secret");
     let mut shown = false;
-    for placed in &loaded.findings {
+    for placed in known.findings {
         let finding = &placed.finding;
-        let about = matches!(finding.object.kind, "ModelDeployment" | "RouteGroup" | "ProviderAccount" | "Secret");
-        if about && finding.severity == Severity::Error {
+        if is_about(finding.object.kind) && finding.severity == Severity::Error {
             if !shown {
                 let _ = writeln!(text, "not in use (any of these may be what `{name}` should lead to):");
                 shown = true;
             }
             let _ = writeln!(text, "  {}", line(placed, None));
         }
+    }
+    let mut told = known.remarks.iter().filter(|remark| is_about(remark.object.kind)).peekable();
+    if told.peek().is_some() {
+        let _ = writeln!(text, "the cluster says:");
+    }
+    for remark in told {
+        let _ = writeln!(text, "  {remark}");
     }
 }

@@ -2,6 +2,7 @@
 //! Tollgate brings along. The only place that joins the halves of the workspace.
 
 mod check;
+mod cluster;
 mod config;
 mod cores;
 mod crds;
@@ -12,10 +13,11 @@ mod import;
 mod logs;
 mod memory;
 mod mock;
+mod operator;
 mod process;
+mod ready;
 mod serve;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -59,10 +61,21 @@ enum Command {
     /// goes on with the last good ones while the API is away.
     Dataplane(dataplane::Arguments),
 
-    /// Say everything that is wrong or worth knowing in a configuration.
+    /// Run the operator of a Kubernetes cluster.
+    ///
+    /// It watches the resources, writes the tables that proxies run, keeps what runs for each LLMGateway, and says in every
+    /// object's status what became of it. Several may run; one of them writes. Ctrl-C or SIGTERM lets another go on.
+    Operator(operator::Arguments),
+
+    /// Say everything that is wrong or worth knowing in a configuration: of files, of a cluster, or of files as if they
+    /// were applied to a cluster.
     ///
     /// One line for each finding: file:line:column, severity, object, field, what it is and what to do. Exits with 1
-    /// when there is an error, with 0 for warnings only. Environment variables that Secrets name must be set.
+    /// when there is an error, with 0 for warnings only. Environment variables that Secrets in files name must be set.
+    ///
+    /// With --cluster it reads the resources of a cluster and the Secrets that they name, compiles them as the operator
+    /// does, and adds what only the cluster knows: conditions, and permissions that the operator or the proxies lack.
+    /// It changes nothing. With PATH and --cluster, the files count as applied.
     Check(check::Arguments),
 
     /// Turn a LiteLLM config.yaml into Tollgate resources, as YAML on stdout.
@@ -75,13 +88,18 @@ enum Command {
     Explain(explain::Arguments),
 
     /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds(crds::Arguments),
 
     /// Serve the scripted mock provider alone: OpenAI, Azure OpenAI and Anthropic paths, offline.
     ///
     /// It keeps an invoice of what it would have billed: GET /_mock/invoice. Scripts (errors, delays, cut streams) are
     /// set with POST /_mock/script.
     Mock(mock::Arguments),
+
+    /// Ask a URL and exit with 0 when it answers well, else with 1: a health check for containers.
+    ///
+    /// The key in the variable TOLLGATE_KEY is shown, where there is one.
+    Ready(ready::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -93,11 +111,13 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Dataplane(arguments) => dataplane::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Operator(arguments) => operator::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
-        Command::Crds => crds::run().map(|()| ExitCode::SUCCESS),
+        Command::Crds(arguments) => crds::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Mock(arguments) => mock::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Ready(arguments) => ready::run(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -114,10 +134,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// `--config` of the commands that look at a configuration.
-#[derive(Debug, clap::Args)]
-struct ConfigPath {
-    /// Folder or file of resources, or a LiteLLM config.yaml.
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_of_every_command_fit_together() {
+        super::Arguments::command().debug_assert();
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::serve::{self as listeners, Listener, Phase};
 use tollgate_dataplane::settings::Settings;
-use tollgate_ledger::{LastEnd, Ledger, Options, RecoveryReport, Writer};
+use tollgate_ledger::{Allocation, LastEnd, Ledger, Options, RecoveryReport, Writer};
 
 /// Limits of the process.
 #[derive(Debug, clap::Args)]
@@ -86,9 +86,10 @@ impl Signals {
 ///
 /// # Errors
 /// The folder is not to be had, or another process has it.
-pub fn open_ledger(data: &Path, writers: usize) -> anyhow::Result<(Ledger, Vec<Writer>)> {
-    let (ledger, writers, recovery) = Ledger::open(Options::new(data.join("ledger"), writers))
-        .with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
+pub fn open_ledger(data: &Path, writers: usize, allocation: Allocation) -> anyhow::Result<(Ledger, Vec<Writer>)> {
+    let options = Options { allocation, ..Options::new(data.join("ledger"), writers) };
+    let (ledger, writers, recovery) =
+        Ledger::open(options).with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
     report_recovery(&recovery);
     Ok((ledger, writers))
 }

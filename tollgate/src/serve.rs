@@ -16,6 +16,7 @@ use tollgate_dataplane::serve::{self as listeners, Listener};
 use tollgate_dataplane::settings::Settings as DataplaneSettings;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
+use tollgate_ledger::Allocation;
 use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
@@ -99,7 +100,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .and_then(listeners::listen)
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = sockets[0].local_addr()?;
-    let (ledger, writers) = process::open_ledger(&data, settings.cores)?;
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own)?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
     let watch = match &loader.source {

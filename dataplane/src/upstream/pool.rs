@@ -1,18 +1,17 @@
 //! Connections to providers, kept per core and per endpoint, newest first. A connection is in the pool only while it is
-//! idle: it comes back when its response was read to the end **and** it is ready for the next request, so nobody ever
-//! waits behind another's stream.
+//! idle: it comes back when its answer was read to the end, so nobody ever waits behind another's stream.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tollgate_snapshot::model::Endpoint;
 
-use super::{ConnectError, Connector, UpstreamBody};
+use super::answer::Body;
+use super::connect::Stream;
+use super::connection::{Broken, Connection, Message};
+use super::head::{Head, Parsed};
+use super::{ConnectError, Connector};
 
 /// Idle connections kept per endpoint and core.
 const MAX_IDLE: usize = 1_024;
@@ -39,21 +38,20 @@ pub struct Target {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<UpstreamBody>,
+    connection: Box<Connection<Stream>>,
     since: Instant,
 }
 
-/// An answer, and the connection it comes on.
+/// An answer whose body is still to be read.
 #[derive(Debug)]
 pub struct Sent {
-    pub response: Response<Incoming>,
-    pub lease: Lease,
+    pub head: Head,
+    pub body: Body,
 }
 
-/// Gives a connection back to the pool once its response was read to the end; dropped before, it closes.
+/// The list that a connection belongs to.
 #[derive(Debug)]
-pub struct Lease {
-    sender: Option<SendRequest<UpstreamBody>>,
+pub struct Home {
     target: usize,
     idle: Weak<IdleLists>,
 }
@@ -64,9 +62,21 @@ pub enum SendError {
     /// Nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The same as `Broken`, by our clock.
+    #[error("no answer came in time")]
+    TimedOut,
     /// Something may have been sent; whether the provider worked on it is unknown.
     #[error("the connection broke before an answer came")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Broken),
+}
+
+impl From<Broken> for SendError {
+    fn from(broken: Broken) -> SendError {
+        match broken {
+            Broken::TimedOut => SendError::TimedOut,
+            broken => SendError::Broken(broken),
+        }
+    }
 }
 
 impl Pool {
@@ -74,104 +84,171 @@ impl Pool {
         Pool { idle: Rc::default(), connector }
     }
 
-    /// Sends a request and waits for the head of its answer. `make` is called once more if a connection from the pool
-    /// turns out to be dead before anything was written to it.
+    /// Sends a request and waits for the head of its answer, at most `until` then. Connections of the pool that turn out to be dead before
+    /// anything was written to them are passed over.
     ///
     /// # Errors
     /// See [`SendError`]. Cancelling closes the connection.
     pub async fn send(
         &self,
         target: &Target,
-        mut make: impl FnMut() -> Request<UpstreamBody>,
+        message: &Message,
         connect_timeout: Duration,
+        until: Instant,
     ) -> Result<Sent, SendError> {
-        while let Some(mut sender) = self.take_idle(target.id) {
-            match sender.try_send_request(make()).await {
-                Ok(response) => return Ok(self.sent(response, sender, target.id)),
-                Err(mut failed) => match failed.take_message() {
-                    // The provider closed it while it was idle: the request never left.
-                    Some(_) => continue,
-                    None => return Err(SendError::Broken(failed.into_error())),
-                },
+        while let Some(mut connection) = self.take_idle(target.id) {
+            match connection.exchange(message, until.into()).await {
+                Ok(parsed) => return Ok(self.sent(parsed, connection, target.id)),
+                // The provider closed it while it was idle: the request never left.
+                Err(Broken::NotSent) => {}
+                Err(broken) => return Err(broken.into()),
             }
         }
         // Boxed: its state (names, TLS) is large, and nearly no call needs it.
-        let mut sender = Box::pin(self.connect(&target.endpoint, connect_timeout)).await?;
-        match sender.try_send_request(make()).await {
-            Ok(response) => Ok(self.sent(response, sender, target.id)),
-            Err(failed) => Err(SendError::Broken(failed.into_error())),
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        let connected = Box::pin(self.connect(&target.endpoint, connect_timeout.min(left))).await;
+        let mut connection = match connected {
+            Err(_) if Instant::now() >= until => return Err(SendError::TimedOut),
+            connected => connected?,
+        };
+        let parsed = connection.exchange(message, until.into()).await?;
+        Ok(self.sent(parsed, connection, target.id))
     }
 
-    fn sent(&self, response: Response<Incoming>, sender: SendRequest<UpstreamBody>, target: usize) -> Sent {
-        let lease = Lease { sender: Some(sender), target, idle: Rc::downgrade(&self.idle) };
-        Sent { response, lease }
+    fn sent(&self, parsed: Parsed, connection: Box<Connection<Stream>>, target: usize) -> Sent {
+        let Parsed { head, framing, keep_alive } = parsed;
+        let home = keep_alive.then(|| Home { target, idle: Rc::downgrade(&self.idle) });
+        Sent { head, body: Body::new(connection, framing.into(), home) }
     }
 
-    fn take_idle(&self, target: usize) -> Option<SendRequest<UpstreamBody>> {
+    fn take_idle(&self, target: usize) -> Option<Box<Connection<Stream>>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(target)?;
-        while let Some(entry) = list.pop() {
-            if entry.sender.is_ready() && entry.since.elapsed() < IDLE_TIMEOUT {
-                return Some(entry.sender);
+        while let Some(mut entry) = list.pop() {
+            if entry.serves() {
+                return Some(entry.connection);
             }
         }
         None
     }
 
-    async fn connect(&self, endpoint: &Endpoint, timeout: Duration) -> Result<SendRequest<UpstreamBody>, ConnectError> {
+    async fn connect(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Box<Connection<Stream>>, ConnectError> {
         let timed_out = || ConnectError::Tcp {
             host: endpoint.host.to_string(),
             source: std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout"),
         };
         let stream =
             tokio::time::timeout(timeout, self.connector.connect(endpoint)).await.map_err(|_| timed_out())??;
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| ConnectError::Tcp {
-            host: endpoint.host.to_string(),
-            source: std::io::Error::other(error),
-        })?;
-        // Ends with its sender or its peer; a failure reaches whoever waits for the response.
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "provider connection ended");
-            }
-        });
-        Ok(sender)
+        Ok(Box::new(Connection::new(stream)))
     }
 
-    /// Closes what has been idle for too long. Called now and then by the core.
+    /// Closes what has been idle for too long, or was closed by its provider. Called now and then by the core.
     pub fn sweep(&self) {
         for list in self.idle.borrow_mut().iter_mut() {
-            list.retain(|entry| entry.sender.is_ready() && entry.since.elapsed() < IDLE_TIMEOUT);
+            list.retain_mut(Idle::serves);
         }
     }
 }
 
-impl Lease {
-    /// The response was read to its end: the connection may serve again.
-    pub fn finished(mut self) {
-        let (Some(mut sender), Some(idle)) = (self.sender.take(), self.idle.upgrade()) else { return };
-        let target = self.target;
-        if sender.is_ready() {
-            put(&idle, target, sender);
-        } else if !sender.is_closed() {
-            tokio::task::spawn_local(async move {
-                if sender.ready().await.is_ok() {
-                    put(&idle, target, sender);
-                }
-            });
+impl Idle {
+    fn serves(&mut self) -> bool {
+        self.since.elapsed() < IDLE_TIMEOUT && self.connection.is_idle()
+    }
+}
+
+impl Home {
+    /// Gives the connection back.
+    pub fn put(self, connection: Box<Connection<Stream>>) {
+        let Some(idle) = self.idle.upgrade() else { return };
+        let mut idle = idle.borrow_mut();
+        if idle.len() <= self.target {
+            idle.resize_with(self.target + 1, Vec::new);
+        }
+        let list = &mut idle[self.target];
+        if list.len() < MAX_IDLE {
+            list.push(Idle { connection, since: Instant::now() });
         }
     }
 }
 
-fn put(idle: &IdleLists, target: usize, sender: SendRequest<UpstreamBody>) {
-    let mut idle = idle.borrow_mut();
-    if idle.len() <= target {
-        idle.resize_with(target + 1, Vec::new);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Unread;
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const ROOM: Duration = Duration::from_secs(5);
+
+    /// Answers requests of one byte; every answer is one of `answers`, a connection after another where an answer ends
+    /// with its connection.
+    async fn serve(listener: TcpListener, answers: &[&[&str]]) {
+        for of_connection in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for answer in *of_connection {
+                assert_eq!(stream.read_u8().await.unwrap(), b'x');
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
     }
-    let list = &mut idle[target];
-    if list.len() < MAX_IDLE {
-        list.push(Idle { sender, since: Instant::now() });
+
+    /// What calls in a row get from answers on so many connections.
+    async fn call(answers: &[&[&str]], limit: usize) -> Vec<Result<Bytes, Unread>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint = Endpoint { tls: false, host: "127.0.0.1".into(), port, path: "".into() };
+        let target = Target { id: 3, endpoint };
+        let pool = Pool::new(Connector::new(true));
+        let message = Message::new(b"x".to_vec(), &[]);
+        let calling = async {
+            let mut got = Vec::new();
+            for _ in 0..answers.iter().map(|answers| answers.len()).sum() {
+                let sent = pool.send(&target, &message, ROOM, Instant::now() + ROOM).await.unwrap();
+                got.push(sent.body.whole(limit).await);
+            }
+            got
+        };
+        tokio::time::timeout(ROOM, async { tokio::join!(calling, serve(listener, answers)).0 }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_again_after_a_body_of_either_framing() {
+        let by_length = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\nt: u\r\n\r\n";
+        let empty = "HTTP/1.1 204 No Content\r\n\r\n";
+        let got = call(&[&[by_length, chunked, empty, by_length]], 100).await;
+        let bodies: Vec<_> = got.into_iter().map(|body| body.unwrap()).collect();
+        assert_eq!(bodies, ["ok", "ok", "", "ok"]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_may_not_serve_again_does_not() {
+        let to_the_end = "HTTP/1.1 200 OK\r\n\r\nall of it";
+        let closing = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+        let too_much = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nz";
+        let got = call(&[&[to_the_end], &[closing], &[too_much], &[closing]], 100).await;
+        let bodies: Vec<_> = got.into_iter().map(|body| body.unwrap()).collect();
+        assert_eq!(bodies, ["all of it", "ok", "ok", "ok"]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_too_soon_or_is_too_large_is_an_error() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nokx",
+        ] {
+            let got = call(&[&[answer]], 100).await;
+            assert!(matches!(got[..], [Err(Unread::Broken(_))]), "{answer}");
+        }
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n123456",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\n123456\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n123456",
+        ] {
+            assert!(matches!(call(&[&[answer]], 5).await[..], [Err(Unread::TooLarge)]), "{answer}");
+            assert!(matches!(call(&[&[answer]], 6).await[..], [Ok(_)]), "{answer}");
+        }
     }
 }

@@ -37,6 +37,7 @@ pub fn hard(id: &str, limit: i64) -> BudgetTerms {
         mode: Mode::Hard,
         period: Period::Lifetime,
         reset_token: None,
+        allow_unavailable: false,
     }
 }
 

@@ -1,23 +1,56 @@
 //! `ProviderAccount`: an address and credentials that deployments share. Each is looked at once, used or not, so that its
 //! owner sees what is wrong with it.
 
-use tollgate_crds::{AccountCredential, ProviderAccountSpec};
+use std::collections::HashSet;
 
+use tollgate_crds::{AccountCredential, ModelDeploymentSpec, ObjectRef, ProviderAccountSpec};
+
+use super::gateway::Gateway;
 use super::input::Object;
-use super::objects::Objects;
+use super::objects::{Everything, Objects};
 use super::provider;
-use super::report::Report;
+use super::report::{Report, Subject};
 use super::upstream::{Judge, Listed, Refusal, Upstream};
 use super::values::Reader;
 use crate::finding::Reason;
 use crate::model;
 
-/// In the order of the objects.
-pub(super) fn compile_all(
-    accounts: &Objects<'_, ProviderAccountSpec>,
-    judge: &mut Judge<'_, '_>,
-) -> Vec<Result<Upstream, Refusal>> {
-    accounts.iter().map(|object| compile(object, judge)).collect()
+/// In the order of the objects. One that is other gateways' business is not looked at: what may be called differs.
+pub(super) fn compile_all(everything: &Everything<'_>, judge: &mut Judge<'_, '_>) -> Vec<Result<Upstream, Refusal>> {
+    let used = Used::by(&everything.deployments, judge.gateway);
+    let compile = |object: &Object<ProviderAccountSpec>| match used.concerns(object.subject(), judge.gateway) {
+        true => compile(object, judge),
+        false => Err(Refusal::Withdrawn),
+    };
+    everything.accounts.iter().map(compile).collect()
+}
+
+/// Namespaces and names of the accounts that deployments use.
+#[derive(Default)]
+struct Used<'a> {
+    here: HashSet<(&'a str, &'a str)>,
+    elsewhere: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Used<'a> {
+    fn by(deployments: &Objects<'a, ModelDeploymentSpec>, gateway: &Gateway<'_>) -> Used<'a> {
+        let mut used = Used::default();
+        for object in deployments.iter() {
+            let Some(ObjectRef { name, namespace }) = &object.spec.account_ref else { continue };
+            let account = (namespace.as_deref().unwrap_or(&object.meta.namespace), name.as_str());
+            match gateway.is_elsewhere(object.spec.gateway_ref.as_ref(), object.subject()) {
+                true => used.elsewhere.insert(account),
+                false => used.here.insert(account),
+            };
+        }
+        used
+    }
+
+    /// One that nobody uses is looked at where it could be used, so that its owner sees what is wrong with it.
+    fn concerns(&self, subject: Subject<'_>, gateway: &Gateway<'_>) -> bool {
+        let account = (subject.namespace, subject.name);
+        self.here.contains(&account) || !self.elsewhere.contains(&account) && gateway.concerns(subject)
+    }
 }
 
 fn compile(object: &Object<ProviderAccountSpec>, judge: &mut Judge<'_, '_>) -> Result<Upstream, Refusal> {

@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use tollgate_crds::{
     AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
-    Threshold, WhenExhausted,
+    LabelSelector, Threshold, WhenExhausted,
 };
 
-use super::input::{Labels, Object};
+use super::gateway::Gateway;
+use super::input::{Input, Labels, Mode, Object};
 use super::objects::{Everything, Grants};
 use super::previous::Previous;
 use super::report::{Report, Subject};
@@ -84,10 +86,12 @@ pub(super) struct Budgets<'a> {
     defined: Vec<Defined<'a>>,
     grants: Grants<'a>,
     gateway_namespace: Name,
+    /// Of each budget: itself and those above it, each once.
+    chains: Vec<Vec<usize>>,
     /// Budgets that may select keys of a namespace, found on first use.
-    selecting: HashMap<String, Vec<usize>>,
+    selecting: HashMap<String, Selecting<'a>, RandomState>,
     rows: Vec<Budget>,
-    row_of_object: HashMap<(usize, Option<Name>, Filter), u32>,
+    row_of_object: HashMap<(usize, Option<Name>, Filter), u32, RandomState>,
     row_of_team: HashMap<String, Option<u32>>,
 }
 
@@ -95,35 +99,38 @@ impl<'a> Budgets<'a> {
     pub fn compile(
         everything: &Everything<'a>,
         grants: Grants<'a>,
-        gateway_namespace: &Name,
-        now: i64,
+        gateway: &Gateway<'_>,
+        input: &Input<'_>,
         previous: &Previous<'_>,
         report: &mut Report,
     ) -> Budgets<'a> {
         let mut positions = Vec::with_capacity(everything.budgets.len());
         let mut defined = Vec::with_capacity(everything.budgets.len());
         for object in everything.budgets.iter() {
-            let budget = define(object, gateway_namespace, now, previous, report);
+            let budget = define(object, gateway, input, previous, report);
             positions.push(budget.is_some().then_some(defined.len()));
             defined.extend(budget);
         }
         let mut budgets = Budgets {
             defined,
             grants,
-            gateway_namespace: gateway_namespace.clone(),
-            selecting: HashMap::new(),
+            gateway_namespace: gateway.compiled.namespace.clone(),
+            chains: Vec::new(),
+            selecting: HashMap::default(),
             rows: Vec::new(),
-            row_of_object: HashMap::new(),
+            row_of_object: HashMap::default(),
             row_of_team: HashMap::new(),
         };
         budgets.link_parents(everything, &positions, report);
+        budgets.chains = (0..budgets.defined.len()).map(|at| budgets.chain(at)).collect();
         budgets
     }
 
-    pub fn into_rows(mut self) -> Vec<Budget> {
+    pub fn into_rows(mut self, gateway: &Gateway<'_>) -> Vec<Budget> {
         // Budgets that no key is under yet are there to be seen.
         for at in 0..self.defined.len() {
-            if self.defined[at].per.is_none() && self.defined[at].binds {
+            let Defined { object, per, binds, .. } = &self.defined[at];
+            if per.is_none() && *binds && gateway.admits(&object.meta.namespace) {
                 let filter = self.defined[at].filter.clone();
                 self.row(at, None, filter);
             }
@@ -232,17 +239,17 @@ impl<'a> Budgets<'a> {
 
     /// Rows of Budget objects that bind the key: those it names first, then those that select it, each with its parents.
     pub fn rows_of(&mut self, holder: Holder<'_>, named: &[usize]) -> Vec<u32> {
-        let selected = self.selecting(holder.namespace);
-        let mut bound: Vec<(usize, Filter)> = Vec::new();
-        let selected = selected.into_iter().filter(|at| !named.contains(at) && self.selects(*at, holder));
-        for at in named.iter().copied().chain(selected.collect::<Vec<usize>>()) {
+        let mut selected = self.candidates(holder);
+        selected.retain(|at| !named.contains(at) && self.selects(*at, holder));
+        let mut bound: Vec<(usize, Filter)> = Vec::with_capacity(named.len() + selected.len());
+        for at in named.iter().copied().chain(selected) {
             if !self.defined[at].binds {
                 continue;
             }
-            let filter = self.defined[at].filter.clone();
-            for above in self.chain(at) {
+            let filter = &self.defined[at].filter;
+            for &above in &self.chains[at] {
                 match bound.iter_mut().find(|(other, _)| *other == above) {
-                    Some((_, counted)) => *counted = counted.or(&filter),
+                    Some((_, counted)) => *counted = counted.or(filter),
                     None => bound.push((above, filter.clone())),
                 }
             }
@@ -270,23 +277,32 @@ impl<'a> Budgets<'a> {
         self.defined.binary_search_by(compare).ok()
     }
 
-    fn selecting(&mut self, namespace: &str) -> Vec<usize> {
-        if let Some(known) = self.selecting.get(namespace) {
-            return known.clone();
+    /// Those that may select the key, in order.
+    fn candidates(&mut self, holder: Holder<'_>) -> Vec<usize> {
+        if !self.selecting.contains_key(holder.namespace) {
+            let selecting = self.selecting(holder.namespace);
+            self.selecting.insert(holder.namespace.to_owned(), selecting);
         }
-        let may_select = |budget: &Defined<'_>| {
-            let owner = &budget.object.meta.namespace;
-            let scope = &budget.object.spec.applies_to;
-            if **owner == *self.gateway_namespace {
-                let labels = self.grants.labels(namespace);
-                return scope.namespace_selector.as_ref().is_none_or(|selector| selector.matches(labels));
-            }
-            owner == namespace
+        self.selecting[holder.namespace].candidates(holder)
+    }
+
+    fn selecting(&self, namespace: &str) -> Selecting<'a> {
+        let of = |owner: &str| {
+            let first = self.defined.partition_point(|budget| budget.object.meta.namespace.as_str() < owner);
+            let count = self.defined[first..].partition_point(|budget| budget.object.meta.namespace == owner);
+            first..first + count
         };
-        let found: Vec<usize> =
-            self.defined.iter().enumerate().filter(|(_, budget)| may_select(budget)).map(|(at, _)| at).collect();
-        self.selecting.insert(namespace.to_owned(), found.clone());
-        found
+        let labels = self.grants.labels(namespace);
+        let from_above = of(&self.gateway_namespace).filter(|at| {
+            let selector = &self.defined[*at].object.spec.applies_to.namespace_selector;
+            selector.as_ref().is_none_or(|selector| selector.matches(labels))
+        });
+        let mut selecting = Selecting::default();
+        from_above.for_each(|at| selecting.add(at, &self.defined[at].object.spec.applies_to));
+        if *namespace != *self.gateway_namespace {
+            of(namespace).for_each(|at| selecting.add(at, &self.defined[at].object.spec.applies_to));
+        }
+        selecting
     }
 
     fn selects(&self, at: usize, holder: Holder<'_>) -> bool {
@@ -329,7 +345,7 @@ impl<'a> Budgets<'a> {
             return *row;
         }
         let (_, member, filter) = &key;
-        let Defined { id, terms, per, reset_token, .. } = &self.defined[at];
+        let Defined { object, id, terms, per, reset_token, .. } = &self.defined[at];
         let id = match member {
             Some(member) => format!("{id}/{member}").into(),
             None => id.as_str().into(),
@@ -346,6 +362,7 @@ impl<'a> Budgets<'a> {
             providers,
             reset_token: reset_token.clone(),
             of_one_key: *per == Some(BudgetPer::Key),
+            allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
         };
         let row = self.push(budget);
         self.row_of_object.insert(key, row);
@@ -356,6 +373,60 @@ impl<'a> Budgets<'a> {
         let row = u32::try_from(self.rows.len()).expect("there are fewer than 2^32 budgets");
         self.rows.push(budget);
         row
+    }
+}
+
+/// Budgets that may select keys of one namespace, by something that those keys must have, so that a key is held against
+/// few of them.
+#[derive(Debug, Default)]
+struct Selecting<'a> {
+    any: Vec<usize>,
+    by_mark: HashMap<Mark<'a>, Vec<usize>, RandomState>,
+}
+
+/// What a key must have to be selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Mark<'a> {
+    User(&'a str),
+    Label(&'a str, &'a str),
+    Tag(&'a str),
+    TeamLabel(&'a str, &'a str),
+}
+
+impl<'a> Selecting<'a> {
+    fn add(&mut self, at: usize, scope: &'a BudgetScope) {
+        let label = |selector: &'a Option<LabelSelector>| selector.as_ref()?.match_labels.first_key_value();
+        let mut mark = |mark| self.by_mark.entry(mark).or_default().push(at);
+        if !scope.users.is_empty() {
+            scope.users.iter().for_each(|user| mark(Mark::User(user)));
+        } else if let Some((name, value)) = label(&scope.key_selector) {
+            mark(Mark::Label(name, value));
+        } else if !scope.tags.is_empty() {
+            scope.tags.iter().for_each(|tag| mark(Mark::Tag(tag)));
+        } else if let Some((name, value)) = label(&scope.team_selector) {
+            mark(Mark::TeamLabel(name, value));
+        } else {
+            self.any.push(at);
+        }
+    }
+
+    fn candidates<'k>(&'k self, holder: Holder<'k>) -> Vec<usize>
+    where
+        'a: 'k,
+    {
+        let mut found = self.any.clone();
+        let by_mark: &'k HashMap<Mark<'k>, Vec<usize>, RandomState> = &self.by_mark;
+        let mut add = |mark: Mark<'k>| found.extend(by_mark.get(&mark).into_iter().flatten());
+        if !by_mark.is_empty() {
+            holder.user.into_iter().for_each(|user| add(Mark::User(user)));
+            holder.labels.iter().for_each(|(name, value)| add(Mark::Label(name, value)));
+            holder.tags.iter().for_each(|tag| add(Mark::Tag(tag)));
+            let team = holder.team.into_iter().flat_map(|(_, _, labels)| labels);
+            team.for_each(|(name, value)| add(Mark::TeamLabel(name, value)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 }
 
@@ -371,8 +442,8 @@ enum Member {
 /// `None`: it binds nothing, because it cannot be read and is not Hard.
 fn define<'a>(
     object: &'a Object<BudgetSpec>,
-    gateway_namespace: &str,
-    now: i64,
+    gateway: &Gateway<'_>,
+    input: &Input<'_>,
     previous: &Previous<'_>,
     report: &mut Report,
 ) -> Option<Defined<'a>> {
@@ -393,15 +464,15 @@ fn define<'a>(
         allowed_namespaces: _,
     } = &object.spec;
     let subject = object.subject();
-    report_unused(&object.spec, subject, report);
-    let binds = check_scope(applies_to, gateway_namespace, subject, report);
+    report_unused(&object.spec, input.mode, subject, report);
+    let binds = check_scope(applies_to, gateway, subject, report);
     let id = format!("{}/Budget/{}", object.meta.namespace, object.meta.name);
     let mut reader = Reader::new(report, subject);
     let models = reader.model_set("spec.appliesTo.models", &applies_to.models);
     reader.broken = false;
     let own_limit = reader.amount("spec.limit", limit, *unit);
     let period = reader.period("spec.period", period);
-    let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, now, &mut reader)).unwrap_or(0);
+    let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, input.now, &mut reader)).unwrap_or(0);
     let hard = *enforcement == Enforcement::Hard;
     let terms = match (own_limit, period) {
         (Some(limit), Some(period)) => {
@@ -465,8 +536,8 @@ fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reade
     (now < until).then_some(amount)
 }
 
-/// Whether the scope can select any call yet.
-fn check_scope(scope: &BudgetScope, gateway_namespace: &str, subject: Subject<'_>, report: &mut Report) -> bool {
+/// Whether the scope can select any call of this gateway yet.
+fn check_scope(scope: &BudgetScope, gateway: &Gateway<'_>, subject: Subject<'_>, report: &mut Report) -> bool {
     let BudgetScope {
         key_selector: _,
         team_selector: _,
@@ -477,8 +548,11 @@ fn check_scope(scope: &BudgetScope, gateway_namespace: &str, subject: Subject<'_
         models: _,
         providers: _,
     } = scope;
-    if namespace_selector.is_some() && subject.namespace != gateway_namespace {
-        let message = format!("only budgets in the gateway's namespace `{gateway_namespace}` select namespaces");
+    let own = &gateway.compiled.namespace;
+    let selects_namespaces = namespace_selector.is_some() && *subject.namespace != **own;
+    let is_of_another_gateway = selects_namespaces && gateway.is_gateway_namespace(subject.namespace);
+    if selects_namespaces && !is_of_another_gateway {
+        let message = format!("only budgets in the gateway's namespace `{own}` select namespaces");
         report.error(subject, Reason::InvalidValue, "spec.appliesTo.namespaceSelector", message);
     }
     if !tags.is_empty() {
@@ -489,7 +563,7 @@ fn check_scope(scope: &BudgetScope, gateway_namespace: &str, subject: Subject<'_
         let message = "end users are not told apart yet; the budget binds nothing";
         report.error(subject, Reason::NotSupportedYet, "spec.appliesTo.endUsers", message);
     }
-    end_users.is_empty()
+    end_users.is_empty() && !is_of_another_gateway
 }
 
 fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Vec<Name> {
@@ -504,7 +578,7 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
     ids
 }
 
-fn report_unused(spec: &BudgetSpec, subject: Subject<'_>, report: &mut Report) {
+fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
     let BudgetSpec { per, enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
     for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
         report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
@@ -516,13 +590,15 @@ fn report_unused(spec: &BudgetSpec, subject: Subject<'_>, report: &mut Report) {
     if *action == ExhaustedAction::Throttle {
         report.not_yet(subject, "spec.whenExhausted", "calls are refused, not slowed down, when nothing is left");
     }
-    let usual = match enforcement {
-        Enforcement::Hard => AllocatorUnavailable::Deny,
-        Enforcement::Soft => AllocatorUnavailable::Allow,
-    };
-    if on_allocator_unavailable.is_some_and(|chosen| chosen != usual) {
-        let message = format!("what happens is {usual:?}, as usual for {enforcement:?}");
-        report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+    match (enforcement, on_allocator_unavailable) {
+        (Enforcement::Soft, Some(AllocatorUnavailable::Deny)) => {
+            report.not_yet(subject, "spec.onAllocatorUnavailable", "a Soft budget admits while nobody can be asked");
+        }
+        (Enforcement::Hard, Some(AllocatorUnavailable::Allow)) if mode == Mode::Standalone => {
+            let message = "standalone, nobody else has to be asked";
+            report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+        }
+        _ => {}
     }
     if let Some(per @ (BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider)) = per {
         report.not_yet(subject, "spec.per", format!("there is no budget for each {per:?} yet; all share one"));

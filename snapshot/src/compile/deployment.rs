@@ -334,10 +334,9 @@ fn compile_parameters(parameters: &Parameters, reader: &mut Reader<'_, '_>) -> m
 }
 
 fn report_unused(probe: &Probe, capabilities: &[String], mode: Mode, subject: Subject<'_>, report: &mut Report) {
-    let Probe { mode: asked, interval } = probe;
-    let says_something = *asked == ProbeMode::Completion || *interval != Probe::default().interval;
-    // The operator asks for probes.
-    if says_something && mode == Mode::Standalone {
+    let Probe { mode: probing, interval } = probe;
+    let is_unusual = *probing == ProbeMode::Completion || *interval != Probe::default().interval;
+    if is_unusual && mode == Mode::Standalone {
         report.not_yet(subject, "spec.probe", "standalone, upstreams are not probed; failed calls start cooldowns");
     }
     if !capabilities.is_empty() {

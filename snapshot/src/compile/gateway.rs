@@ -214,8 +214,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
     }
     report_stores(stores, telemetry, prices, subject, report);
     let master_key = master_key.as_ref().and_then(|source| {
-        let (_, value) =
-            credential::read(input.secrets, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
+        let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
             let message = format!("the master key is shorter than {SHORTEST_KEY} characters and can be guessed");
             report.warning(subject, Reason::WeakKey, "spec.masterKey", message);

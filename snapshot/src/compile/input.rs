@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tollgate_crds::{
     BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
 };
@@ -126,16 +127,38 @@ impl fmt::Debug for Secret {
 
 /// Secrets by namespace and name.
 #[derive(Clone, Debug, Default)]
-pub struct Secrets(HashMap<String, BTreeMap<String, Secret>>);
+pub struct Secrets {
+    known: HashMap<String, BTreeMap<String, Secret>>,
+    unread: HashMap<String, BTreeMap<String, Unread>>,
+}
+
+/// Why nobody can say what is in a Secret, or whether it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The API server says no.
+    Forbidden,
+    /// It could not be asked yet; in a few words why.
+    Failed(String),
+}
 
 impl Secrets {
     /// Replaces one of the same name and says which.
     pub fn insert(&mut self, secret: Secret) -> Option<Secret> {
-        self.0.entry(secret.meta.namespace.clone()).or_default().insert(secret.meta.name.clone(), secret)
+        self.known.entry(secret.meta.namespace.clone()).or_default().insert(secret.meta.name.clone(), secret)
+    }
+
+    /// One that could not be read.
+    pub fn insert_unread(&mut self, namespace: &str, name: &str, why: Unread) {
+        self.unread.entry(namespace.to_owned()).or_default().insert(name.to_owned(), why);
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Secret> {
-        self.0.get(namespace)?.get(name)
+        self.known.get(namespace)?.get(name)
+    }
+
+    /// Why [`Secrets::get`] has none; `None`: there is none.
+    pub fn unread(&self, namespace: &str, name: &str) -> Option<&Unread> {
+        self.unread.get(namespace)?.get(name)
     }
 }
 
@@ -151,7 +174,7 @@ impl FromIterator<Secret> for Secrets {
 
 /// Hashes of the keys of VirtualKeys that have a `secret`, by namespace and name of the VirtualKey.
 #[derive(Clone, Debug, Default)]
-pub struct KeyHashes(HashMap<String, HashMap<String, Hashes>>);
+pub struct KeyHashes(HashMap<String, HashMap<String, Hashes, RandomState>, RandomState>);
 
 #[derive(Clone, Debug)]
 struct Hashes {

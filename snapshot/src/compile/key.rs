@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use tollgate_crds::{
     BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LocalRef, ModelLimits, Rotation, TeamSpec, VirtualKeySpec,
 };
@@ -10,7 +11,7 @@ use tollgate_crds::{
 use super::budget::{Budgets, Holder};
 use super::credential;
 use super::gateway::{Gateway, SHORTEST_KEY};
-use super::input::{Input, Object};
+use super::input::{Input, Meta, Mode, Object, ReplacedKey};
 use super::names::Names;
 use super::objects::{Everything, Grants, Objects, age};
 use super::previous::Previous;
@@ -34,6 +35,8 @@ pub(super) struct Keys {
 pub(super) struct Served<'a> {
     pub object: &'a Object<VirtualKeySpec>,
     hash: KeyHash,
+    /// Those that the key in use replaced.
+    replaced: Vec<ReplacedKey>,
 }
 
 /// The keys of this gateway whose hash is known, each hash once. Routes need their namespaces, keys need the routes.
@@ -51,10 +54,11 @@ pub(super) fn find_served<'a>(
             continue;
         }
         if let Some(hash) = hash(object, input, previous, report) {
-            served.push(Served { object, hash });
+            served.push(Served { object, hash, replaced: Vec::new() });
         }
     }
-    let mut first: HashMap<KeyHash, usize> = HashMap::with_capacity(served.len());
+    let mut first: HashMap<KeyHash, usize, RandomState> = HashMap::default();
+    first.reserve(served.len());
     let mut refused = vec![false; served.len()];
     for at in 0..served.len() {
         let Some(other) = first.insert(served[at].hash, at) else { continue };
@@ -73,6 +77,15 @@ pub(super) fn find_served<'a>(
         at += 1;
         !refused[at - 1]
     });
+    // After all keys in use: none of these takes a hash from one.
+    for key in &mut served {
+        let Meta { namespace, name, .. } = &key.object.meta;
+        for replaced in input.key_hashes.replaced(namespace, name) {
+            if first.insert(replaced.hash, usize::MAX).is_none() {
+                key.replaced.push(*replaced);
+            }
+        }
+    }
     served
 }
 
@@ -105,7 +118,7 @@ fn hash(
                 }
                 KeyPolicy::Adopt if is_there || known.is_none() => {
                     let field = "spec.secret";
-                    let (_, value) = credential::read(input.secrets, &reference, subject, field, report)?;
+                    let (_, value) = credential::read(input, &reference, subject, field, report)?;
                     if value.len() < SHORTEST_KEY {
                         let message = format!("the key is shorter than {SHORTEST_KEY} characters and can be guessed");
                         report.warning(subject, Reason::WeakKey, field, message);
@@ -137,18 +150,24 @@ pub(super) struct Work<'w, 'a> {
     pub routes: &'w Routes,
     pub grants: Grants<'a>,
     pub previous: &'w Previous<'a>,
+    pub gateway: &'w Gateway<'a>,
+    pub mode: Mode,
 }
 
 impl<'a> Work<'_, 'a> {
     pub fn compile(mut self, served: &[Served<'a>], report: &mut Report) -> Keys {
         self.team_budgets(report);
         let mut names = Names::default();
-        let mut known: HashMap<Policy, u32> = HashMap::new();
+        let mut known: HashMap<Policy, u32, RandomState> = HashMap::default();
         let mut keys = Vec::with_capacity(served.len());
-        for Served { object, hash } in served {
+        for Served { object, hash, replaced } in served {
             let Some((policy, mut key)) = self.key(object, *hash, &mut names, report) else { continue };
             let next = u32::try_from(known.len()).expect("there are fewer than 2^32 keys");
             key.policy = *known.entry(policy).or_insert(next);
+            for ReplacedKey { hash, ends_at } in replaced {
+                let expires_at = Some(key.expires_at.map_or(*ends_at, |end| end.min(*ends_at)));
+                keys.push(Key { hash: *hash, expires_at, ..key.clone() });
+            }
             keys.push(key);
         }
         keys.sort_by_key(|key| key.hash);
@@ -183,7 +202,7 @@ impl<'a> Work<'_, 'a> {
             gateway_ref: _,
         } = &object.spec;
         let subject = object.subject();
-        report_unused(rotation.as_ref(), guardrails, subject, report);
+        report_unused(rotation.as_ref().filter(|_| self.mode == Mode::Standalone), guardrails, subject, report);
         let team = match team_ref {
             Some(reference) => {
                 let teams = &self.everything.teams;
@@ -272,6 +291,18 @@ impl<'a> Work<'_, 'a> {
         report: &mut Report,
     ) -> Option<Vec<u32>> {
         let subject = object.subject();
+        let mut found = Vec::with_capacity(named.len());
+        for (at, LocalRef { name }) in named.iter().enumerate() {
+            match (self.everything.budgets.get(subject.namespace, name), self.budgets.find(subject.namespace, name)) {
+                (None, _) => {
+                    let message = format!("Budget `{name}` does not exist in namespace `{}`", subject.namespace);
+                    report.error(subject, Reason::NotFound, format!("spec.budgetRefs[{at}]"), message);
+                    return None;
+                }
+                (Some(_), Some(budget)) if !found.contains(&budget) => found.push(budget),
+                (Some(_), _) => {}
+            }
+        }
         let mut rows = Vec::new();
         if own.is_some() && !named.is_empty() {
             let message = "budget and budgetRefs exclude each other; both bind the key";
@@ -284,18 +315,6 @@ impl<'a> Work<'_, 'a> {
         } else if let (Some(terms), Some(at), true) = (default, team, named.is_empty()) {
             let team = self.teams[at].object.subject();
             rows.extend(self.budgets.own_row(id(), terms, "spec.keyDefaults.budget", team, self.previous, report));
-        }
-        let mut found = Vec::with_capacity(named.len());
-        for (at, LocalRef { name }) in named.iter().enumerate() {
-            match (self.everything.budgets.get(subject.namespace, name), self.budgets.find(subject.namespace, name)) {
-                (None, _) => {
-                    let message = format!("Budget `{name}` does not exist in namespace `{}`", subject.namespace);
-                    report.error(subject, Reason::NotFound, format!("spec.budgetRefs[{at}]"), message);
-                    return None;
-                }
-                (Some(_), Some(budget)) if !found.contains(&budget) => found.push(budget),
-                (Some(_), _) => {}
-            }
         }
         let team_object = team.map(|at| self.teams[at].object);
         let holder = Holder {
@@ -332,7 +351,9 @@ impl<'a> Work<'_, 'a> {
     /// Budgets of teams are there to be seen before any key is under them.
     fn team_budgets(&mut self, report: &mut Report) {
         for at in 0..self.teams.len() {
-            self.bind_team(at, None, &mut Vec::new(), report);
+            if self.gateway.admits(&self.teams[at].object.meta.namespace) {
+                self.bind_team(at, None, &mut Vec::new(), report);
+            }
         }
     }
 
@@ -399,7 +420,7 @@ fn report_unused(
     report: &mut Report,
 ) {
     if rotation.is_some() {
-        report.not_yet(subject, "spec.rotation", "keys are not replaced by themselves yet");
+        report.not_yet(subject, "spec.rotation", "standalone, keys are not replaced by themselves");
     }
     if !guardrails.is_empty() {
         report.not_yet(subject, "spec.guardrails", "there are no guardrails yet; calls of the key pass none");

@@ -12,6 +12,7 @@
 
 mod account;
 mod attachment;
+mod bounds;
 mod budget;
 mod credential;
 mod deployment;
@@ -33,7 +34,8 @@ mod upstream;
 mod values;
 
 pub use attachment::Gateways;
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets};
+pub use bounds::with_bounds;
+pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread};
 
 use std::collections::BTreeSet;
 
@@ -70,7 +72,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
 
     let mut credentials = Credentials::default();
     let mut judge = Judge { input: &input, gateway: &gateway, credentials: &mut credentials, report: &mut report };
-    let accounts = account::compile_all(&everything.accounts, &mut judge);
+    let accounts = account::compile_all(&everything, &mut judge);
     let deployments = deployment::compile_all(&everything, &accounts, grants, &previous, &mut judge);
 
     let groups = group::compile_all(&everything, &deployments, &gateway, grants, &previous, &mut report);
@@ -79,8 +81,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let routes = route::compile(&groups, &deployments, &callers, &gateway, grants, &mut report);
 
     let teams = team::compile_all(&everything, grants, &previous, &mut report);
-    let namespace = &gateway.compiled.namespace;
-    let mut budgets = Budgets::compile(&everything, grants, namespace, input.now, &previous, &mut report);
+    let mut budgets = Budgets::compile(&everything, grants, &gateway, &input, &previous, &mut report);
     let work = key::Work {
         everything: &everything,
         teams: &teams,
@@ -88,21 +89,18 @@ pub fn compile(input: Input<'_>) -> Compiled {
         routes: &routes,
         grants,
         previous: &previous,
+        gateway: &gateway,
+        mode: input.mode,
     };
-    let Keys { keys, policies } = work.compile(&served, &mut report);
+    let Keys { keys, mut policies } = work.compile(&served, &mut report);
+    let teams = team::of_gateway(teams, &gateway, &mut policies);
+    let budgets = budgets.into_rows(&gateway);
+    report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;
     let deployments = deployments.compiled;
     let credentials = credentials.used_by(&deployments);
-    let snapshot = Snapshot {
-        gateway: gateway.compiled,
-        deployments,
-        routes,
-        namespaces,
-        teams: teams.into_iter().map(|team| team.compiled).collect(),
-        budgets: budgets.into_rows(),
-        policies,
-        keys,
-    };
+    let snapshot =
+        Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };
     Compiled { snapshot, credentials, findings: report.into_findings() }
 }

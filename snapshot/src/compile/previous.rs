@@ -48,15 +48,21 @@ impl<'a> Previous<'a> {
         self.budget(id).or_else(|| self.snapshot?.budgets.iter().find(is_member))
     }
 
+    /// Of several rows of one VirtualKey the one that ends last: the others are of keys that it replaced.
     pub fn key(&self, namespace: &str, name: &str) -> Option<(&'a Key, &'a Policy)> {
         let snapshot = self.snapshot?;
         let by_name = || {
-            let named = snapshot.keys.iter().filter_map(|key| {
-                let policy = snapshot.policies.get(key.policy as usize)?;
-                let namespace = snapshot.namespaces.get(policy.namespace as usize)?;
-                Some(((&*namespace.name, &*key.name), key))
-            });
-            named.collect()
+            let mut last: HashMap<(&str, &str), &Key> = HashMap::with_capacity(snapshot.keys.len());
+            for key in &snapshot.keys {
+                let Some(policy) = snapshot.policies.get(key.policy as usize) else { continue };
+                let Some(namespace) = snapshot.namespaces.get(policy.namespace as usize) else { continue };
+                let end = |key: &Key| key.expires_at.unwrap_or(i64::MAX);
+                let kept = last.entry((&*namespace.name, &*key.name)).or_insert(key);
+                if end(kept) < end(key) {
+                    *kept = key;
+                }
+            }
+            last
         };
         let key = *self.keys.get_or_init(by_name).get(&(namespace, name))?;
         Some((key, snapshot.policies.get(key.policy as usize)?))

@@ -68,6 +68,15 @@ impl Report {
         );
     }
 
+    /// Drops findings about Teams and Budgets that are not `wanted`: another gateway has the same to say of them. Other
+    /// kinds are looked at only where they belong.
+    pub fn retain(&mut self, wanted: impl Fn(Subject<'_>) -> bool) {
+        self.findings.retain(|finding| {
+            let ObjectRef { kind, namespace, name } = &finding.object;
+            !matches!(*kind, "Team" | "Budget") || wanted(Subject { kind, namespace, name })
+        });
+    }
+
     /// In an order that does not depend on that of the documents.
     pub fn into_findings(mut self) -> Vec<Finding> {
         self.findings.sort_by(|a, b| {

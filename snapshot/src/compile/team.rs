@@ -2,13 +2,14 @@
 
 use tollgate_crds::{KeyDefaults, Member, MemberRole, TeamSpec};
 
+use super::gateway::Gateway;
 use super::input::Object;
 use super::objects::{Everything, Grants, Objects};
 use super::previous::Previous;
 use super::report::{Report, Subject};
 use super::values::{Reader, intersect, kept_limits};
 use crate::finding::Reason;
-use crate::model::{self, Limits, ModelSet};
+use crate::model::{self, Limits, ModelSet, Policy};
 
 /// A team and what its keys get.
 #[derive(Debug)]
@@ -47,6 +48,33 @@ pub(super) fn compile_all<'a>(
         }
     }
     teams
+}
+
+/// Those that the gateway has a use for, in the same order: teams that may have keys at it, those of its keys, and those
+/// above. Policies name them by their new positions.
+pub(super) fn of_gateway(teams: Vec<Team<'_>>, gateway: &Gateway<'_>, policies: &mut [Policy]) -> Vec<model::Team> {
+    let mut is_wanted: Vec<bool> = teams.iter().map(|team| gateway.admits(&team.object.meta.namespace)).collect();
+    for team in policies.iter().filter_map(|policy| policy.team) {
+        is_wanted[team as usize] = true;
+    }
+    for at in 0..teams.len() {
+        if is_wanted[at] {
+            teams[at].chain.iter().for_each(|above| is_wanted[*above] = true);
+        }
+    }
+    let mut next = 0;
+    let positions: Vec<u32> = is_wanted
+        .iter()
+        .map(|is_wanted| {
+            next += u32::from(*is_wanted);
+            next - u32::from(*is_wanted)
+        })
+        .collect();
+    for team in policies.iter_mut().filter_map(|policy| policy.team.as_mut()) {
+        *team = positions[*team as usize];
+    }
+    let wanted = teams.into_iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted);
+    wanted.map(|(team, _)| team.compiled).collect()
 }
 
 /// What is above a team.

@@ -121,7 +121,7 @@ impl Judge<'_, '_> {
         }
         let mut credentials = Vec::with_capacity(listed.len());
         for Listed { reference, weight, field } in listed {
-            let read = credential::read_for_header(self.input.secrets, reference, subject, field, self.report);
+            let read = credential::read_for_header(self.input, reference, subject, field, self.report);
             let Some((secret, value)) = read else { continue };
             let host = &endpoint.host;
             if !credential::may_go_to(self.input.mode, provider, secret, host) {
@@ -131,7 +131,10 @@ impl Judge<'_, '_> {
                 continue;
             }
             let id = credential::id(subject.namespace, reference);
-            self.credentials.insert(id.clone(), value);
+            if let Err(message) = self.credentials.insert(self.input.mode, id.clone(), value) {
+                self.report.error(subject, Reason::InvalidValue, field.as_str(), message);
+                continue;
+            }
             credentials.push(CredentialUse { id, weight: *weight });
         }
         credentials
@@ -152,8 +155,8 @@ impl Judge<'_, '_> {
             let value = secret.data.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
             let Some(value) = value else { continue };
             if credential::may_go_to(self.input.mode, provider, secret, host) {
-                self.credentials.insert(credential.id.clone(), value.into());
-                usable.push(credential.clone());
+                let inserted = self.credentials.insert(self.input.mode, credential.id.clone(), value.into());
+                usable.extend(inserted.is_ok().then(|| credential.clone()));
             }
         }
         usable

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::names;
+use super::names::{self, CREDENTIALS_SECRETS};
 use super::tables::{Part, Sealing};
 use super::text::{self, MOST};
 use crate::model::Credential;
@@ -28,13 +28,13 @@ pub(super) fn write(gateway: &str, credentials: &[Credential], sealing: Sealing<
     let Sealing { salt, token } = sealing;
     let mut parts = Vec::new();
     let mut sealed = Sealed { salt: salt.to_owned(), token: token.to_owned(), credentials: BTreeMap::new() };
-    let mut size = salt.len() + token.len();
+    let mut size = 0;
     for Credential { id, value } in credentials {
         let more = size_of(id, value);
-        if size + more > MOST - ROOM {
+        if size + more > MOST - AROUND && !sealed.credentials.is_empty() {
             parts.push(part(gateway, parts.len(), &sealed));
             sealed = Sealed { salt: salt.to_owned(), ..Sealed::default() };
-            size = salt.len();
+            size = 0;
         }
         sealed.credentials.insert(id.clone(), value.clone());
         size += more;
@@ -43,11 +43,14 @@ pub(super) fn write(gateway: &str, credentials: &[Credential], sealing: Sealing<
     parts
 }
 
-/// For names and brackets around credentials. Bytes.
-const ROOM: usize = 1_000;
+/// For names, salt and brackets around credentials. Bytes.
+const AROUND: usize = 2_000;
+
+/// What all credentials together may take, by [`size_of`], so that they fit however they are spread. Bytes.
+pub(crate) const ROOM: usize = CREDENTIALS_SECRETS * (MOST - AROUND - 20_000);
 
 /// The most that one credential takes, each character of it escaped. Bytes.
-fn size_of(id: &str, value: &str) -> usize {
+pub(crate) fn size_of(id: &str, value: &str) -> usize {
     2 * (id.len() + value.len()) + 6
 }
 

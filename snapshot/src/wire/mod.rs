@@ -16,7 +16,7 @@
 //! operator and proxies of neighbouring versions understand each other. A change that an older reader must not ignore
 //! raises [`FORMAT`]. The files in `tests/wire/golden` are read by every later version.
 
-mod credentials;
+pub(crate) mod credentials;
 mod manifest;
 pub mod names;
 mod policy;

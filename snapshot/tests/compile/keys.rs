@@ -1,6 +1,7 @@
 //! Who may call what.
 
 use tollgate_snapshot::Reason;
+use tollgate_snapshot::compile::ReplacedKey;
 use tollgate_snapshot::model::{KeyHash, ModelSet};
 
 use crate::names::deployment;
@@ -181,4 +182,78 @@ fn keys_that_say_the_same_share_one_policy() {
     let compiled = world(yaml.trim_end_matches("---\n")).compile();
     assert_eq!((compiled.snapshot.keys.len(), compiled.snapshot.policies.len()), (50, 1));
     assert!(compiled.snapshot.keys.windows(2).all(|pair| pair[0].hash < pair[1].hash));
+}
+
+#[test]
+fn a_replaced_key_works_until_it_ends() {
+    let key = |more: &str| {
+        format!(
+            "kind: VirtualKey\nmetadata: {{name: k}}\nspec: {{models: [chat], budget: {{limit: '1', period: {{lifetime: {{}}}}}}, secret: {{name: s}}{more}}}"
+        )
+    };
+    let replaced = [
+        ReplacedKey { hash: KeyHash::of(b"older"), ends_at: NOW + 60 },
+        ReplacedKey { hash: KeyHash::of(b"oldest"), ends_at: NOW - 60 },
+    ];
+    let ends = |more: &str| -> Vec<Option<i64>> {
+        let mut world = world(&key(more));
+        replaced.iter().for_each(|one| world.key_hashes.insert_replaced("default", "k", *one));
+        let compiled = world.compile();
+        assert_eq!(compiled.errors(), Vec::<String>::new());
+        let (keys, policies, budgets) =
+            (&compiled.snapshot.keys, &compiled.snapshot.policies, &compiled.snapshot.budgets);
+        assert_eq!((keys.len(), policies.len(), budgets.len()), (3, 1, 1), "one VirtualKey, one budget");
+        assert!(keys.iter().all(|key| &*key.name == "k" && key.policy == 0 && key.budgets == [0]));
+        let of = |hash: KeyHash| keys.iter().find(|key| key.hash == hash).unwrap().expires_at;
+        vec![of(KeyHash::of(b"default/k")), of(replaced[0].hash), of(replaced[1].hash)]
+    };
+    assert_eq!(ends(""), [None, Some(NOW + 60), Some(NOW - 60)]);
+    let at = "2026-11-21T12:00:30Z";
+    assert_eq!(
+        ends(&format!(", expiresAt: '{at}'")),
+        [Some(NOW + 30), Some(NOW + 30), Some(NOW - 60)],
+        "the earlier end"
+    );
+}
+
+#[test]
+fn a_replaced_key_never_takes_the_place_of_another() {
+    let yaml = "
+kind: VirtualKey
+metadata: {name: a}
+spec: {models: [chat], secret: {name: a}}
+---
+kind: VirtualKey
+metadata: {name: b}
+spec: {models: [chat], secret: {name: b}}
+";
+    let mut world = world(yaml);
+    let of_b = KeyHash::of(b"default/b");
+    for hash in [of_b, KeyHash::of(b"default/a"), KeyHash::of(b"x"), KeyHash::of(b"x")] {
+        world.key_hashes.insert_replaced("default", "a", ReplacedKey { hash, ends_at: NOW + 60 });
+    }
+    let compiled = world.compile();
+    assert_eq!((compiled.snapshot.keys.len(), compiled.summary()), (3, Vec::<String>::new()));
+    let of = |hash: KeyHash| compiled.snapshot.keys.iter().find(|key| key.hash == hash).unwrap();
+    assert_eq!((&*of(of_b).name, of(of_b).expires_at), ("b", None));
+    assert_eq!((&*of(KeyHash::of(b"x")).name, of(KeyHash::of(b"x")).expires_at), ("a", Some(NOW + 60)));
+    world.key_hashes.remove("default", "a");
+    let compiled = world.compile();
+    assert_eq!((compiled.snapshot.keys.len(), compiled.errors().len()), (1, 1));
+}
+
+#[test]
+fn a_broken_edit_keeps_the_key_in_use_and_none_that_it_replaced() {
+    let mut before = world("kind: VirtualKey\nmetadata: {name: k}\nspec: {models: [chat], secret: {name: s}}");
+    for text in ["1", "2", "3"] {
+        let hash = KeyHash::of(text.as_bytes());
+        before.key_hashes.insert_replaced("default", "k", ReplacedKey { hash, ends_at: NOW + 60 });
+    }
+    let broken = [
+        deployment("default", "chat", ""),
+        "---\nkind: VirtualKey\nmetadata: {name: k}\nspec: {models: [chat]}".to_owned(),
+    ];
+    let compiled = before.edited(&broken.concat()).compile();
+    assert_eq!(compiled.snapshot.keys.len(), 1);
+    assert_eq!(compiled.key("k").unwrap().0.hash, KeyHash::of(b"default/k"));
 }

@@ -2,7 +2,11 @@
 
 mod broken_edit;
 mod budgets;
+mod cluster;
 mod deployments;
+#[path = "../documents/mod.rs"]
+mod documents;
+mod gateways;
 mod keys;
 mod names;
 mod samples;

@@ -1,9 +1,9 @@
 //! The documents that show every kind as users write it.
 
 use proptest::prelude::*;
-use tollgate_snapshot::compile::Mode;
+use tollgate_snapshot::compile::{Gateways, Mode};
 use tollgate_snapshot::model::{self, BudgetUnit};
-use tollgate_snapshot::{Reason, Snapshot};
+use tollgate_snapshot::{GatewayName, Members, Reason, Snapshot};
 
 use crate::world::{Ask, World};
 
@@ -52,10 +52,44 @@ fn samples_compile_with_only_what_is_not_there_yet_to_say() {
 
 #[test]
 fn samples_compile_in_a_cluster_too() {
-    let compiled = World { mode: Mode::Cluster, ..samples() }.compile();
-    assert!(compiled.errors().is_empty(), "{:?}", compiled.errors());
+    let world = World { mode: Mode::Cluster, ..samples() };
+    let gateway = GatewayName { namespace: "tollgate".into(), name: "default".into() };
+    let compiled = World { gateway: Some(gateway.clone()), ..world.clone() }.compile();
+    let expected = [
+        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
+        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
+        "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
+        "Warning NotSupportedYet Team team-a/research spec.members[0].role",
+    ];
+    assert_eq!(compiled.summary(), expected);
+    let gateways = Gateways::new(&world.documents, &world.namespaces);
+    let members = Members::of(&compiled.snapshot);
+    for document in &world.documents {
+        assert_eq!(gateways.of(document), Ok(vec![gateway.clone()]), "{}", document.object_ref());
+        assert!(members.contains(&document.object_ref()), "{}", document.object_ref());
+    }
+    assert_eq!(compiled.snapshot, World { gateway: None, ..world }.compile().snapshot, "there is only one");
     let llama = compiled.deployment("llama-3-70b").unwrap();
     assert_eq!((&*llama.endpoint.host, llama.endpoint.port, &*llama.endpoint.path), ("vllm.team-a.svc", 8000, "/v1"));
+}
+
+#[test]
+fn variables_of_the_samples_are_not_filled_in_a_cluster() {
+    let filled = World { mode: Mode::Cluster, ..samples() };
+    let mut world = World::read(
+        &[AROUND.replace("api-key: sk-openai", "api-key: '${OPENAI_API_KEY}'"), SAMPLES.to_owned()].concat(),
+    );
+    world.mode = Mode::Cluster;
+    let mut expected = filled.compile().summary();
+    // What stands on it falls with it, and says so once.
+    expected.extend([
+        "Error VariableMissing ModelDeployment team-a/gpt-4o spec.credential.secretRef".to_owned(),
+        "Error NotFound RouteGroup team-a/chat spec.targets[0].modelDeploymentRef".to_owned(),
+    ]);
+    let mut summary = world.compile().summary();
+    expected.sort();
+    summary.sort();
+    assert_eq!(summary, expected);
 }
 
 #[test]

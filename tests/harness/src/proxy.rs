@@ -157,6 +157,16 @@ impl Proxy {
         patiently(&format!("the error `{text}`"), told).await;
     }
 
+    /// Waits until it says that nothing is wrong with its tables.
+    pub async fn wait_for_no_error(&self) {
+        let told = async {
+            while !self.snapshot().await["error"].is_null() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        patiently("no error", told).await;
+    }
+
     /// GET of the status port.
     pub async fn status(&self, path: &str) -> Response {
         Call::new(self.address("status").await, "GET", path).send().await

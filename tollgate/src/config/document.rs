@@ -68,6 +68,11 @@ pub struct Read {
     pub at: Option<(usize, usize)>,
 }
 
+/// What a cluster makes of `${VAR}`: text like any other.
+pub fn as_written(name: &str) -> Option<String> {
+    Some(format!("${{{name}}}"))
+}
+
 /// Reads one document. `default_namespace`: where documents live that name none.
 pub fn read(part: Part<'_>, default_namespace: &str, variables: Variables<'_>) -> Read {
     let simple = simple_yaml::parse(part.text);
@@ -166,6 +171,37 @@ fn head(text: &str, simple: Option<&Node<'_>>) -> Result<Head, yaml_serde::Error
     }
 }
 
+/// Reads an object as an API server has it, of one of our kinds.
+pub fn read_value(kind: &'static str, value: serde_json::Value) -> Read {
+    let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
+    let object = ObjectRef { kind, namespace: text("namespace"), name: text("name") };
+    match kind {
+        "LLMGateway" => from_server::<LLMGatewaySpec>(value, object, Document::LLMGateway),
+        "ProviderAccount" => from_server::<ProviderAccountSpec>(value, object, Document::ProviderAccount),
+        "ModelDeployment" => from_server::<ModelDeploymentSpec>(value, object, Document::ModelDeployment),
+        "RouteGroup" => from_server::<RouteGroupSpec>(value, object, Document::RouteGroup),
+        "Team" => from_server::<TeamSpec>(value, object, Document::Team),
+        "VirtualKey" => from_server::<VirtualKeySpec>(value, object, Document::VirtualKey),
+        _ => from_server::<BudgetSpec>(value, object, Document::Budget),
+    }
+}
+
+fn from_server<S: DeserializeOwned>(
+    value: serde_json::Value,
+    object: ObjectRef,
+    document: fn(Box<Object<S>>) -> Document,
+) -> Read {
+    let mut findings = Vec::new();
+    let deleting = value["metadata"]["deletionTimestamp"].is_string();
+    match whole::<S, _>(value, &object, &mut findings) {
+        Ok(whole) => resource(whole, object, deleting, findings, document),
+        Err(error) => {
+            let findings = vec![Finding::error(&object, Reason::Malformed, "", error.to_string())];
+            Read { object, parsed: None, findings, at: None }
+        }
+    }
+}
+
 /// The object itself. Whatever is wrong with it is said by the full reader.
 fn typed<S: DeserializeOwned>(
     text: &str,
@@ -184,24 +220,27 @@ fn typed<S: DeserializeOwned>(
     };
     match whole {
         Err(error) => malformed(object, &error),
-        Ok(whole) => {
-            let Whole { metadata, spec, .. } = whole;
-            let meta = Meta {
-                namespace: object.namespace.clone(),
-                name: metadata.name,
-                labels: metadata.labels,
-                annotations: metadata.annotations,
-                created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
-                deleting: false,
-            };
-            Read {
-                object,
-                parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))),
-                findings,
-                at: None,
-            }
-        }
+        Ok(whole) => resource(whole, object, false, findings, document),
     }
+}
+
+fn resource<S>(
+    whole: Whole<S>,
+    object: ObjectRef,
+    deleting: bool,
+    findings: Vec<Finding>,
+    document: fn(Box<Object<S>>) -> Document,
+) -> Read {
+    let Whole { metadata, spec, .. } = whole;
+    let meta = Meta {
+        namespace: object.namespace.clone(),
+        name: metadata.name,
+        labels: metadata.labels,
+        annotations: metadata.annotations,
+        created_at: metadata.creation_timestamp.as_deref().and_then(unix_seconds),
+        deleting,
+    };
+    Read { object, parsed: Some(Parsed::Resource(document(Box::new(Object { meta, spec })))), findings, at: None }
 }
 
 fn whole<'de, S: Deserialize<'de>, D: Deserializer<'de>>(

@@ -42,21 +42,10 @@ impl Keys {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         }
-        let text = new_key()?;
+        let text = tollgate_operator::keys::new_key().context("no randomness from the system")?;
         write_private(&path, &text)?;
         Ok(Generated { text, path, is_new: true })
     }
-}
-
-/// `sk-` and 256 random bits.
-///
-/// # Errors
-/// The system gives no randomness.
-pub fn new_key() -> anyhow::Result<String> {
-    use base64::Engine;
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
-    Ok(format!("sk-{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// Writes a file that only its owner may read: whole or not at all.

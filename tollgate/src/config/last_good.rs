@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tollgate_snapshot::ObjectRef;
-use tollgate_snapshot::compile::{Document, Meta, Secret};
+use tollgate_snapshot::compile::{self, Document, Meta, Secret};
 
 use super::document::{self, Part};
 
@@ -120,66 +120,15 @@ pub fn text_of(document: &Document) -> String {
     .to_string()
 }
 
-/// The kept text of an object whose new text cannot be read as a whole. Where its fields are bounds, each of them that
-/// can still be read applies as it is now written: a broken edit keeps a key working, but no authority that was taken
-/// from it.
+/// The kept text of an object whose new text cannot be read as a whole, with the bounds of the new text that can be.
 pub fn with_bounds(kind: &str, kept: &str, written: &str) -> String {
-    if !matches!(kind, "VirtualKey" | "Team" | "Budget") {
-        return kept.to_owned();
-    }
-    let (Ok(mut merged), Ok(written)) = (yaml_serde::from_str::<Value>(kept), yaml_serde::from_str::<Value>(written))
+    let (Ok(kept_value), Ok(written)) = (yaml_serde::from_str::<Value>(kept), yaml_serde::from_str::<Value>(written))
     else {
         return kept.to_owned();
     };
-    let Some(fields) = written.get("spec").and_then(Value::as_object) else { return kept.to_owned() };
-    for (field, value) in fields {
-        if set(&mut merged, field, None, value) {
-            continue;
-        }
-        // What is meant to end authority ends it, also where it cannot be read.
-        match field.as_str() {
-            "disabled" | "blocked" => {
-                set(&mut merged, field, None, &Value::Bool(true));
-            }
-            "expiresAt" => {
-                set(&mut merged, field, None, &Value::String(value.to_string()));
-            }
-            _ => {
-                for (part, value) in value.as_object().into_iter().flatten() {
-                    set(&mut merged, field, Some(part), value);
-                }
-            }
-        }
-    }
-    merged.to_string()
-}
-
-/// Sets a field of the spec, or a part of it. False, and nothing is changed, where the result could not be read.
-fn set(document: &mut Value, field: &str, part: Option<&str>, value: &Value) -> bool {
-    let mut changed = document.clone();
-    let Some(spec) = changed.get_mut("spec").and_then(Value::as_object_mut) else { return false };
-    match part {
-        None => {
-            // Each is the key, and a key has one.
-            match field {
-                "keyHash" => spec.remove("secret"),
-                "secret" => spec.remove("keyHash"),
-                _ => None,
-            };
-            spec.insert(field.to_owned(), value.clone());
-        }
-        Some(part) => {
-            let whole = spec.entry(field).or_insert_with(|| Value::Object(serde_json::Map::new()));
-            let Some(whole) = whole.as_object_mut() else { return false };
-            whole.insert(part.to_owned(), value.clone());
-        }
-    }
-    let text = changed.to_string();
-    let is_readable = document::read(Part { text: &text, line: 1 }, "", &|_| None).parsed.is_some();
-    if is_readable {
-        *document = changed;
-    }
-    is_readable
+    let is_readable =
+        |object: &Value| document::read(Part { text: &object.to_string(), line: 1 }, "", &|_| None).parsed.is_some();
+    compile::with_bounds(kind, &kept_value, &written, &is_readable).to_string()
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub struct Settings<'a> {
 }
 
 /// One document and where it stands.
-struct Entry {
+pub(super) struct Entry {
     file: usize,
     line: usize,
     object: ObjectRef,
@@ -94,16 +94,16 @@ struct Entry {
 
 /// Everything that a set of files says, before it is compiled.
 #[derive(Default)]
-struct Gathered {
-    documents: Vec<Document>,
-    entries: HashMap<ObjectRef, Entry>,
+pub(super) struct Gathered {
+    pub documents: Vec<Document>,
+    pub entries: HashMap<ObjectRef, Entry>,
     unreadable: Unreadable,
     kept: Vec<Kept>,
-    secrets: Secrets,
+    pub secrets: Secrets,
     secret_files: Vec<(PathBuf, Secret)>,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    findings: Vec<Placed>,
-    is_litellm: bool,
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub findings: Vec<Placed>,
+    pub is_litellm: bool,
 }
 
 /// Documents that could not be read.
@@ -144,7 +144,7 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
     let Compiled { snapshot, credentials, findings } = compile(input);
     let mut placed = gathered.findings;
     placed.extend(findings.into_iter().map(|finding| place(finding, &gathered.entries, &files)));
-    placed.sort_by(|a, b| (&a.file, a.at, a.finding.severity).cmp(&(&b.file, b.at, b.finding.severity)));
+    sort(&mut placed);
     Ok(Loaded {
         snapshot,
         credentials,
@@ -156,8 +156,13 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
     })
 }
 
+/// As people read them: file by file from the top, errors before warnings.
+pub(super) fn sort(placed: &mut [Placed]) {
+    placed.sort_by(|a, b| (&a.file, a.at, a.finding.severity).cmp(&(&b.file, b.at, b.finding.severity)));
+}
+
 /// Parses all files, on as many threads as there are cores: 10,000 keys should not keep anyone waiting.
-fn gather(files: &[File], settings: &Settings<'_>) -> Gathered {
+pub(super) fn gather(files: &[File], settings: &Settings<'_>) -> Gathered {
     let mut gathered = Gathered::default();
     let mut parts: Vec<(usize, Part<'_>)> = Vec::new();
     for (index, file) in files.iter().enumerate() {
@@ -340,10 +345,7 @@ fn key_hashes(gathered: &mut Gathered, settings: &Settings<'_>) -> anyhow::Resul
             // `compile` says what is missing.
             (tollgate_crds::KeyPolicy::Adopt, None) => {}
             (tollgate_crds::KeyPolicy::Generate, Some(_)) => {
-                let object = document.object_ref();
-                let message = format!("Secret `{}` exists and is not ours: it is never overwritten", wanted.name);
-                let finding = Finding::error(&object, Reason::Duplicate, "spec.secret.name", message)
-                    .hint("write policy: Adopt to use the key that it holds, or another name");
+                let finding = not_ours(&document.object_ref(), &wanted.name);
                 gathered.findings.push(Placed { finding, file: None, at: None });
             }
             (tollgate_crds::KeyPolicy::Generate, None) => {
@@ -364,7 +366,14 @@ fn key_hashes(gathered: &mut Gathered, settings: &Settings<'_>) -> anyhow::Resul
     Ok((hashes, made))
 }
 
-fn place(finding: Finding, entries: &HashMap<ObjectRef, Entry>, files: &[File]) -> Placed {
+/// A key cannot be generated into a Secret that somebody else made.
+pub(super) fn not_ours(key: &ObjectRef, secret: &str) -> Finding {
+    let message = format!("Secret `{secret}` exists and is not ours: it is never overwritten");
+    Finding::error(key, Reason::Duplicate, "spec.secret.name", message)
+        .hint("write policy: Adopt to use the key that it holds, or another name")
+}
+
+pub(super) fn place(finding: Finding, entries: &HashMap<ObjectRef, Entry>, files: &[File]) -> Placed {
     let Some(entry) = entries.get(&finding.object) else { return Placed { finding, file: None, at: None } };
     let file = &files[entry.file];
     let part = document::split(&file.text).into_iter().find(|part| part.line == entry.line);

@@ -155,6 +155,9 @@ async fn calls_given_up_while_they_wait_for_money() {
     for task in waiting {
         let _ = task.await;
     }
+    // The first, and the one that asks.
+    let open = |text: &str| sum(text, "tollgate_open_connections");
+    wait_for(&stage.gateway, "ten that left", |text| open(text) <= 2.0).await;
     stage.mock.open_gate("go");
     first.await.expect("it ends").expect(200);
     wait_until_idle(&stage.gateway).await;

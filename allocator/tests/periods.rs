@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use tollgate_ledger::{CalendarUnit, Period};
+use tollgate_allocator::{CalendarUnit, Period};
 
 fn at(text: &str) -> i64 {
     text.parse::<Timestamp>().unwrap().as_second()

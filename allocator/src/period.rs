@@ -7,7 +7,7 @@ use jiff::{Span as Duration, Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
 /// The period of a budget.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Period {
     /// `time_zone` is an IANA name; one that is unknown counts as UTC.
     Calendar {

@@ -1,0 +1,44 @@
+//! How much is granted at once.
+
+/// Below this part of the limit, grants are small.
+const AMPLE: i64 = 5;
+
+/// Of `room`, for a replica that needs `needed` at least and has spent `burn` in about ten seconds; one of `replicas`.
+/// While more than a fifth of the limit is left, an equal share of half of the room, so that replicas serve for minutes
+/// without asking; below that what is spent in some seconds; what is needed in any case, as far as there is.
+pub fn grant(limit: i64, room: i64, needed: i64, burn: i64, replicas: usize) -> i64 {
+    if room <= 0 || needed <= 0 {
+        return 0;
+    }
+    let replicas = i64::try_from(replicas.max(1)).unwrap_or(i64::MAX);
+    let generous = if room > limit / AMPLE { room / replicas.saturating_mul(2) } else { burn };
+    generous.max(needed).clamp(0, room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_shares_while_there_is_much_and_exact_at_the_end() {
+        for (limit, room, needed, burn, replicas, expected) in [
+            (1000, 1000, 10, 0, 1, 500),
+            (1000, 1000, 10, 0, 5, 100),
+            (1000, 1000, 700, 0, 5, 700),
+            (1000, 201, 10, 0, 2, 50),
+            (1000, 200, 10, 0, 2, 10),
+            (1000, 200, 10, 50, 2, 50),
+            (1000, 200, 10, 5000, 2, 200),
+            (1000, 5, 10, 0, 2, 5),
+            (1000, 0, 10, 10, 2, 0),
+            (1000, 500, 0, 10, 2, 0),
+            (1000, -5, 10, 10, 2, 0),
+        ] {
+            assert_eq!(
+                grant(limit, room, needed, burn, replicas),
+                expected,
+                "{limit} {room} {needed} {burn} {replicas}"
+            );
+        }
+    }
+}

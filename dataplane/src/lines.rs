@@ -1,0 +1,277 @@
+//! The header fields of an answer that came from a provider, written as the text that is sent: there are some forty of
+//! them, and a map of them would cost as much as all the rest of a call.
+
+use http::{HeaderName, HeaderValue};
+use tollgate_dialects::Dialect;
+use tollgate_snapshot::money::NanoUsd;
+use tollgate_snapshot::price::Cost;
+
+use crate::admit::{Admitted, RequestPermits};
+use crate::attempt::Attempting;
+use crate::booking::Booking;
+use crate::core::Core;
+use crate::pipeline::client_dialect;
+use crate::record::Record;
+use crate::reply::{self, COMMON_LINES, names};
+use crate::upstream::Fields;
+
+/// Room for what is nearly always written.
+const ROOM: usize = 2 << 10;
+
+/// A name as it is sent: its length is known where it is written, so that copying it is a few moves.
+macro_rules! name {
+    ($name:literal) => {
+        concat!($name, ": ").as_bytes()
+    };
+}
+
+/// Fields of the provider that clients do not get: they belong to its connection or to its domain.
+const HIDDEN: [&str; 13] = [
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "trailer",
+    "upgrade",
+    "set-cookie",
+    "location",
+    "alt-svc",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+];
+
+/// The head of a good answer as it is sent, but for its end. Whoever adds text vouches for it: it comes from validated
+/// names and values.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Lines that are complete.
+    pub fn raw(&mut self, lines: &[u8]) {
+        self.0.extend_from_slice(lines);
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    #[inline(always)]
+    fn end(&mut self) {
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// One field. `name`: with its colon and space, here and below.
+    #[inline(always)]
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        self.0.extend_from_slice(name);
+        self.0.extend_from_slice(value);
+        self.end();
+    }
+
+    #[inline(always)]
+    fn number(&mut self, name: &[u8], value: u64) {
+        self.0.extend_from_slice(name);
+        match u8::try_from(value) {
+            Ok(digit @ 0..10) => self.0.push(b'0' + digit),
+            _ => self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        }
+        self.end();
+    }
+
+    /// As OpenAI writes them: `42s`.
+    fn seconds(&mut self, name: &[u8], seconds: u64) {
+        self.0.extend_from_slice(name);
+        self.0.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+        self.0.extend_from_slice(b"s\r\n");
+    }
+
+    #[inline(always)]
+    fn amount(&mut self, name: &[u8], amount: NanoUsd) {
+        self.0.extend_from_slice(name);
+        amount.push_decimal_text(&mut self.0);
+        self.end();
+    }
+
+    /// What a call cost, in all and by its parts.
+    pub fn add_cost(&mut self, cost: &Cost) {
+        self.amount(name!("x-litellm-response-cost-original"), cost.total);
+        self.amount(name!("x-litellm-response-cost"), cost.total);
+        for (name, amount) in [
+            (name!("x-litellm-response-cost-input"), cost.input),
+            (name!("x-litellm-response-cost-output"), cost.output),
+            (name!("x-litellm-response-cost-cache-read"), cost.cache_read),
+            (name!("x-litellm-response-cost-cache-creation"), cost.cache_write),
+            (name!("x-litellm-response-cost-reasoning"), cost.reasoning),
+            (name!("x-litellm-response-cost-tool-usage"), cost.tools),
+        ] {
+            if amount != NanoUsd::ZERO {
+                self.amount(name, amount);
+            }
+        }
+    }
+
+    /// Spend and limit of the key's own budget: the first in its list.
+    fn add_key_budget(&mut self, core: &Core, admitted: &Admitted) {
+        let Some(index) = admitted.caller.key().and_then(|key| key.budgets.first()) else { return };
+        let tables = &admitted.caller.tables;
+        let budget = &tables.snapshot.budgets[*index as usize];
+        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd {
+            return;
+        }
+        let spent = tables.budget(*index, &core.shared.builder).spent();
+        self.amount(name!("x-litellm-key-spend"), NanoUsd(spent));
+        self.amount(name!("x-litellm-key-max-budget"), NanoUsd(budget.limit));
+    }
+
+    /// OpenAI's names for the tightest scope, LiteLLM's for each. Answers which of OpenAI's were written.
+    fn add_rate_limits(&mut self, permits: &RequestPermits, model: &str) -> Written {
+        let mut written = Written::default();
+        let scopes = [(&permits.per_model, &MODEL_PER_KEY), (&permits.key, &API_KEY), (&permits.team, &TEAM)];
+        for (permit, names_of_scope) in scopes {
+            let Some(permit) = permit else { continue };
+            let remaining = &permit.remaining;
+            if let Some((limit, left)) = remaining.requests {
+                self.number(names_of_scope.limit_requests, limit);
+                self.number(names_of_scope.remaining_requests, left);
+                if !std::mem::replace(&mut written.requests, true) {
+                    self.number(name!("x-ratelimit-limit-requests"), limit);
+                    self.number(name!("x-ratelimit-remaining-requests"), left);
+                    self.seconds(name!("x-ratelimit-reset-requests"), remaining.requests_reset);
+                }
+            }
+            if let Some((limit, left)) = remaining.tokens {
+                self.number(names_of_scope.limit_tokens, limit);
+                self.number(names_of_scope.remaining_tokens, left);
+                if !std::mem::replace(&mut written.tokens, true) {
+                    self.number(name!("x-ratelimit-limit-tokens"), limit);
+                    self.number(name!("x-ratelimit-remaining-tokens"), left);
+                    self.seconds(name!("x-ratelimit-reset-tokens"), remaining.tokens_reset);
+                }
+            }
+        }
+        if let Some(permit) = &permits.per_model {
+            for (kind, remaining) in [("requests", permit.remaining.requests), ("tokens", permit.remaining.tokens)] {
+                let Some((_, left)) = remaining else { continue };
+                // A model whose name makes no header name goes without.
+                if let Some(name) = reply::key_remaining(kind, model) {
+                    self.number(&[name.as_str().as_bytes(), b": "].concat(), left);
+                }
+            }
+        }
+        written
+    }
+
+    /// The provider's fields under its prefix (LiteLLM HDR-6); its limits where none of ours applies.
+    fn add_echoed(&mut self, fields: &Fields, written: Written) {
+        for (name, value) in fields.iter() {
+            if let Some(own) = names::rate_limit(name).filter(|own| !written.has(own)) {
+                self.0.extend_from_slice(own.as_str().as_bytes());
+                self.add(b": ", value);
+            }
+            if is_echoed(name) {
+                self.0.extend_from_slice(PREFIX);
+                let start = self.0.len();
+                self.0.extend_from_slice(name);
+                self.0[start..].make_ascii_lowercase();
+                self.add(b": ", value);
+            }
+        }
+    }
+}
+
+/// Names of the fields of one scope's limits (LiteLLM HDR-7).
+struct ScopeNames {
+    limit_requests: &'static [u8],
+    remaining_requests: &'static [u8],
+    limit_tokens: &'static [u8],
+    remaining_tokens: &'static [u8],
+}
+
+macro_rules! scope_names {
+    ($scope:literal) => {
+        ScopeNames {
+            limit_requests: concat!("x-ratelimit-", $scope, "-limit-requests: ").as_bytes(),
+            remaining_requests: concat!("x-ratelimit-", $scope, "-remaining-requests: ").as_bytes(),
+            limit_tokens: concat!("x-ratelimit-", $scope, "-limit-tokens: ").as_bytes(),
+            remaining_tokens: concat!("x-ratelimit-", $scope, "-remaining-tokens: ").as_bytes(),
+        }
+    };
+}
+
+static API_KEY: ScopeNames = scope_names!("api_key");
+static TEAM: ScopeNames = scope_names!("team");
+static MODEL_PER_KEY: ScopeNames = scope_names!("model_per_key");
+
+/// Which of OpenAI's fields about rate limits are ours.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    requests: bool,
+    tokens: bool,
+}
+
+impl Written {
+    fn has(self, name: &HeaderName) -> bool {
+        if name.as_str().ends_with("-tokens") { self.tokens } else { self.requests }
+    }
+}
+
+/// The headers that LiteLLM's users script against (HDR-1 to HDR-7), but for the cost. `room`: for what is put behind.
+pub fn of_reply(
+    attempting: &Attempting<'_>,
+    booking: &Booking,
+    record: &Record,
+    upstream: &Fields,
+    permits: &RequestPermits,
+    room: usize,
+) -> Lines {
+    let Attempting { core, admitted, clock, max_retries, .. } = attempting;
+    let entry = attempting.entry(booking);
+    let mut lines = Lines(Vec::with_capacity(ROOM + room.min(ROOM)));
+    lines.raw(COMMON_LINES);
+    lines.add(name!("x-request-id"), record.call_id.as_bytes());
+    lines.add(name!("x-litellm-call-id"), record.call_id.as_bytes());
+    if client_dialect(admitted.call.operation) == Dialect::Anthropic {
+        lines.add(name!("request-id"), record.call_id.as_bytes());
+    }
+    lines.raw(&entry.headers.lines);
+    lines.add(name!("x-litellm-model-group"), admitted.caller.tables.routes[admitted.route as usize].group.as_bytes());
+    lines.number(name!("x-litellm-attempted-retries"), u64::from(record.retries));
+    lines.number(name!("x-litellm-attempted-fallbacks"), u64::from(record.fallbacks));
+    lines.number(name!("x-litellm-max-retries"), u64::from(*max_retries));
+    lines.number(name!("x-litellm-timeout"), clock.total.as_secs());
+    let elapsed = record.arrived.elapsed();
+    lines.number(name!("x-litellm-response-duration-ms"), elapsed.as_millis() as u64);
+    let overhead = elapsed.saturating_sub(record.provider.max(record.first_token.unwrap_or_default()));
+    // Microseconds are a thousandth of a millisecond as nano-USD are of a micro-USD: the same text.
+    let us = i64::try_from(overhead.as_micros()).unwrap_or(i64::MAX / 1_000_000);
+    lines.amount(name!("x-litellm-overhead-duration-ms"), NanoUsd(us.saturating_mul(1_000_000)));
+    if let Some(policy) = admitted.caller.policy() {
+        if let Some(limit) = policy.limits.requests_per_minute {
+            lines.number(name!("x-litellm-key-rpm-limit"), limit);
+        }
+        if let Some(limit) = policy.limits.tokens_per_minute {
+            lines.number(name!("x-litellm-key-tpm-limit"), limit);
+        }
+        lines.add_key_budget(core, admitted);
+    }
+    let written = lines.add_rate_limits(permits, &admitted.model);
+    lines.add_echoed(upstream, written);
+    lines
+}
+
+const PREFIX: &[u8] = b"llm_provider-";
+
+fn is_echoed(name: &[u8]) -> bool {
+    !HIDDEN.iter().any(|hidden| name.eq_ignore_ascii_case(hidden.as_bytes()))
+}
+
+/// The provider's headers as clients get them with an error.
+pub fn echoed(fields: &Fields) -> Vec<(HeaderName, HeaderValue)> {
+    let echoed = |(name, value): (&[u8], &[u8])| {
+        let name = HeaderName::from_bytes(&[PREFIX, name].concat()).ok()?;
+        Some((name, HeaderValue::from_bytes(value).ok()?))
+    };
+    fields.iter().filter(|(name, _)| is_echoed(name)).filter_map(echoed).collect()
+}

@@ -1,0 +1,306 @@
+//! Budgets whose limit is handed out elsewhere: what the allocator has told of an account, and what this process tells
+//! it. Transport is not here: whoever brings one takes reports from [`Allowances::due`] and gives back answers.
+//!
+//! Allowance that is given back is committed like a hold that never ends, so a call that races with it finds no room.
+
+use std::collections::HashMap;
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tollgate_allocator::{Answer, Batch, ReplicaId, Report, Span};
+
+use crate::account::Account;
+use crate::durable::BooksId;
+
+/// What changed is told this often. Milliseconds.
+const CHANGED_MS: i64 = 2_000;
+
+/// While somebody waits for allowance.
+const TIGHT_MS: i64 = 250;
+
+/// What did not change.
+const UNCHANGED_MS: i64 = 30_000;
+
+/// A budget that cannot be served asks no more often than this.
+const ASK_MS: i64 = 20;
+
+/// What the allocator told of an account. Written by answers, read where a hold finds no room.
+#[derive(Debug, Default)]
+pub struct Elsewhere {
+    granted: AtomicI64,
+    charged: AtomicI64,
+    used: AtomicI64,
+    answered_at_ms: AtomicI64,
+    tight: AtomicBool,
+    /// Given back: also in the account's committed total.
+    returned: AtomicI64,
+    /// The total that would serve who waits now.
+    wanted: AtomicI64,
+    /// Somebody waits.
+    urgent: AtomicBool,
+    told: Mutex<Told>,
+}
+
+/// What was told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    at_ms: i64,
+    numbers: Numbers,
+    last: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Numbers {
+    returned: i64,
+    used: i64,
+    held: i64,
+    wanted: i64,
+}
+
+impl Elsewhere {
+    pub fn granted(&self) -> i64 {
+        self.granted.load(Acquire)
+    }
+
+    pub fn charged(&self) -> i64 {
+        self.charged.load(Relaxed)
+    }
+
+    pub fn used(&self) -> i64 {
+        self.used.load(Relaxed)
+    }
+
+    pub fn returned(&self) -> i64 {
+        self.returned.load(Acquire)
+    }
+
+    pub fn answered_at_ms(&self) -> i64 {
+        self.answered_at_ms.load(Relaxed)
+    }
+
+    /// Asks for a total. `urgent`: a call waits for it.
+    pub fn want(&self, total: i64, urgent: bool) {
+        self.wanted.fetch_max(total, AcqRel);
+        if urgent {
+            self.urgent.store(true, Release);
+        }
+    }
+
+    /// Takes an answer over. False: it is older than what is known.
+    fn take(&self, answer: &Answer, at_ms: i64) {
+        self.granted.fetch_max(answer.granted, AcqRel);
+        self.charged.store(answer.charged_elsewhere, Relaxed);
+        self.used.store(answer.used_elsewhere, Relaxed);
+        self.tight.store(answer.tight, Relaxed);
+        self.answered_at_ms.store(at_ms, Relaxed);
+        // What could not be granted is asked for again by who still waits.
+        self.wanted.store(0, Relaxed);
+    }
+}
+
+/// An account that the allocator has to hear of.
+#[derive(Clone, Debug)]
+struct Live {
+    replica: ReplicaId,
+    budget: Arc<str>,
+    account: Arc<Account>,
+}
+
+/// An account of a process that ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub boot: u64,
+    pub books: BooksId,
+    pub used: i64,
+}
+
+/// All accounts whose limit is handed out elsewhere.
+#[derive(Debug)]
+pub struct Allowances {
+    folder: String,
+    boot: u64,
+    /// Grows when the allocator closed the accounts of a process that lives.
+    suffix: AtomicU32,
+    live: Mutex<Vec<Live>>,
+    ended: Mutex<Vec<(ReplicaId, Report)>>,
+    /// A call waits for allowance.
+    pub urgent: Notify,
+    /// The allocator did not answer; cleared by the next answer.
+    pub away: AtomicBool,
+    /// The process stops: accounts are closed with what they used.
+    ends: AtomicBool,
+}
+
+impl Allowances {
+    /// `folder`: names the data folder, whose processes follow one another.
+    pub fn new(folder: String, boot: u64, ended: Vec<Ended>) -> Allowances {
+        let ended = ended
+            .into_iter()
+            .map(|Ended { boot, books, used }| (replica(&folder, boot, 0), last_report(books, used)))
+            .collect();
+        Allowances {
+            folder,
+            boot,
+            suffix: AtomicU32::new(0),
+            live: Mutex::default(),
+            ended: Mutex::new(ended),
+            urgent: Notify::new(),
+            away: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
+        }
+    }
+
+    /// Who new accounts belong to.
+    pub fn replica(&self) -> ReplicaId {
+        replica(&self.folder, self.boot, self.suffix.load(Relaxed))
+    }
+
+    /// An account was opened.
+    pub fn opened(&self, budget: &str, account: Arc<Account>) {
+        let mut live = lock(&self.live);
+        if self.ends.load(Acquire) {
+            account.seal();
+        }
+        live.push(Live { replica: self.replica(), budget: budget.into(), account });
+    }
+
+    /// Closes all accounts: what they used is told as their last word.
+    pub fn end(&self) {
+        self.ends.store(true, Release);
+        lock(&self.live).iter().for_each(|live| live.account.seal());
+        self.urgent.notify_one();
+    }
+
+    /// Whether the allocator has heard the last word of every account.
+    pub fn is_told(&self) -> bool {
+        lock(&self.live).iter().all(|live| lock(&live.account.elsewhere.told).last)
+    }
+
+    /// What the allocator should hear now. Always with a batch of this replica, also an empty one: the answer may recall what is not used.
+    pub fn due(&self, now_ms: i64) -> Vec<Batch> {
+        let mut batches: HashMap<ReplicaId, Vec<Report>> = HashMap::from([(self.replica(), Vec::new())]);
+        for (replica, report) in lock(&self.ended).iter() {
+            batches.entry(replica.clone()).or_default().push(report.clone());
+        }
+        lock(&self.live).retain(|live| {
+            let Live { replica, budget, account } = live;
+            let is_over = account.is_sealed() && account.committed() == account.used();
+            if is_over && lock(&account.elsewhere.told).last {
+                return false;
+            }
+            if let Some(report) = report(budget, account, is_over, now_ms) {
+                batches.entry(replica.clone()).or_default().push(report);
+            }
+            true
+        });
+        batches.into_iter().map(|(replica, reports)| Batch { replica, reports }).collect()
+    }
+
+    /// Takes answers over, and says whose allowance changed: accounts by their budgets' ids.
+    pub fn answered(&self, replica: &ReplicaId, answers: &[Answer], now_ms: i64) -> Vec<Arc<Account>> {
+        self.away.store(false, Relaxed);
+        let mut changed = Vec::new();
+        let mut closed = false;
+        lock(&self.ended).retain(|(other, report)| {
+            other != replica || !answers.iter().any(|answer| is_about(answer, &report.budget, &report.span))
+        });
+        let by_budget: HashMap<&str, Vec<&Answer>> = answers.iter().fold(HashMap::new(), |mut map, answer| {
+            map.entry(answer.budget.as_str()).or_insert_with(Vec::new).push(answer);
+            map
+        });
+        for live in lock(&self.live).iter().filter(|live| live.replica == *replica) {
+            let answers = by_budget.get(&*live.budget).map(Vec::as_slice).unwrap_or_default();
+            let Some(answer) = answers.iter().find(|answer| is_about(answer, &live.budget, &live.account.span)) else {
+                continue;
+            };
+            live.account.elsewhere.take(answer, now_ms);
+            let mut told = lock(&live.account.elsewhere.told);
+            told.last |= answer.closed && live.account.is_sealed() && live.account.committed() == live.account.used();
+            drop(told);
+            if answer.closed && !live.account.is_sealed() {
+                // Taken for dead: what is in flight settles there, what comes goes on elsewhere.
+                live.account.seal();
+                closed |= self.replica() == *replica;
+            }
+            changed.push(live.account.clone());
+        }
+        if closed {
+            self.suffix.fetch_add(1, Relaxed);
+            tracing::warn!("the allocator took this process for gone: it goes on as another replica");
+        }
+        changed
+    }
+
+    /// No answer came. Who waits is told.
+    pub fn unanswered(&self) -> Vec<Arc<Account>> {
+        self.away.store(true, Release);
+        lock(&self.live).iter().map(|live| live.account.clone()).collect()
+    }
+}
+
+fn replica(folder: &str, boot: u64, suffix: u32) -> ReplicaId {
+    ReplicaId(if suffix == 0 { format!("{folder}.{boot}") } else { format!("{folder}.{boot}.{suffix}") })
+}
+
+fn last_report(books: BooksId, used: i64) -> Report {
+    let BooksId { budget, token, unit, span } = books;
+    Report { budget, unit, reset_token: token, span, returned: 0, used, held: 0, wanted: 0, last: true }
+}
+
+fn is_about(answer: &Answer, budget: &str, span: &Span) -> bool {
+    answer.budget == budget && answer.span.starts_at == span.starts_at && answer.span.ends_at == span.ends_at
+}
+
+/// What is to be told of an account now, if anything.
+fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option<Report> {
+    let elsewhere = &account.elsewhere;
+    let mut told = lock(&elsewhere.told);
+    let since = now_ms.saturating_sub(told.at_ms);
+    let tight = elsewhere.tight.load(Relaxed);
+    let urgent = elsewhere.urgent.load(Acquire);
+    if (tight && since >= TIGHT_MS || account.is_sealed()) && !urgent {
+        give_back(account);
+    }
+    // `used` before `committed`: a settlement in between must not make `held` look smaller than it is.
+    let used = account.used();
+    let held = account.committed().saturating_sub(used).max(0);
+    let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted: elsewhere.wanted.load(Relaxed) };
+    let changed = numbers != told.numbers || (is_over && !told.last);
+    let due = (urgent && since >= ASK_MS)
+        || (tight && since >= TIGHT_MS)
+        || (changed && (since >= CHANGED_MS || is_over))
+        || since >= UNCHANGED_MS;
+    if !due {
+        return None;
+    }
+    elsewhere.urgent.store(false, Release);
+    *told = Told { at_ms: now_ms, numbers, last: told.last };
+    let Numbers { returned, used, held, wanted } = numbers;
+    Some(Report {
+        budget: budget.to_owned(),
+        unit: account.unit,
+        reset_token: account.token.clone(),
+        span: account.span.clone(),
+        returned,
+        used,
+        held,
+        wanted: if account.is_sealed() { 0 } else { wanted },
+        last: is_over,
+    })
+}
+
+/// Gives back what no call holds.
+fn give_back(account: &Account) {
+    let granted = account.elsewhere.granted();
+    let returned = account.take_idle(granted);
+    if returned > 0 {
+        account.elsewhere.returned.fetch_add(returned, AcqRel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,292 @@
+//! Budgets of several processes whose limit one allocator hands out: never over it together, all of it usable, and
+//! nothing lost when one of them dies or the allocator is away.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+use common::{NOON_MS, attempt, exact, hard, options};
+use tollgate_allocator::{Asker, Budget as Allocated, Terms};
+use tollgate_ledger::{Allocation, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer};
+
+/// One clock for all tests of this file; it only goes on.
+static CLOCK_MS: AtomicI64 = AtomicI64::new(NOON_MS);
+
+fn clock() -> i64 {
+    CLOCK_MS.load(SeqCst)
+}
+
+/// The allocator of one budget.
+struct Allocator {
+    terms: Terms,
+    budget: Allocated,
+    adjusted: i64,
+    away: bool,
+}
+
+impl Allocator {
+    fn new(terms: &BudgetTerms) -> Allocator {
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = terms.clone();
+        let terms = Terms { unit, limit, mode, period, reset_token };
+        Allocator { terms, budget: Allocated::default(), adjusted: 0, away: false }
+    }
+
+    /// One exchange, as a transport would do it.
+    fn exchange(&mut self, process: &Process) {
+        for batch in process.ledger.due() {
+            if self.away {
+                process.ledger.unanswered();
+                continue;
+            }
+            let mut answers = Vec::new();
+            for report in &batch.reports {
+                let asker = Asker { replica: &batch.replica, replicas: 2, now_ms: clock() };
+                let synced = self.budget.sync(&self.terms, asker, report);
+                self.adjusted += synced.adjusted;
+                answers.push(synced.answer);
+            }
+            answers.extend(self.budget.recall(&process.terms.id, &self.terms, &batch.replica, clock()));
+            process.ledger.answered(&batch.replica, &answers);
+        }
+    }
+
+    fn charged(&self) -> i64 {
+        self.budget.totals(&self.terms, clock() / 1000).charged
+    }
+
+    fn used(&self) -> i64 {
+        self.budget.totals(&self.terms, clock() / 1000).used
+    }
+}
+
+/// A process that spends.
+struct Process {
+    folder: Arc<tempfile::TempDir>,
+    ledger: Ledger,
+    writer: Writer,
+    budgets: Vec<Arc<Budget>>,
+    terms: BudgetTerms,
+}
+
+impl Process {
+    fn start(terms: &BudgetTerms) -> Process {
+        Process::start_in(Arc::new(tempfile::tempdir().unwrap()), terms)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, terms: &BudgetTerms) -> Process {
+        let options = Options { clock, allocation: Allocation::Shared, ..options(folder.path(), 1) };
+        let (ledger, mut writers, _) = Ledger::open(options).unwrap();
+        let budgets = vec![ledger.budget(terms)];
+        Process { folder, ledger, writer: writers.remove(0), budgets, terms: terms.clone() }
+    }
+
+    /// Dies, and starts again in the same folder.
+    fn kill(self) -> Process {
+        let Process { folder, ledger, writer, budgets, terms } = self;
+        drop((ledger, writer, budgets));
+        Process::start_in(folder, &terms)
+    }
+
+    /// Holds, or says why not, after all that can be had from the allocator and from `others`.
+    fn hold(&mut self, id: u128, amount: i64, allocator: &mut Allocator, others: &[&Process]) -> Result<Hold, Refusal> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // Other tests move the clock too: rounds, not time.
+        let mut patience = 40;
+        loop {
+            let mut start = attempt(id, amount);
+            start.started_at_ms = clock();
+            match self.writer.try_hold(&start, &self.budgets) {
+                Err(Refusal::Pending(grant)) => {
+                    allocator.exchange(self);
+                    runtime.block_on(grant.wait());
+                }
+                Err(Refusal::Reserved { .. }) if patience > 0 => {
+                    patience -= 1;
+                    for other in others {
+                        allocator.exchange(other);
+                    }
+                    allocator.exchange(self);
+                    let budget = self.budgets[0].clone();
+                    runtime.block_on(budget.wait_for_release());
+                }
+                other => return other,
+            }
+            CLOCK_MS.fetch_add(50, SeqCst);
+        }
+    }
+}
+
+#[test]
+fn two_processes_spend_the_whole_limit_and_no_more() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let (mut a, mut b) = (Process::start(&terms), Process::start(&terms));
+    let mut spent = 0;
+    for id in 0..40 {
+        for turn in 0..2 {
+            let (one, other) = if turn == 0 { (&mut a, &b) } else { (&mut b, &a) };
+            match one.hold(id * 2 + turn, 30, &mut allocator, &[other]) {
+                Ok(hold) => {
+                    hold.settle(exact(30));
+                    spent += 30;
+                }
+                Err(Refusal::Exhausted { limit: 1000, .. }) => {
+                    assert!(spent + 30 > 1000, "refused at {spent} although there was room");
+                }
+                Err(other) => panic!("{other:?} at {spent}"),
+            }
+            assert!(spent <= 1000 && allocator.charged() <= 1000);
+        }
+    }
+    assert_eq!(spent, 990, "all that whole calls can use");
+}
+
+#[test]
+fn allowance_that_no_call_holds_is_given_back_to_who_waits() {
+    let terms = hard("b", 100);
+    let mut allocator = Allocator::new(&terms);
+    let (mut a, mut b) = (Process::start(&terms), Process::start(&terms));
+    let held = a.hold(1, 10, &mut allocator, &[]).unwrap();
+    let all = b.hold(2, 90, &mut allocator, &[&a]).unwrap();
+    match b.hold(3, 5, &mut allocator, &[&a]) {
+        Err(Refusal::Reserved { limit: 100, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    held.settle(exact(0));
+    all.settle(exact(40));
+    b.hold(4, 60, &mut allocator, &[&a]).unwrap().settle(exact(60));
+    for process in [&a, &b] {
+        CLOCK_MS.fetch_add(3_000, SeqCst);
+        allocator.exchange(process);
+    }
+    assert_eq!(allocator.used(), 100);
+    assert_eq!(b.ledger.views()[0].spent, 100);
+}
+
+#[test]
+fn a_process_that_dies_is_charged_what_it_held_and_gives_the_rest_back() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut a = Process::start(&terms);
+    a.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(40));
+    let in_flight = a.hold(2, 25, &mut allocator, &[]).unwrap();
+    let charged = allocator.charged();
+    assert!(charged >= 65, "{charged}");
+    // As a killed process leaves it: the hold is never settled.
+    std::mem::forget(in_flight);
+    let first = a.ledger.due()[0].replica.clone();
+    allocator.budget.close(&first);
+    assert_eq!(allocator.used(), charged, "charged whole until it proves less");
+    let b = a.kill();
+    allocator.exchange(&b);
+    assert_eq!((allocator.used(), allocator.adjusted), (65, charged - 65));
+    assert!(b.ledger.due().iter().all(|batch| batch.reports.is_empty()), "told once");
+}
+
+#[test]
+fn without_the_allocator_hard_refuses_and_soft_admits() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 10, &mut allocator, &[]).unwrap().settle(exact(10));
+    allocator.away = true;
+    // What it has allowance for it may spend.
+    process.hold(2, 10, &mut allocator, &[]).unwrap().settle(exact(10));
+    assert!(matches!(process.hold(3, 900, &mut allocator, &[]), Err(Refusal::Unavailable { .. })));
+    allocator.away = false;
+    CLOCK_MS.fetch_add(100, SeqCst);
+    allocator.exchange(&process);
+    process.hold(4, 900, &mut allocator, &[]).unwrap().settle(exact(900));
+
+    let soft = BudgetTerms { mode: Mode::Soft, ..hard("s", 100) };
+    let mut allocator = Allocator::new(&soft);
+    allocator.away = true;
+    let mut process = Process::start(&soft);
+    process.hold(1, 500, &mut allocator, &[]).unwrap().settle(exact(50));
+
+    let allowed = BudgetTerms { allow_unavailable: true, ..hard("h", 100) };
+    let mut allocator = Allocator::new(&allowed);
+    allocator.away = true;
+    let mut process = Process::start(&allowed);
+    process.hold(1, 60, &mut allocator, &[]).unwrap().settle(exact(60));
+    allocator.away = false;
+    CLOCK_MS.fetch_add(3_000, SeqCst);
+    allocator.exchange(&process);
+    assert_eq!(allocator.used(), 60, "what was spent without asking counts");
+}
+
+#[test]
+fn soft_budgets_know_what_others_used() {
+    let terms = BudgetTerms { mode: Mode::Soft, ..hard("s", 100) };
+    let mut allocator = Allocator::new(&terms);
+    let (mut a, mut b) = (Process::start(&terms), Process::start(&terms));
+    a.hold(1, 10, &mut allocator, &[]).unwrap().settle(exact(120));
+    b.hold(2, 10, &mut allocator, &[]).unwrap().settle(exact(1));
+    CLOCK_MS.fetch_add(3_000, SeqCst);
+    allocator.exchange(&a);
+    allocator.exchange(&b);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    // The answer is taken over by the ledger's thread.
+    runtime.block_on(async {
+        while b.ledger.views()[0].spent != 121 {
+            tokio::task::yield_now().await;
+        }
+    });
+    loop {
+        match b.hold(3, 10, &mut allocator, &[]) {
+            Err(Refusal::Exhausted { spent: 121, limit: 100, .. }) => break,
+            Err(other) => panic!("{other:?}"),
+            // Admission reads what the thread writes a moment later.
+            Ok(hold) => hold.release(0, 0),
+        }
+    }
+}
+
+#[test]
+fn who_was_taken_for_dead_goes_on_as_another() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(10));
+    let replica = process.ledger.due()[0].replica.clone();
+    allocator.budget.close(&replica);
+    CLOCK_MS.fetch_add(31_000, SeqCst);
+    allocator.exchange(&process);
+    process.hold(2, 300, &mut allocator, &[]).unwrap().settle(exact(300));
+    let replicas = allocator.budget.books[0].accounts.len();
+    assert_eq!(replicas, 2);
+    for _ in 0..3 {
+        CLOCK_MS.fetch_add(3_000, SeqCst);
+        allocator.exchange(&process);
+    }
+    assert_eq!(allocator.used(), 310);
+}
+
+#[test]
+fn a_process_that_stops_in_good_order_leaves_what_it_used() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(40));
+    process.ledger.end();
+    assert!(!process.ledger.is_told());
+    allocator.exchange(&process);
+    assert!(process.ledger.is_told());
+    assert_eq!((allocator.used(), allocator.charged(), allocator.adjusted), (40, 40, 0));
+}
+
+#[test]
+fn a_lowered_limit_stops_admission_at_once_and_a_raised_one_admits() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 50, &mut allocator, &[]).unwrap().settle(exact(50));
+    let lower = BudgetTerms { limit: 60, ..terms.clone() };
+    process.ledger.update(&lower);
+    allocator.terms.limit = 60;
+    assert!(matches!(process.hold(2, 20, &mut allocator, &[]), Err(Refusal::Exhausted { limit: 60, .. })));
+    process.ledger.update(&terms);
+    allocator.terms.limit = 1000;
+    process.hold(3, 20, &mut allocator, &[]).unwrap().settle(exact(20));
+}

@@ -1,0 +1,79 @@
+//! I/O: asks one proxy, again and again, what its budgets need, and brings it the answers. One question is always open,
+//! so a call that waits for allowance is heard at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tollgate_allocator::{Answers, Batch, Exchange, ReplicaId};
+
+use super::desk::Ask;
+use crate::backoff::Backoff;
+use crate::facts::Named;
+use crate::proxies::{Asker, Fleet};
+
+/// How long a proxy may keep a question open when it needs nothing.
+const WAIT: Duration = Duration::from_millis(1_000);
+
+/// Between two questions, so that a proxy whose calls all wait does not keep the operator busy.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The way to one proxy.
+pub struct Caller {
+    pub asker: Asker,
+    pub fleet: Fleet,
+    pub gateway: Named,
+    pub pod: String,
+    pub uid: String,
+    pub address: SocketAddr,
+    pub desk: mpsc::Sender<Ask>,
+}
+
+impl Caller {
+    /// Until the pod is gone, or another of its name is there.
+    pub async fn run(self) {
+        let mut answers: Vec<Answers> = Vec::new();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        while let Some(token) = self.fleet.token_of(&self.gateway, &self.pod, &self.uid, self.address) {
+            let exchange = Exchange { answers: std::mem::take(&mut answers), wait_ms: WAIT.as_millis() as u64 };
+            match self.asker.allowance(self.address, &token, &exchange).await {
+                Ok(exchanged) => {
+                    backoff.reset();
+                    answers = self.ask(exchanged.batches).await;
+                    tokio::time::sleep(PACE).await;
+                }
+                Err(error) => {
+                    tracing::debug!(pod = %self.pod, %error, "proxy `{}` does not say what its budgets need: {error}", self.pod);
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Has the desk decide. Nothing comes back where it cannot: the proxy tells the same again.
+    async fn ask(&self, batches: Vec<Batch>) -> Vec<Answers> {
+        let mut answers = Vec::new();
+        for Batch { replica, reports } in batches {
+            let (tell, told) = oneshot::channel();
+            // Replicas of one name in two pods are two.
+            let ask = Ask { replica: full_name(&self.pod, &replica), reports, tell };
+            if self.desk.send(ask).await.is_err() {
+                break;
+            }
+            if let Ok(told) = told.await {
+                answers.push(Answers { replica, answers: told });
+            }
+        }
+        answers
+    }
+}
+
+/// Of a replica, over all pods.
+pub fn full_name(pod: &str, ReplicaId(replica): &ReplicaId) -> ReplicaId {
+    ReplicaId(format!("{pod}/{replica}"))
+}
+
+/// The pod of a replica.
+pub fn pod_of(ReplicaId(name): &ReplicaId) -> &str {
+    name.split_once('/').map_or("", |(pod, _)| pod)
+}

@@ -1,0 +1,369 @@
+//! Decides for one gateway. What arrives together is decided together and written once; an answer leaves only when every
+//! grant in it is written. Where somebody else wrote meanwhile, all is read and decided again: reports are totals, so
+//! deciding twice changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms};
+
+use super::caller::pod_of;
+use super::shards::{ShardError, Shards, shard_of};
+use super::terms::AllTerms;
+use crate::Context;
+use crate::backoff::Backoff;
+use crate::facts::{Named, SpendFact};
+
+/// A replica's reports, and where the answers go.
+pub struct Ask {
+    pub replica: ReplicaId,
+    pub reports: Vec<Report>,
+    pub tell: oneshot::Sender<Vec<Answer>>,
+}
+
+/// Asks that are decided together.
+const TOGETHER: usize = 256;
+
+/// At most ten writes a second: those that wait meanwhile go with the next.
+const BETWEEN_WRITES: Duration = Duration::from_millis(100);
+
+/// What was used is written this often where no grant carries it.
+const LAZY: Duration = Duration::from_secs(3);
+
+/// A pod must be gone so long before its accounts are closed. Safe at any length: closing charges all that was granted.
+const GONE: Duration = Duration::from_secs(30);
+
+/// Tries over conflicts before a batch is left unanswered.
+const CONFLICTS: usize = 4;
+
+/// What one gateway's desk remembers.
+pub struct Desk {
+    context: Context,
+    gateway: Named,
+    /// `None`: to be read.
+    books: Option<Books>,
+    terms: AllTerms,
+    /// Of which snapshot the terms are.
+    snapshot: Option<Arc<tollgate_snapshot::Snapshot>>,
+    gone_since: HashMap<String, Instant>,
+    next_write: Instant,
+    lazy_write: Instant,
+    /// Something changed that nobody was told to look at.
+    unshown: bool,
+    backoff: Backoff,
+}
+
+struct Books {
+    shards: Shards,
+    budgets: BTreeMap<String, Budget>,
+    /// Shards with something that is not written.
+    dirty: BTreeSet<usize>,
+}
+
+impl Desk {
+    pub fn new(context: Context, gateway: Named) -> Desk {
+        let now = Instant::now();
+        Desk {
+            context,
+            gateway,
+            books: None,
+            terms: AllTerms::default(),
+            snapshot: None,
+            gone_since: HashMap::new(),
+            next_write: now,
+            lazy_write: now + LAZY,
+            unshown: false,
+            backoff: Backoff::of_server(),
+        }
+    }
+
+    /// Serves until all who could ask are gone.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        loop {
+            let wake = self.lazy_write;
+            let first = tokio::select! {
+                first = asks.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                () = sleep_until(wake) => None,
+            };
+            let Some(first) = first else {
+                self.housekeeping().await;
+                continue;
+            };
+            let mut together = vec![first];
+            while together.len() < TOGETHER
+                && let Ok(more) = asks.try_recv()
+            {
+                together.push(more);
+            }
+            self.decide(together).await;
+            if Instant::now() >= self.lazy_write {
+                self.housekeeping().await;
+            }
+        }
+    }
+
+    /// Takes the terms of what was compiled last. False: nothing was published yet.
+    fn refresh_terms(&mut self) -> bool {
+        let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return false };
+        if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
+            self.terms = AllTerms::of(&snapshot);
+            self.snapshot = Some(snapshot);
+        }
+        true
+    }
+
+    async fn decide(&mut self, asks: Vec<Ask>) {
+        if !self.refresh_terms() {
+            return;
+        }
+        for _ in 0..CONFLICTS {
+            if !self.load().await {
+                return;
+            }
+            let (answers, must_write) = self.sync(&asks);
+            match self.write(must_write).await {
+                Ok(()) => {
+                    self.show(&asks);
+                    for (ask, answers) in asks.into_iter().zip(answers) {
+                        // Its caller ended: the proxy is gone.
+                        let _ = ask.tell.send(answers);
+                    }
+                    return;
+                }
+                Err(ShardError::Conflict(name)) => {
+                    tracing::debug!(%name, "books were written by somebody else; they are read again");
+                    self.books = None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "budgets get no allowance: {error}");
+                    self.context.metrics.allocation_failed();
+                    self.books = None;
+                    self.backoff.wait().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads the books if they are not known.
+    async fn load(&mut self) -> bool {
+        if self.books.is_some() {
+            return true;
+        }
+        let (namespace, name) = &self.gateway;
+        let Some(uid) = self.context.world.read().gateway(namespace, name).map(|(_, record)| record.uid.clone()) else {
+            return false;
+        };
+        let Context { client, metrics, .. } = &self.context;
+        match Shards::load(client, &self.gateway, &uid, metrics.clone()).await {
+            Ok((shards, budgets)) => {
+                self.books = Some(Books { shards, budgets, dirty: BTreeSet::new() });
+                self.backoff.reset();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, gateway = %format!("{namespace}/{name}"), "the books of budgets cannot be read: {error}");
+                metrics.allocation_failed();
+                self.backoff.wait().await;
+                false
+            }
+        }
+    }
+
+    /// Answers to each ask, and the shards that must be written before they leave.
+    fn sync(&mut self, asks: &[Ask]) -> (Vec<Vec<Answer>>, BTreeSet<usize>) {
+        let Some(Books { budgets, dirty, .. }) = &mut self.books else { return (Vec::new(), BTreeSet::new()) };
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let replicas = self.context.fleet.pods_of(&self.gateway).len().max(1);
+        let mut must_write = BTreeSet::new();
+        let mut answers = Vec::with_capacity(asks.len());
+        for Ask { replica, reports, .. } in asks {
+            let mut told = Vec::with_capacity(reports.len());
+            for report in reports {
+                let Some(terms) = self.terms.get(&report.budget) else {
+                    told.extend(unknown_budget(budgets, report, replica, now_ms, dirty));
+                    continue;
+                };
+                let shard = shard_of(&report.budget);
+                let budget = budgets.entry(report.budget.clone()).or_default();
+                let before = durable(budget, report, replica);
+                let Synced { answer, adjusted } = budget.sync(terms, Asker { replica, replicas, now_ms }, report);
+                let after = durable(budget, report, replica);
+                if after.granted > before.granted || after.closed != before.closed {
+                    must_write.insert(shard);
+                }
+                if after != before {
+                    dirty.insert(shard);
+                }
+                if adjusted > 0 {
+                    self.context.metrics.allocation_adjusted();
+                    tracing::info!(budget = %report.budget, adjusted, "a proxy that ended proved that it spent less of `{}` than it was charged", report.budget);
+                }
+                told.push(answer);
+            }
+            answers.push(told);
+        }
+        self.recall(asks, &mut answers, now_ms);
+        (answers, must_write)
+    }
+
+    /// Tells who holds allowance that nobody uses while somebody waits for it.
+    fn recall(&self, asks: &[Ask], answers: &mut [Vec<Answer>], now_ms: i64) {
+        let Some(Books { budgets, .. }) = &self.books else { return };
+        for (id, budget) in budgets.iter().filter(|(_, budget)| budget.is_tight(now_ms)) {
+            let Some(terms) = self.terms.get(id) else { continue };
+            for (Ask { replica, .. }, told) in asks.iter().zip(answers.iter_mut()) {
+                if told.iter().all(|answer| answer.budget != *id) {
+                    told.extend(budget.recall(id, terms, replica, now_ms));
+                }
+            }
+        }
+    }
+
+    /// Writes shards, not more often than it should.
+    async fn write(&mut self, shards: BTreeSet<usize>) -> Result<(), ShardError> {
+        if shards.is_empty() {
+            return Ok(());
+        }
+        sleep_until(self.next_write).await;
+        self.next_write = Instant::now() + BETWEEN_WRITES;
+        let Some(Books { shards: store, budgets, dirty }) = &mut self.books else { return Ok(()) };
+        store.write(&shards, budgets).await?;
+        dirty.retain(|shard| !shards.contains(shard));
+        Ok(())
+    }
+
+    /// Closes accounts of pods that are gone, forgets old periods, writes what waits.
+    async fn housekeeping(&mut self) {
+        self.lazy_write = Instant::now() + LAZY;
+        if !self.refresh_terms() || !self.load().await {
+            return;
+        }
+        let pods = self.context.fleet.pods_of(&self.gateway);
+        let now = Instant::now();
+        let Some(Books { budgets, dirty, .. }) = &mut self.books else { return };
+        let replicas: BTreeSet<ReplicaId> = budgets
+            .values()
+            .flat_map(|budget| &budget.books)
+            .flat_map(|books| &books.accounts)
+            .filter(|(_, account)| !account.closed)
+            .map(|(replica, _)| replica.clone())
+            .collect();
+        self.gone_since.retain(|pod, _| !pods.contains(pod));
+        let mut gone = BTreeSet::new();
+        for replica in replicas.iter().filter(|replica| !pods.contains(pod_of(replica))) {
+            let since = *self.gone_since.entry(pod_of(replica).to_owned()).or_insert(now);
+            if since.elapsed() >= GONE {
+                gone.insert(replica);
+            }
+        }
+        for (id, budget) in budgets.iter_mut() {
+            let mut changed = budget.forget(jiff::Timestamp::now().as_second());
+            for replica in &gone {
+                changed |= budget.close(replica);
+            }
+            if changed {
+                dirty.insert(shard_of(id));
+            }
+        }
+        for replica in gone {
+            tracing::info!("proxy `{}` is gone: its budgets are charged what it was granted", pod_of(replica));
+        }
+        budgets.retain(|_, budget| !budget.books.is_empty() || budget.gone_before > i64::MIN);
+        let waiting = std::mem::take(dirty);
+        self.context.metrics.allocations(budgets.len());
+        if let Err(error) = self.write(waiting).await {
+            if !matches!(error, ShardError::Conflict(_)) {
+                tracing::warn!(%error, "the books of budgets are not written: {error}");
+                self.context.metrics.allocation_failed();
+            }
+            self.books = None;
+        }
+        self.show_all();
+    }
+
+    /// Tells conditions and columns what changed.
+    fn show(&mut self, asks: &[Ask]) {
+        let ids: BTreeSet<&str> =
+            asks.iter().flat_map(|ask| &ask.reports).map(|report| report.budget.as_str()).collect();
+        self.show_these(ids.into_iter());
+    }
+
+    /// Also what changed because time passed.
+    fn show_all(&mut self) {
+        let ids: Vec<String> = self.books.iter().flat_map(|books| books.budgets.keys().cloned()).collect();
+        self.show_these(ids.iter().map(String::as_str));
+        if std::mem::take(&mut self.unshown) {
+            self.context.facts.show_again();
+        }
+    }
+
+    fn show_these<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+        let Some(Books { budgets, .. }) = &self.books else { return };
+        let now = jiff::Timestamp::now().as_second();
+        let spent = ids.filter_map(|id| {
+            let (budget, terms) = (budgets.get(id)?, self.terms.get(id)?);
+            let Terms { limit, .. } = **terms;
+            let totals = budget.totals(terms, now);
+            Some((id.to_owned(), SpendFact { used: totals.used, charged: totals.charged, held: totals.held, limit }))
+        });
+        self.unshown |= self.context.facts.set_spend(&self.gateway, spent);
+    }
+}
+
+/// The part of an account that must not be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Durable {
+    granted: i64,
+    returned: i64,
+    used: i64,
+    closed: bool,
+}
+
+fn durable(budget: &Budget, report: &Report, replica: &ReplicaId) -> Durable {
+    let books = budget.books.iter().find(|books| {
+        books.unit == report.unit
+            && books.reset_token == report.reset_token
+            && books.span.starts_at == report.span.starts_at
+            && books.span.ends_at == report.span.ends_at
+    });
+    books.and_then(|books| books.accounts.get(replica)).map_or_else(Durable::default, |account| Durable {
+        granted: account.granted,
+        returned: account.returned,
+        used: account.used,
+        closed: account.closed,
+    })
+}
+
+/// A budget that the configuration does not have any more, or not yet: what was used is kept, nothing is granted. An
+/// ended process must not tell its last word for ever.
+fn unknown_budget(
+    budgets: &mut BTreeMap<String, Budget>,
+    report: &Report,
+    replica: &ReplicaId,
+    now_ms: i64,
+    dirty: &mut BTreeSet<usize>,
+) -> Option<Answer> {
+    let terms = Terms {
+        unit: report.unit,
+        limit: 0,
+        mode: tollgate_allocator::Mode::Hard,
+        period: tollgate_allocator::Period::Lifetime,
+        reset_token: report.reset_token.clone(),
+    };
+    let asker = Asker { replica, replicas: 1, now_ms };
+    let answer = match budgets.get_mut(&report.budget) {
+        Some(budget) => {
+            dirty.insert(shard_of(&report.budget));
+            budget.sync(&terms, asker, report).answer
+        }
+        None => Budget::default().sync(&terms, asker, report).answer,
+    };
+    Some(Answer { unknown: true, ..answer })
+}

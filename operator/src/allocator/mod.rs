@@ -1,0 +1,93 @@
+//! Who may spend how much over all proxies of a gateway: the leader asks each proxy what its budgets need, decides by
+//! `tollgate_allocator`, and answers once the decision is written to the API server. Two leaders cannot grant the same
+//! money: each write carries the resourceVersion that it was computed from.
+//!
+//! ```text
+//! proxy ◄── POST /operator/allowance {answers} ── caller (one for each proxy) ──► desk (one for each gateway)
+//!       ──► {reports}, at once when a call waits                                  │ sync, write shards, then answer
+//! ```
+
+mod caller;
+mod desk;
+mod shards;
+mod terms;
+
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::Context;
+use crate::error::Ended;
+use crate::facts::Named;
+use crate::proxies::Asker;
+
+use self::caller::Caller;
+use self::desk::Desk;
+
+/// How often the proxies that are there are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Batches that wait for a desk. A proxy has one under way.
+const WAITING: usize = 256;
+
+/// Ends only when the operator does.
+pub async fn run(context: Context) -> Ended {
+    loop {
+        // What was known may be old when this process leads again.
+        if let Some(never) = context.leadership.while_leading(lead(&context)).await {
+            match never {}
+        }
+    }
+}
+
+/// A gateway's desk and the proxies that call on it. All end with it.
+struct Counter {
+    tasks: JoinSet<()>,
+    desk: mpsc::Sender<desk::Ask>,
+    called: BTreeSet<(String, String)>,
+}
+
+async fn lead(context: &Context) -> Infallible {
+    let asker = Asker::default();
+    let mut counters: HashMap<Named, Counter> = HashMap::new();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        let there = context.fleet.callable();
+        counters.retain(|gateway, _| there.contains_key(gateway));
+        for (gateway, proxies) in there {
+            let counter = counters.entry(gateway.clone()).or_insert_with(|| {
+                let (desk, asks) = mpsc::channel(WAITING);
+                let mut tasks = JoinSet::new();
+                tasks.spawn(Desk::new(context.clone(), gateway.clone()).run(asks));
+                Counter { tasks, desk, called: BTreeSet::new() }
+            });
+            // A caller ends when its proxy does.
+            while let Some(ended) = counter.tasks.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a part of the allocator failed");
+                }
+            }
+            let names: BTreeSet<(String, String)> =
+                proxies.iter().map(|(name, uid, _)| (name.clone(), uid.clone())).collect();
+            counter.called.retain(|called| names.contains(called));
+            for (name, uid, address) in proxies {
+                if counter.called.insert((name.clone(), uid.clone())) {
+                    let caller = Caller {
+                        asker: asker.clone(),
+                        fleet: context.fleet.clone(),
+                        gateway: gateway.clone(),
+                        pod: name,
+                        uid,
+                        address,
+                        desk: counter.desk.clone(),
+                    };
+                    counter.tasks.spawn(caller.run());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! I/O: the children that are there, from watches by label, one for each kind (and namespace, where those are listed).
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use kube::api::{Api, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use super::child::Kind;
+use super::children::PROXY;
+use crate::names::{GATEWAY_LABEL, MANAGER};
+use crate::settings::Namespaces;
+
+/// A child as the API server has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    pub uid: String,
+    pub resource_version: String,
+    /// The uid of the object that controls it.
+    pub owner: Option<String>,
+    /// Of a Deployment: `spec.replicas` is ours, so that leaving it out would reset it to 1.
+    pub owns_replicas: bool,
+    /// The whole object, but for who manages which field.
+    pub object: Value,
+}
+
+impl Child {
+    pub fn of(mut object: DynamicObject) -> Child {
+        let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let owner = owner.map(|owner| owner.uid.clone());
+        let owns_replicas = object.managed_fields().iter().any(|entry| {
+            let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+            entry.manager.as_deref() == Some(MANAGER)
+                && entry.subresource.is_none()
+                && fields.is_some_and(|fields| fields["f:spec"]["f:replicas"].is_object())
+        });
+        object.metadata.managed_fields = None;
+        Child {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
+            owner,
+            owns_replicas,
+            object: serde_json::to_value(&object).expect("what was read from JSON can be written as JSON"),
+        }
+    }
+}
+
+/// Where a watch looks; `None`: everywhere.
+type Scope = (Kind, Option<String>);
+
+/// Something that a watch saw.
+pub struct Seen {
+    scope: Scope,
+    event: Event<DynamicObject>,
+}
+
+/// All children of all gateways.
+#[derive(Debug, Default)]
+pub struct Live {
+    children: HashMap<(Kind, String, String), Child>,
+    /// Which of them a list that is under way has named.
+    listing: HashMap<Scope, HashSet<(String, String)>>,
+    /// Scopes that were listed once.
+    complete: HashSet<Scope>,
+}
+
+impl Live {
+    pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Child> {
+        self.children.get(&(kind, namespace.to_owned(), name.to_owned()))
+    }
+
+    pub fn set(&mut self, kind: Kind, namespace: &str, name: &str, child: Option<Child>) {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        match child {
+            Some(child) => self.children.insert(key, child),
+            None => self.children.remove(&key),
+        };
+    }
+
+    /// Whether what is absent of this kind in this namespace is really absent.
+    pub fn is_complete(&self, kind: Kind, namespace: &str) -> bool {
+        self.complete.contains(&(kind, None)) || self.complete.contains(&(kind, Some(namespace.to_owned())))
+    }
+
+    /// Takes over what was seen; the gateways whose children it was, by namespace and name. `None`: any may be.
+    pub fn apply(&mut self, seen: Seen) -> Option<(String, String)> {
+        let Seen { scope, event } = seen;
+        let kind = scope.0;
+        match event {
+            Event::Init => {
+                self.listing.insert(scope, HashSet::new());
+                Some(Default::default())
+            }
+            Event::InitApply(object) => {
+                let gateway = gateway_of(&object);
+                let key = (object.namespace().unwrap_or_default(), object.name_any());
+                self.set(kind, &key.0, &key.1, Some(Child::of(object)));
+                self.listing.entry(scope).or_default().insert(key);
+                Some(gateway)
+            }
+            Event::InitDone => {
+                let listed = self.listing.remove(&scope).unwrap_or_default();
+                self.children.retain(|(other, namespace, name), _| {
+                    let in_scope = *other == kind && scope.1.as_ref().is_none_or(|scope| scope == namespace);
+                    !in_scope || listed.contains(&(namespace.clone(), name.clone()))
+                });
+                self.complete.insert(scope);
+                None
+            }
+            Event::Apply(object) => {
+                let gateway = gateway_of(&object);
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                self.set(kind, &namespace, &name, Some(Child::of(object)));
+                Some(gateway)
+            }
+            Event::Delete(object) => {
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                self.set(kind, &namespace, &name, None);
+                Some(gateway_of(&object))
+            }
+        }
+    }
+}
+
+fn gateway_of(object: &DynamicObject) -> (String, String) {
+    let name = object.labels().get(GATEWAY_LABEL).cloned();
+    (object.namespace().unwrap_or_default(), name.unwrap_or_default())
+}
+
+/// What is seen, for ever; a watch that fails is begun again after a while.
+pub fn watch(client: &Client, namespaces: &Namespaces) -> BoxStream<'static, Seen> {
+    let scopes: Vec<Option<String>> = match namespaces {
+        Namespaces::All => vec![None],
+        Namespaces::Listed(names) => names.iter().cloned().map(Some).collect(),
+    };
+    let watches = Kind::ALL.into_iter().flat_map(|kind| scopes.iter().map(move |scope| (kind, scope.clone())));
+    let watches: Vec<_> = watches.map(|scope| watch_one(client, scope)).collect();
+    stream::select_all(watches).boxed()
+}
+
+fn watch_one(client: &Client, scope: Scope) -> BoxStream<'static, Seen> {
+    let (kind, namespace) = &scope;
+    let resource = kind.resource();
+    let api: Api<DynamicObject> = match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let selector = format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/component={PROXY}");
+    watcher(api, watcher::Config::default().labels(&selector))
+        .default_backoff()
+        .filter_map(move |event| {
+            let scope = scope.clone();
+            let seen = match event {
+                Ok(event) => Some(Seen { scope, event }),
+                Err(error) => {
+                    tracing::warn!(kind = ?scope.0, namespace = scope.1, %error, "cannot watch {:?}s", scope.0);
+                    None
+                }
+            };
+            std::future::ready(seen)
+        })
+        .boxed()
+}

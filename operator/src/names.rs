@@ -1,0 +1,33 @@
+//! Names and labels of what the operator makes. Proxies, charts and Roles know them too.
+
+use std::collections::BTreeMap;
+
+/// Field manager of everything that is applied.
+pub const MANAGER: &str = "tollgate-operator";
+
+/// The label that names the gateway of a generated object.
+pub const GATEWAY_LABEL: &str = "tollgate.dev/gateway";
+
+/// The label that says which part of the tables an object holds.
+pub const TABLES_LABEL: &str = "tollgate.dev/tables";
+
+/// Labels of a generated object. `component`: `proxy`, `tables`.
+pub fn labels(gateway: &str, component: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "tollgate"),
+        ("app.kubernetes.io/instance", gateway),
+        ("app.kubernetes.io/component", component),
+        ("app.kubernetes.io/part-of", "tollgate"),
+        ("app.kubernetes.io/managed-by", MANAGER),
+        (GATEWAY_LABEL, gateway),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// Deployment, Service and what belongs to them. The gateway named `default` gets the short name, so that its address is
+/// `http://tollgate.<namespace>.svc`.
+pub fn proxies(gateway: &str) -> String {
+    if gateway == "default" { "tollgate".to_owned() } else { format!("tollgate-{gateway}") }
+}

@@ -1,0 +1,462 @@
+//! The status of each kind: its conditions and what its printer columns show. Pure.
+
+use serde::Serialize;
+use tollgate_crds::{
+    BudgetSpec, BudgetStatus, Condition, ConditionStatus, KeyPolicy, LLMGatewaySpec, LLMGatewayStatus,
+    ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec,
+    ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec,
+    VirtualKeyStatus,
+};
+use tollgate_snapshot::compile::{Document, Object};
+use tollgate_snapshot::{Finding, ObjectRef, Severity};
+
+use super::condition::{
+    ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
+};
+use super::queue::{Urgency, Wanted};
+use super::{Pass, is_sound, moment, text};
+use crate::events::Event;
+use crate::facts::{GatewayFact, Problem, SpendFact};
+use crate::world::{Record, Seen, SeenCondition, digest, solid};
+
+/// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
+const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", "NamespaceNotPrepared", "PortTaken"];
+
+/// What an object is looked at with.
+struct Look<'a> {
+    object: ObjectRef,
+    record: &'a Record,
+    findings: &'a [Finding],
+    before: &'a Seen,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn look_at(&mut self, document: &'a Document, record: &'a Record) {
+        let object = document.object_ref();
+        let findings = self.findings(&object);
+        let before = self.before(&object, record);
+        let look = Look { object, record, findings, before };
+        match document {
+            Document::LLMGateway(object) => self.gateway(document, object, look),
+            Document::ProviderAccount(object) => self.account(document, object, look),
+            Document::ModelDeployment(object) => self.deployment(document, object, look),
+            Document::RouteGroup(object) => self.group(document, object, look),
+            Document::Team(object) => self.team(document, object, look),
+            Document::VirtualKey(object) => self.key(document, object, look),
+            Document::Budget(object) => self.budget(document, object, look),
+        }
+    }
+
+    fn common(&self, document: &Document, look: &Look<'a>, in_tables: bool) -> Vec<Statement> {
+        let running = self.running(document, look.record, look.before, look.findings, in_tables);
+        Common { findings: look.findings, running }.statements().to_vec()
+    }
+
+    fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
+        let name = (object.meta.namespace.clone(), object.meta.name.clone());
+        let fact = self.known.gateways.get(&name);
+        let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
+        if self.young && !is_known && look.before.generation == Some(look.record.generation) {
+            // Better as it was than without its address for a moment.
+            return;
+        }
+        let GatewayFact { address, replicas, selector, problem } = fact.cloned().unwrap_or_default();
+        let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
+        // A gateway is in its own tables whatever is wrong with single fields.
+        let mut statements = self.common(document, &look, true);
+        let mut more = Vec::new();
+        match &problem {
+            Some(Problem { reason, message }) if OF_SPEC.contains(reason) && statements[0].is_true() => {
+                statements[0] = Statement::fails(ACCEPTED, reason, message.clone());
+            }
+            Some(Problem { reason, message }) => more.push(Statement::fails(READY, reason, message.clone())),
+            None => {}
+        }
+        let mut summary = statements.clone();
+        summary.extend(more);
+        statements.push(ready(&summary, "its proxies serve"));
+        let status = LLMGatewayStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            address,
+            proxies: Some(format!("{}/{}", proxies.ready, proxies.total)),
+            replicas: Some(replicas),
+            selector,
+            keys: Some(self.index.keys_of_gateway.get(&(&*name.0, &*name.1)).copied().unwrap_or(0)),
+            programmed_generation: proxies.generation.and_then(|generation| i64::try_from(generation).ok()),
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    fn account(&mut self, document: &Document, object: &Object<ProviderAccountSpec>, look: Look<'a>) {
+        let mut statements = self.common(document, &look, is_sound(look.findings));
+        statements.push(ready(&statements, "its credentials can be used"));
+        let ProviderAccountSpec { credentials, .. } = &object.spec;
+        let is_broken = |at: usize| {
+            let field = format!("spec.credentials[{at}]");
+            let is_of = |finding: &&Finding| {
+                finding.severity == Severity::Error
+                    && finding.field.strip_prefix(&field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            look.findings.iter().any(|finding| is_of(&finding))
+        };
+        let working = (0..credentials.len()).filter(|at| !is_broken(*at)).count();
+        let status = ProviderAccountStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            credentials: Some(format!("{working}/{}", credentials.len())),
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    fn deployment(&mut self, document: &'a Document, object: &'a Object<ModelDeploymentSpec>, look: Look<'a>) {
+        let meta = &object.meta;
+        let name = (meta.namespace.clone(), meta.name.clone());
+        let compiled = self.index.deployments.get(&(&*meta.namespace, &*meta.name)).copied();
+        let mut statements = self.common(document, &look, compiled.is_some());
+        let probe = self.known.probes.get(&name);
+        let mut summary = statements.clone();
+        summary.extend(self.probed(object, &look));
+        let ready = ready(&summary, "it serves");
+        self.ready.insert((&meta.namespace, &meta.name), ready.status);
+        statements.push(ready);
+        let ModelDeploymentSpec { account_ref, provider, model_names, .. } = &object.spec;
+        let of_account = || {
+            let Reference { name, namespace } = account_ref.as_ref()?;
+            let namespace = namespace.as_deref().unwrap_or(&meta.namespace);
+            // What a namespace may not use it learns nothing of.
+            compiled?;
+            Some(self.objects.account(namespace, name)?.0.spec.provider.clone())
+        };
+        let price = compiled.and_then(|compiled| compiled.price.as_deref());
+        let rate =
+            |rate: Option<tollgate_snapshot::money::Rate>| rate.map(|rate| text::price(&rate.to_per_million_text()));
+        let names = model_names.iter().map(String::as_str);
+        let status = ModelDeploymentStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            provider: provider.clone().or_else(of_account),
+            names: Some(if model_names.is_empty() { meta.name.clone() } else { text::names(names) }),
+            p50: self
+                .known
+                .p50_ms
+                .get(&name)
+                .map(|milliseconds| format!("{milliseconds}ms"))
+                .or_else(|| look.before.p50.as_deref().map(str::to_owned)),
+            last_probe_at: probe
+                .map(|probe| probe.at)
+                .or(look.before.last_probe_at)
+                .map(|at| TimestampText::new(moment(at))),
+            input_price: rate(price.and_then(|price| price.input_rate())),
+            output_price: rate(price.and_then(|price| price.output_rate())),
+            spent: None,
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// What the last probe says; nothing where none is made.
+    fn probed(&self, object: &Object<ModelDeploymentSpec>, look: &Look<'a>) -> Option<Statement> {
+        if object.spec.probe.mode == ProbeMode::None {
+            return None;
+        }
+        let name = (object.meta.namespace.clone(), object.meta.name.clone());
+        match self.known.probes.get(&name) {
+            Some(probe) if probe.generation == look.record.generation => {
+                let reason = probe.reason;
+                Some(Statement::new(READY, holds(probe.ok), reason, probe.message.clone()))
+            }
+            // After a restart of the operator: what was found out before counts until the next probe.
+            None if look.before.generation == Some(look.record.generation) => {
+                let SeenCondition { status, reason, .. } = look.before.condition(READY)?;
+                let message = "as of the last probe";
+                Some(match status {
+                    ConditionStatus::True => Statement::holds(READY, reason, message),
+                    ConditionStatus::False | ConditionStatus::Unknown => not_probed(),
+                })
+            }
+            Some(_) | None => Some(not_probed()),
+        }
+    }
+
+    fn group(&mut self, document: &Document, object: &'a Object<RouteGroupSpec>, look: Look<'a>) {
+        let meta = &object.meta;
+        let in_tables = self.index.groups.contains(&(&*meta.namespace, &*meta.name));
+        let mut statements = self.common(document, &look, in_tables);
+        let RouteGroupSpec { model_names, targets, fallbacks, .. } = &object.spec;
+        let count = |wanted: ConditionStatus| {
+            let states = targets.iter().filter_map(|target| {
+                let Reference { name, namespace } = &target.model_deployment_ref;
+                self.ready.get(&(namespace.as_deref().unwrap_or(&meta.namespace), &**name))
+            });
+            states.filter(|state| **state == wanted).count()
+        };
+        let working = count(ConditionStatus::True);
+        let mut summary = statements.clone();
+        match (working, count(ConditionStatus::Unknown)) {
+            (0, 0) => summary.push(Statement::fails(READY, "NoTargetReady", "no target is ready")),
+            (0, _) => {
+                summary.push(Statement::unknown(READY, "NoTargetReady", "of no target it is known that it is ready"))
+            }
+            (_, _) => {}
+        }
+        statements.push(ready(&summary, "it serves"));
+        let fallback_models = fallbacks.iter().flat_map(|fallback| fallback.models.iter().map(String::as_str));
+        let names = model_names.iter().map(String::as_str);
+        let status = RouteGroupStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            names: Some(if model_names.is_empty() { meta.name.clone() } else { text::names(names) }),
+            targets: Some(format!("{working}/{}", targets.len())),
+            fallbacks: (!fallbacks.is_empty()).then(|| text::names(fallback_models)),
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    fn team(&mut self, document: &Document, object: &Object<TeamSpec>, look: Look<'a>) {
+        let name = (&*object.meta.namespace, &*object.meta.name);
+        let in_tables = self.index.teams.contains(&name) || is_sound(look.findings);
+        let mut statements = self.common(document, &look, in_tables);
+        statements.push(ready(&statements, "its keys are bound by it"));
+        let budget = object.spec.budget.as_ref();
+        let unit = budget.map(|budget| budget.unit).unwrap_or_default();
+        let team_spend = budget.and_then(|_| self.spend(&format!("{}/Team/{}", name.0, name.1)));
+        let status = TeamStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            keys: Some(self.index.keys_of_team.get(&name).copied().unwrap_or(0)),
+            limit: object.spec.budget.as_ref().map(text::limit),
+            resets: object.spec.budget.as_ref().and_then(|budget| self.resets(&budget.period)),
+            spent: team_spend.map(|spend| text::spent(spend, unit)),
+            used_percent: team_spend.map(text::used_percent),
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    fn key(&mut self, document: &Document, object: &'a Object<VirtualKeySpec>, look: Look<'a>) {
+        let meta = &object.meta;
+        let VirtualKeySpec { team_ref, budget, disabled, key_hash, secret, .. } = &object.spec;
+        let compiled = self.index.keys.get(&(&*meta.namespace, &*meta.name)).copied();
+        let known = self.known.key(&meta.namespace, &meta.name, look.record);
+        let mut statements = self.common(document, &look, compiled.is_some());
+        // That there is no key yet is only what comes of it.
+        if let Some(known) = known
+            && let Some(Problem { reason, message }) = &known.problem
+            && (statements[1].is_true() || known.hash.is_none())
+        {
+            statements[1] = Statement::fails(RESOLVED_REFS, reason, message.clone());
+        }
+        statements.push(ready(&statements, "every ready proxy knows it"));
+        let expires_at = compiled.and_then(|compiled| compiled.expires_at);
+        if let Some(at) = expires_at {
+            self.will_change(at);
+        }
+        let blocked = team_ref.as_ref().is_some_and(|team| {
+            let namespace = team.namespace.as_deref().unwrap_or(&meta.namespace);
+            self.objects.team(namespace, &team.name).is_some_and(|(team, _)| team.spec.blocked)
+        });
+        statements.push(if *disabled {
+            Statement::fails(ACTIVE, "Disabled", "spec.disabled is set")
+        } else if let Some(at) = expires_at.filter(|at| *at <= self.now) {
+            Statement::fails(ACTIVE, "Expired", format!("it ended at {}", moment(at)))
+        } else if blocked {
+            Statement::fails(ACTIVE, "TeamBlocked", "spec.blocked of its team is set")
+        } else if compiled.is_none() {
+            let cause = statements.iter().find(|statement| statement.status == ConditionStatus::False);
+            let (reason, message) =
+                cause.map_or(("NotInUse", "no proxy knows it"), |cause| (&cause.reason, &cause.message));
+            Statement::fails(ACTIVE, reason, message)
+        } else {
+            Statement::holds(ACTIVE, ACTIVE, "calls with it are served")
+        });
+        let of_team = || {
+            let Reference { name, namespace } = team_ref.as_ref()?;
+            // A team that the key may not name tells it nothing.
+            compiled?;
+            let (team, _) = self.objects.team(namespace.as_deref().unwrap_or(&meta.namespace), name)?;
+            team.spec.key_defaults.budget.as_ref()
+        };
+        let is_exhausted = compiled.is_some().then(|| self.exhausted_of(&look.object)).flatten();
+        if let (Some(budget), Some(active)) = (is_exhausted, statements.last_mut())
+            && active.is_true()
+        {
+            *active = Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` is spent"));
+        }
+        let has_own = budget.is_some() || !object.spec.budget_refs.is_empty();
+        let terms = budget.as_ref().or_else(|| if has_own { None } else { of_team() });
+        let key_spend = terms.and_then(|_| self.spend(&format!("{}/VirtualKey/{}", meta.namespace, meta.name)));
+        let used = self.known.last_used.get(&(meta.namespace.clone(), meta.name.clone())).copied();
+        let mut status = VirtualKeyStatus {
+            observed_generation: Some(look.record.generation),
+            team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
+            limit: terms.map(text::limit),
+            resets: terms.and_then(|terms| self.resets(&terms.period)),
+            spent: key_spend.zip(terms).map(|(spend, terms)| text::spent(spend, terms.unit)),
+            used_percent: key_spend.map(text::used_percent),
+            last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
+            ..VirtualKeyStatus::default()
+        };
+        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
+        match (key_hash, known) {
+            (Some(hash), _) => status.key_hash = Some(hash.clone()),
+            (None, Some(known)) if is_generated => known.write_status(&mut status),
+            (None, _) => status.key_hash = compiled.map(|compiled| format!("sha256:{}", compiled.hash)),
+        }
+        status.conditions = self.timed(statements, &look);
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    fn budget(&mut self, document: &Document, object: &Object<BudgetSpec>, look: Look<'a>) {
+        let name = (&*object.meta.namespace, &*object.meta.name);
+        let bound = self.index.keys_of_budget.get(&name).copied();
+        let in_tables = bound.is_some() || is_sound(look.findings);
+        let mut statements = self.common(document, &look, in_tables);
+        statements.push(ready(&statements, "calls are bound by it"));
+        let cause = statements[..2].iter().find(|statement| !statement.is_true());
+        let spend = self.spend(&format!("{}/Budget/{}", name.0, name.1));
+        statements.push(match (in_tables, cause, spend) {
+            (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
+            (false, None, _) => Statement::fails(AVAILABLE, "NotInUse", "no proxy uses it"),
+            (true, _, Some(spend)) if spend.used >= spend.limit => {
+                Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
+            }
+            (true, _, Some(spend)) if spend.used.saturating_add(spend.held) >= spend.limit => {
+                Statement::fails(AVAILABLE, "Reserved", "calls in flight hold what is left")
+            }
+            (true, _, _) => Statement::holds(AVAILABLE, AVAILABLE, "calls can be admitted under it"),
+        });
+        let status = BudgetStatus {
+            observed_generation: Some(look.record.generation),
+            conditions: self.timed(statements, &look),
+            limit: Some(text::budget_limit(&object.spec)),
+            resets: self.resets(&object.spec.period),
+            scope: Some(text::scope(&object.spec.applies_to)),
+            keys: Some(bound.unwrap_or(0)),
+            spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
+            used_percent: spend.map(text::used_percent),
+            held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
+            ..BudgetStatus::default()
+        };
+        self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// Where a budget stands, by its id; `None`: nobody has used it yet.
+    fn spend(&self, budget: &str) -> Option<SpendFact> {
+        self.known.spend.values().find_map(|budgets| budgets.get(budget)).copied()
+    }
+
+    /// A budget that binds every call of a key and is spent.
+    fn exhausted_of(&self, key: &ObjectRef) -> Option<&'a str> {
+        let budgets = self.index.budgets_of_key.get(&(&*key.namespace, &*key.name))?;
+        let is_spent = |budget: &&&str| self.spend(budget).is_some_and(|spend| spend.used >= spend.limit);
+        budgets.iter().find(is_spent).copied()
+    }
+
+    /// Conditions of an object that never could be read; nothing else is known of it.
+    pub(super) fn show_unreadable(&mut self, object: &ObjectRef, record: &'a Record, common: Common<'_>) {
+        /// The part that all kinds have.
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct OnlyConditions {
+            observed_generation: Option<i64>,
+            conditions: Vec<Condition>,
+        }
+        let mut statements = common.statements().to_vec();
+        statements.push(ready(&statements, ""));
+        let before = self.before(object, record);
+        let status = OnlyConditions {
+            observed_generation: Some(record.generation),
+            conditions: conditions(statements, record.generation, before, &self.now_text),
+        };
+        let look = Look { object: object.clone(), record, findings: &[], before };
+        self.show_one(look, &status, &status.conditions);
+    }
+
+    fn resets(&mut self, period: &Period) -> Option<String> {
+        let (text, at) = text::resets(period, self.timestamp)?;
+        self.will_change(at);
+        Some(text)
+    }
+
+    fn timed(&self, statements: Vec<Statement>, look: &Look<'a>) -> Vec<Condition> {
+        conditions(statements, look.record.generation, look.before, &self.now_text)
+    }
+
+    fn show<S: Serialize>(&mut self, look: Look<'a>, status: &S, of: impl Fn(&S) -> &Vec<Condition>) {
+        self.show_one(look, status, of(status));
+    }
+
+    /// Wants the status where it differs from what is there.
+    fn show_one<S: Serialize>(&mut self, look: Look<'_>, status: &S, conditions: &[Condition]) {
+        let Look { object, record, findings: _, before } = look;
+        let digest = digest(status);
+        if digest == before.digest {
+            return;
+        }
+        let events = events(&object, record, before, conditions);
+        let status = serde_json::to_value(status).expect("statuses are made of what JSON has");
+        let solid = solid(&status);
+        // What somebody edited just now is what they wait for.
+        let urgency = if record.round == self.objects.round() {
+            Urgency::Edited
+        } else if solid == before.solid {
+            Urgency::Figures
+        } else {
+            Urgency::Usual
+        };
+        let seen = Seen {
+            digest,
+            solid,
+            generation: Some(record.generation),
+            conditions: conditions.iter().map(SeenCondition::of).collect(),
+            ..before.clone()
+        };
+        self.shown.statuses.push(Wanted {
+            object,
+            uid: record.uid.clone(),
+            resource_version: record.resource_version.clone(),
+            status,
+            seen,
+            urgency,
+            events,
+        });
+    }
+}
+
+fn holds(it: bool) -> ConditionStatus {
+    if it { ConditionStatus::True } else { ConditionStatus::False }
+}
+
+fn not_probed() -> Statement {
+    Statement::unknown(READY, "NotProbed", "no proxy has probed it yet")
+}
+
+/// What is worth an Event: a condition that turned. What only waits for proxies is not.
+fn events(object: &ObjectRef, record: &Record, before: &Seen, now: &[Condition]) -> Vec<Event> {
+    let mut events = Vec::new();
+    for condition in now {
+        let Condition { type_, status, reason, message, .. } = condition;
+        if matches!(reason.as_str(), "Pending" | "NoProxies" | "NotProbed") || *type_ == PROGRAMMED {
+            continue;
+        }
+        let was = before.condition(type_);
+        let turned = match (was, status) {
+            // Of what is new only what is wrong is worth saying.
+            (None, status) => *status == ConditionStatus::False,
+            (Some(was), ConditionStatus::False) => was.status != *status || *was.reason != **reason,
+            (Some(was), status) => was.status != *status,
+        };
+        // The summary repeats what another condition says.
+        let repeats = *type_ == READY && now.iter().any(|other| other.type_ != *type_ && other.reason == *reason);
+        if turned && !repeats {
+            events.push(Event {
+                object: object.clone(),
+                uid: record.uid.clone(),
+                warning: *status == ConditionStatus::False && *type_ != ACTIVE,
+                reason: reason.clone(),
+                action: "Reconcile",
+                note: message.clone(),
+            });
+        }
+    }
+    events
+}

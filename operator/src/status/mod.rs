@@ -1,0 +1,247 @@
+//! What every object's status should say, and the writes that make it so. `condition` says what keeps an object from
+//! working, `kinds` what else its status shows, `queue` writes what changed.
+
+mod condition;
+mod index;
+mod kinds;
+mod queue;
+mod text;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tollgate_crds::{ConditionStatus, TimestampText};
+use tollgate_snapshot::compile::{Document, Gateways};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
+
+use self::condition::{Common, PROGRAMMED, Running};
+use self::index::Index;
+use self::queue::Asserted;
+pub use self::queue::{StatusQueue, Urgency, Wanted};
+use crate::Context;
+use crate::facts::{Known, Problem};
+use crate::tables::History;
+use crate::tables::compiled::Compiled;
+use crate::world::{Objects, Record, Seen};
+
+/// How far the tables of a gateway are.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    pub history: History,
+    /// Why they are not written.
+    pub problem: Option<Problem>,
+}
+
+/// What a look at all objects found.
+#[derive(Default)]
+pub struct Shown {
+    /// Statuses that differ from what is there.
+    pub statuses: Vec<Wanted>,
+    /// When looking again finds something else although nothing changed. Unix seconds.
+    pub next_change: Option<i64>,
+}
+
+/// Looks at all objects. `young`: this process leads since a moment ago and has not heard of everything: what is not known
+/// is as it was. On a thread of its own: there may be a hundred thousand.
+pub async fn look(
+    context: &Context,
+    tables: impl Iterator<Item = (GatewayName, Tables)>,
+    young: bool,
+    compiled: &Arc<Compiled>,
+    queue: &StatusQueue,
+) -> Shown {
+    let (world, facts, compiled, asserted) =
+        (context.world.clone(), context.facts.clone(), compiled.clone(), queue.asserted());
+    let tables: BTreeMap<GatewayName, Tables> = tables.collect();
+    let looking = tokio::task::spawn_blocking(move || {
+        let objects = world.read();
+        let known = facts.read();
+        let asserted = asserted.lock().expect("no holder of the lock panics");
+        let now = jiff::Timestamp::now();
+        let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, young);
+        pass.look()
+    });
+    match looking.await {
+        Ok(shown) => shown,
+        Err(error) => {
+            tracing::error!(%error, "looking at statuses failed; they stay as they are");
+            Shown::default()
+        }
+    }
+}
+
+/// One look.
+struct Pass<'a> {
+    objects: &'a Objects,
+    known: &'a Known,
+    compiled: &'a Compiled,
+    tables: &'a BTreeMap<GatewayName, Tables>,
+    asserted: &'a Asserted,
+    young: bool,
+    gateways: Gateways<'a>,
+    index: Index<'a>,
+    timestamp: jiff::Timestamp,
+    /// Unix seconds.
+    now: i64,
+    now_text: TimestampText,
+    /// Which ModelDeployments are ready.
+    ready: HashMap<(&'a str, &'a str), ConditionStatus>,
+    shown: Shown,
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        objects: &'a Objects,
+        known: &'a Known,
+        compiled: &'a Compiled,
+        tables: &'a BTreeMap<GatewayName, Tables>,
+        asserted: &'a Asserted,
+        now: jiff::Timestamp,
+        young: bool,
+    ) -> Pass<'a> {
+        let seconds = now.as_second();
+        Pass {
+            objects,
+            known,
+            compiled,
+            tables,
+            asserted,
+            young,
+            gateways: Gateways::new(objects.documents(), objects.namespaces()),
+            index: Index::new(objects, compiled, seconds),
+            timestamp: now,
+            now: seconds,
+            now_text: TimestampText::new(moment(seconds)),
+            ready: HashMap::new(),
+            shown: Shown::default(),
+        }
+    }
+
+    fn look(mut self) -> Shown {
+        let is_deployment = |document: &Document| matches!(document, Document::ModelDeployment(_));
+        // What is ready of these decides what is ready of groups.
+        for (document, record) in self.objects.iter().filter(|(document, _)| is_deployment(document)) {
+            self.look_at(document, record);
+        }
+        for (document, record) in self.objects.iter().filter(|(document, _)| !is_deployment(document)) {
+            self.look_at(document, record);
+        }
+        for (object, record) in self.objects.unreadable() {
+            self.unreadable(object, record);
+        }
+        self.shown
+    }
+
+    fn findings(&self, object: &ObjectRef) -> &'a [Finding] {
+        self.compiled.findings.get(object).map_or(&[], Vec::as_slice)
+    }
+
+    /// What was there before: what was written last, until the watch brings it.
+    fn before(&self, object: &ObjectRef, record: &'a Record) -> &'a Seen {
+        match self.asserted.get(object) {
+            Some(asserted) if asserted.resource_version == record.resource_version => &asserted.seen,
+            _ => &record.seen,
+        }
+    }
+
+    /// Whether the proxies run it. `in_tables`: it, or what was its last good state, is in the tables of a gateway.
+    fn running(
+        &self,
+        document: &Document,
+        record: &Record,
+        before: &Seen,
+        findings: &[Finding],
+        in_tables: bool,
+    ) -> Running {
+        let Ok(gateways) = self.gateways.of(document) else { return Running::NotInUse };
+        if !in_tables {
+            // Why the tables are not written is the first thing to know where they hold nothing.
+            let problem = gateways.iter().find_map(|gateway| self.tables.get(gateway)?.problem.clone());
+            let is_fine = !findings.iter().any(|finding| finding.severity == Severity::Error);
+            return match problem {
+                Some(problem) if is_fine => Running::NotPublished(problem),
+                _ => Running::NotInUse,
+            };
+        }
+        let mut worst = Running::Everywhere;
+        for gateway in &gateways {
+            let running = self.running_at(gateway, record, before);
+            if rank(&running) > rank(&worst) {
+                worst = running;
+            }
+        }
+        worst
+    }
+
+    fn running_at(&self, gateway: &GatewayName, record: &Record, before: &Seen) -> Running {
+        let pending = |text: &str| Running::Pending(text.to_owned());
+        let Some(tables) = self.tables.get(gateway) else { return pending("the tables are being written") };
+        if let Some(problem) = &tables.problem {
+            return Running::NotPublished(problem.clone());
+        }
+        let Some(needed) = tables.history.generation(record.round) else {
+            return pending("the tables are being written");
+        };
+        let GatewayName { namespace, name } = gateway;
+        let proxies = self.known.proxies.get(&(namespace.clone(), name.clone()));
+        if self.young && proxies.is_none_or(|proxies| proxies.generation.is_none()) {
+            return as_before(before, record);
+        }
+        let Some(proxies) = proxies.filter(|proxies| proxies.ready > 0) else { return Running::NoProxies };
+        match (proxies.generation, &proxies.error) {
+            (Some(generation), _) if generation >= needed => Running::Everywhere,
+            (_, Some(error)) => Running::Refused(error.clone()),
+            (Some(_), None) => pending("not every ready proxy runs it yet"),
+            (None, None) => pending("a ready proxy does not say yet what it runs"),
+        }
+    }
+
+    /// An object that never could be read.
+    fn unreadable(&mut self, object: &ObjectRef, record: &'a Record) {
+        let common = Common { findings: &record.findings, running: Running::NotInUse };
+        self.show_unreadable(object, record, common);
+    }
+
+    /// The next moment at which something changes by itself.
+    fn will_change(&mut self, at: i64) {
+        if at > self.now {
+            self.shown.next_change = Some(self.shown.next_change.map_or(at, |next| next.min(at)));
+        }
+    }
+}
+
+/// What its status says of this version of the object, as long as nobody knows better.
+fn as_before(before: &Seen, record: &Record) -> Running {
+    let asking = || Running::Pending("proxies are being asked".to_owned());
+    if before.generation != Some(record.generation) {
+        return asking();
+    }
+    match before.condition(PROGRAMMED) {
+        Some(condition) if condition.status == ConditionStatus::True => Running::Everywhere,
+        Some(condition) if *condition.reason == *"NoProxies" => Running::NoProxies,
+        Some(_) | None => asking(),
+    }
+}
+
+/// The worse, the higher.
+fn rank(running: &Running) -> u8 {
+    match running {
+        Running::Everywhere => 0,
+        Running::NoProxies => 1,
+        Running::Pending(_) => 2,
+        Running::Refused(_) => 3,
+        Running::NotPublished(_) => 4,
+        Running::NotInUse => 5,
+    }
+}
+
+/// Whether an object that stands in no table by itself is in use: nothing is wrong with it, or its last good state is.
+fn is_sound(findings: &[Finding]) -> bool {
+    !findings.iter().any(|finding| finding.severity == Severity::Error)
+        || findings.iter().any(|finding| finding.reason == Reason::LastGoodKept)
+}
+
+/// RFC 3339.
+fn moment(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
+}

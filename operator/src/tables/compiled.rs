@@ -1,0 +1,115 @@
+//! One compilation of all gateways: pure, on a thread of its own, because a hundred thousand keys take a moment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tollgate_crds::KeyPolicy;
+use tollgate_snapshot::compile::{
+    self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
+};
+use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
+
+use crate::facts::Known;
+use crate::world::Objects;
+
+/// What compile needs to know of one gateway.
+pub struct Asked {
+    pub gateway: GatewayName,
+    /// The last good snapshot.
+    pub previous: Option<Arc<Snapshot>>,
+    pub salt: String,
+    pub token: Arc<str>,
+    pub shard_digits: Option<ShardDigits>,
+}
+
+/// What came out, but for the texts that are to be written: those are large, and of no use once they are.
+#[derive(Default)]
+pub struct Compiled {
+    pub snapshots: BTreeMap<GatewayName, Arc<Snapshot>>,
+    /// By object, errors first.
+    pub findings: HashMap<ObjectRef, Vec<Finding>>,
+    pub errors: usize,
+    pub warnings: usize,
+}
+
+/// Compiles for each of the gateways, and writes down the tables of each.
+pub fn compile(
+    objects: &Objects,
+    secrets: &Secrets,
+    hashes: &KeyHashes,
+    asked: &[Asked],
+    now: i64,
+) -> (Compiled, BTreeMap<GatewayName, Tables>) {
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut snapshots = BTreeMap::new();
+    let mut tables = BTreeMap::new();
+    for Asked { gateway, previous, salt, token, shard_digits } in asked {
+        let input = Input {
+            gateway: Some(gateway),
+            namespaces: objects.namespaces(),
+            previous: previous.as_deref(),
+            ..Input::new(objects.documents(), secrets, hashes, Mode::Cluster, now)
+        };
+        let compile::Compiled { snapshot, credentials, findings: found } = compile::compile(input);
+        let written = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
+        tables.insert(gateway.clone(), written);
+        snapshots.insert(gateway.clone(), Arc::new(snapshot));
+        findings.extend(found);
+    }
+    let gateways = Gateways::new(objects.documents(), objects.namespaces());
+    findings
+        .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
+    findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
+    findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
+    (gather(snapshots, findings), tables)
+}
+
+/// The same finding of several gateways is one.
+fn gather(snapshots: BTreeMap<GatewayName, Arc<Snapshot>>, mut findings: Vec<Finding>) -> Compiled {
+    let key = |finding: &Finding| (finding.severity, finding.reason);
+    findings.sort_by(|a, b| {
+        (&a.object, key(a), &a.field, &a.message, &a.hint).cmp(&(&b.object, key(b), &b.field, &b.message, &b.hint))
+    });
+    findings.dedup();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let warnings = findings.len() - errors;
+    let mut by_object: HashMap<ObjectRef, Vec<Finding>> = HashMap::new();
+    for finding in findings {
+        by_object.entry(finding.object.clone()).or_default().push(finding);
+    }
+    Compiled { snapshots, findings: by_object, errors, warnings }
+}
+
+/// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must
+/// not take keys away until it has. Of a key that a Secret of its owner holds, only as long as that one cannot be read.
+pub fn hashes(objects: &Objects, known: &Known, secrets: &Secrets) -> KeyHashes {
+    let mut hashes = KeyHashes::default();
+    for (object, record) in objects.keys() {
+        let Meta { namespace, name, .. } = &object.meta;
+        let Some(secret) = &object.spec.secret else { continue };
+        let counts = match secret.policy {
+            KeyPolicy::Generate => true,
+            KeyPolicy::Adopt => matches!(secrets.unread(namespace, &secret.name), Some(Unread::Failed(_))),
+        };
+        let Some(fact) = known.key(namespace, name, record).filter(|_| counts) else { continue };
+        let Some(hash) = fact.hash else { continue };
+        hashes.insert(namespace, name, hash);
+        if let Some((hash, ends_at)) = fact.previous {
+            hashes.insert_replaced(namespace, name, ReplacedKey { hash, ends_at });
+        }
+    }
+    hashes
+}
+
+/// When compiling again gives another result although nothing changed: the earliest end of a boost. Unix seconds.
+pub fn next_change(objects: &Objects, now: i64) -> Option<i64> {
+    let ends = objects.documents().iter().filter_map(|document| match document {
+        Document::Budget(object) => {
+            let until = object.spec.boost.as_ref()?.until.as_ref()?;
+            Some(until.as_str().parse::<jiff::Timestamp>().ok()?.as_second())
+        }
+        _ => None,
+    });
+    ends.filter(|end| *end > now).min()
+}
