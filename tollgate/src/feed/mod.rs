@@ -23,6 +23,7 @@ use tollgate_dataplane::core::Shared;
 use tollgate_snapshot::model::GatewayName;
 use tollgate_snapshot::wire::names;
 
+use crate::memory;
 use api::Change;
 use load::{Live, LoadError, load};
 use parts::{Parts, Progress};
@@ -258,6 +259,8 @@ impl Feed {
                 }
                 self.served = Some(live);
                 self.refused = None;
+                // This thread held the texts for a moment.
+                memory::give_back();
                 if let Some(first) = self.first.take() {
                     // Whoever started us may be about to stop.
                     let _ = first.send(());
