@@ -507,8 +507,8 @@ mod tests {
             token: live.token(),
             shard_digits: live.shard_digits(),
         };
-        let mut compiled = compile(&objects, &Secrets::default(), &KeyHashes::default(), &[asked], 0);
-        compiled.answers.remove(&live.owner.gateway).expect("it was asked for").tables
+        let (_, mut tables) = compile(&objects, &Secrets::default(), &KeyHashes::default(), &[asked], 0);
+        tables.remove(&live.owner.gateway).expect("it was asked for")
     }
 
     async fn load(client: &Client) -> Live {

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from harness.api import path
+from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
 
-TOLLGATE = "tollgate.dev/v1alpha1"
 READS = ("get", "list", "watch")
 
 
@@ -40,36 +40,6 @@ def setup(own_plane, crds, namespace):
         object_of("VirtualKey", "ci", models=["gpt"], keyHash="sha256:" + "41a6d46d" * 8),
     ], namespace=namespace)
     return namespace
-
-
-def object_of(kind, name, **spec):
-    return {"apiVersion": TOLLGATE, "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def secret_ref(name):
-    return {"secretRef": {"name": name, "key": "key"}}
-
-
-def plural(kind):
-    return kind.lower() + "s"
-
-
-def where(namespace, kind, name):
-    return path(TOLLGATE, plural(kind), namespace, name)
-
-
-def condition(thing, kind):
-    """Status and reason of a condition of what is current."""
-    status = (thing or {}).get("status", {})
-    if not thing or status.get("observedGeneration") != thing["metadata"]["generation"]:
-        return None
-    return next(((each["status"], each["reason"]) for each in status["conditions"] if each["type"] == kind), None)
-
-
-def wait_for(plane, namespace, kind, name, **conditions):
-    """The object once its conditions have these statuses and reasons."""
-    holds = lambda thing: all(condition(thing, each) == expected for each, expected in conditions.items())
-    return plane.api.wait_until(where(namespace, kind, name), holds)
 
 
 def config_map(namespace, name):
@@ -119,7 +89,7 @@ def test_objects_become_tables_and_conditions(own_plane, start, setup):
     assert credentials == {f"{setup}/openai/key": "sk-one"}
 
 
-def test_an_edit_is_two_tables_and_a_status_and_rest_is_the_lease(own_plane, start, setup):
+def test_an_edit_writes_two_tables_and_what_changed_and_rest_is_the_lease(own_plane, start, setup):
     operator = start("operator", [setup])
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
     settled(operator)
@@ -128,6 +98,8 @@ def test_an_edit_is_two_tables_and_a_status_and_rest_is_the_lease(own_plane, sta
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("False", "Disabled"))
     settled(operator)
     assert writes(own_plane, position, "operator") == [
+        # How many keys work.
+        ("patch", "llmgateways/status", "g"),
         ("patch", "virtualkeys/status", "ci"),
         ("update", "configmaps", "tollgate-g-keys"),
         ("update", "configmaps", "tollgate-g-manifest"),

@@ -33,8 +33,7 @@ pub struct Index<'a> {
 impl<'a> Index<'a> {
     pub fn new(objects: &'a Objects, compiled: &'a Compiled, now: i64) -> Index<'a> {
         let mut index = Index::default();
-        for (GatewayName { namespace, name }, answer) in &compiled.answers {
-            let snapshot = &*answer.snapshot;
+        for (GatewayName { namespace, name }, snapshot) in &compiled.snapshots {
             index.add(snapshot);
             let works = |key: &&Key| !key.disabled && key.expires_at.is_none_or(|end| end > now);
             let working = snapshot.keys.iter().filter(works).count();

@@ -23,26 +23,27 @@ pub struct Asked {
     pub shard_digits: Option<ShardDigits>,
 }
 
-/// What came out for one gateway.
-pub struct Answer {
-    pub snapshot: Arc<Snapshot>,
-    pub tables: Tables,
-}
-
-/// What came out.
+/// What came out, but for the texts that are to be written: those are large, and of no use once they are.
 #[derive(Default)]
 pub struct Compiled {
-    pub answers: BTreeMap<GatewayName, Answer>,
+    pub snapshots: BTreeMap<GatewayName, Arc<Snapshot>>,
     /// By object, errors first.
     pub findings: HashMap<ObjectRef, Vec<Finding>>,
     pub errors: usize,
     pub warnings: usize,
 }
 
-/// Compiles for each of the gateways.
-pub fn compile(objects: &Objects, secrets: &Secrets, hashes: &KeyHashes, asked: &[Asked], now: i64) -> Compiled {
+/// Compiles for each of the gateways, and writes down the tables of each.
+pub fn compile(
+    objects: &Objects,
+    secrets: &Secrets,
+    hashes: &KeyHashes,
+    asked: &[Asked],
+    now: i64,
+) -> (Compiled, BTreeMap<GatewayName, Tables>) {
     let mut findings: Vec<Finding> = Vec::new();
-    let mut answers = BTreeMap::new();
+    let mut snapshots = BTreeMap::new();
+    let mut tables = BTreeMap::new();
     for Asked { gateway, previous, salt, token, shard_digits } in asked {
         let input = Input {
             gateway: Some(gateway),
@@ -51,8 +52,9 @@ pub fn compile(objects: &Objects, secrets: &Secrets, hashes: &KeyHashes, asked: 
             ..Input::new(objects.documents(), secrets, hashes, Mode::Cluster, now)
         };
         let compile::Compiled { snapshot, credentials, findings: found } = compile::compile(input);
-        let tables = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
-        answers.insert(gateway.clone(), Answer { snapshot: Arc::new(snapshot), tables });
+        let written = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
+        tables.insert(gateway.clone(), written);
+        snapshots.insert(gateway.clone(), Arc::new(snapshot));
         findings.extend(found);
     }
     let gateways = Gateways::new(objects.documents(), objects.namespaces());
@@ -60,11 +62,11 @@ pub fn compile(objects: &Objects, secrets: &Secrets, hashes: &KeyHashes, asked: 
         .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
     findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
     findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
-    gather(answers, findings)
+    (gather(snapshots, findings), tables)
 }
 
 /// The same finding of several gateways is one.
-fn gather(answers: BTreeMap<GatewayName, Answer>, mut findings: Vec<Finding>) -> Compiled {
+fn gather(snapshots: BTreeMap<GatewayName, Arc<Snapshot>>, mut findings: Vec<Finding>) -> Compiled {
     let key = |finding: &Finding| (finding.severity, finding.reason);
     findings.sort_by(|a, b| {
         (&a.object, key(a), &a.field, &a.message, &a.hint).cmp(&(&b.object, key(b), &b.field, &b.message, &b.hint))
@@ -76,7 +78,7 @@ fn gather(answers: BTreeMap<GatewayName, Answer>, mut findings: Vec<Finding>) ->
     for finding in findings {
         by_object.entry(finding.object.clone()).or_default().push(finding);
     }
-    Compiled { answers, findings: by_object, errors, warnings }
+    Compiled { snapshots, findings: by_object, errors, warnings }
 }
 
 /// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tollgate_snapshot::wire::Tables;
 use tollgate_snapshot::{Credential, GatewayName, ObjectRef, Snapshot};
 
 use self::compiled::{Asked, Compiled};
@@ -39,7 +40,7 @@ const SECRETS: Duration = Duration::from_secs(1);
 /// How long a new leader gives proxies, pods and probes to be heard of, before it says that there are none.
 const YOUNG: Duration = Duration::from_secs(4);
 
-/// Tries to publish over conflicts before it takes a breath.
+/// Tries to publish over conflicts before there is a pause.
 const CONFLICTS: u32 = 3;
 
 /// Ends only when the operator does.
@@ -88,6 +89,8 @@ struct Gateway {
     /// Why the last publication failed, and when it is tried again.
     problem: Option<Problem>,
     retry_at: Option<Instant>,
+    /// Since the last success.
+    conflicts: u32,
     backoff: Backoff,
 }
 
@@ -101,6 +104,7 @@ impl Gateway {
             history: History::default(),
             problem: None,
             retry_at: None,
+            conflicts: 0,
             backoff: Backoff::of_server(),
         }
     }
@@ -265,8 +269,8 @@ impl Lead<'_> {
             self.find_gateways();
             self.wait_for_secrets().await;
             self.load().await;
-            self.compile().await;
-            if !self.publish().await {
+            let tables = self.compile().await;
+            if !self.publish(&tables).await {
                 break;
             }
         }
@@ -332,7 +336,8 @@ impl Lead<'_> {
         }
     }
 
-    async fn compile(&mut self) {
+    /// What is to be written; nothing where compiling failed.
+    async fn compile(&mut self) -> BTreeMap<GatewayName, Tables> {
         let Context { world, facts, secrets, metrics, .. } = self.context;
         let asked = self.gateways.iter().map(|(name, gateway)| Asked {
             gateway: name.clone(),
@@ -353,35 +358,39 @@ impl Lead<'_> {
         let begun = Instant::now();
         let compiling =
             tokio::task::spawn_blocking(move || compiled::compile(&world.read(), &secrets, &hashes, &asked, now()));
-        match compiling.await {
-            Ok(compiled) => {
-                for (name, answer) in &compiled.answers {
+        let compiled = compiling.await;
+        metrics.compiled(begun.elapsed());
+        match compiled {
+            Ok((compiled, tables)) => {
+                for (name, snapshot) in &compiled.snapshots {
                     if let Some(gateway) = self.gateways.get_mut(name) {
-                        gateway.previous = Some(answer.snapshot.clone());
+                        gateway.previous = Some(snapshot.clone());
                     }
                 }
                 metrics.findings(compiled.errors, compiled.warnings);
                 self.compiled = Arc::new(compiled);
+                tables
             }
             // A bug, but not one that may stop what works: what is published stays.
-            Err(error) => tracing::error!(%error, "compiling failed; the tables stay as they are"),
+            Err(error) => {
+                tracing::error!(%error, "compiling failed; the tables stay as they are");
+                BTreeMap::new()
+            }
         }
-        metrics.compiled(begun.elapsed());
     }
 
     /// Whether it should be computed again because somebody else wrote.
-    async fn publish(&mut self) -> bool {
+    async fn publish(&mut self, tables: &BTreeMap<GatewayName, Tables>) -> bool {
         let Context { client, metrics, fleet, world, .. } = self.context;
         let round = world.read().round();
-        let compiled = self.compiled.clone();
         let mut again = false;
-        for (name, answer) in &compiled.answers {
-            fleet.compiled(&name.namespace, &name.name, answer.snapshot.clone());
+        for (name, snapshot) in &self.compiled.snapshots {
+            fleet.compiled(&name.namespace, &name.name, snapshot.clone());
         }
         for (name, gateway) in &mut self.gateways {
-            let (Some(live), Some(answer)) = (&mut gateway.live, compiled.answers.get(name)) else { continue };
+            let (Some(live), Some(tables)) = (&mut gateway.live, tables.get(name)) else { continue };
             let begun = Instant::now();
-            match live.publish(client, &answer.tables, metrics).await {
+            match live.publish(client, tables, metrics).await {
                 Ok(published) => {
                     if published.writes > 0 {
                         metrics.published(begun.elapsed());
@@ -391,6 +400,7 @@ impl Lead<'_> {
                     gateway.history.published(round, published.generation);
                     gateway.problem = None;
                     gateway.retry_at = None;
+                    gateway.conflicts = 0;
                     gateway.backoff.reset();
                     let token = live.token();
                     let GatewayName { namespace, name } = name;
@@ -421,9 +431,11 @@ impl Gateway {
             tracing::warn!(%error, gateway = %name, "the tables of `{name}` are not published: {error}");
         }
         self.problem = Some(Problem { reason: error.reason(), message: error.to_string() });
-        // A conflict is tried again at once, a few times.
-        let delay = self.backoff.next_delay();
-        self.retry_at = Some(if is_conflict { Instant::now() } else { Instant::now() + delay });
+        self.conflicts += u32::from(is_conflict);
+        // A conflict is tried again at once, but not for ever: somebody else may write as often.
+        let at_once = is_conflict && self.conflicts < CONFLICTS;
+        let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };
+        self.retry_at = Some(Instant::now() + delay);
     }
 
     fn view(&self, name: &GatewayName) -> (GatewayName, status::Tables) {
