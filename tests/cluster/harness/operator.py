@@ -22,7 +22,8 @@ class Operator:
         self.home = home or namespaces[0]
         self.lease = path(LEASES, "leases", self.home, LEASE)
         self.metrics_port, self.health_port = _free_port(), _free_port()
-        self._http = urllib3.PoolManager(retries=False, timeout=5)
+        # No connection is kept: one from before a pause is over.
+        self._http = urllib3.PoolManager(retries=False, timeout=5, headers={"Connection": "close"})
         environment = {"POD_NAMESPACE": self.home, "POD_NAME": name, "TOLLGATE_LOG": "info,tollgate_operator=debug"}
         arguments = [
             programs.gateway(),
