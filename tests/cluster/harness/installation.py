@@ -4,6 +4,7 @@ provider in it."""
 import base64
 import http.client
 import json
+import time
 
 from harness import cluster as any_cluster
 from harness import programs
@@ -17,6 +18,8 @@ CHARTS = programs.REPOSITORY / "charts"
 CRDS_NAMESPACE = "default"
 VERSION = "tollgate.dev/v1alpha1"
 READY_SECONDS = 90
+# After the last call, what it cost is in the columns.
+SPENT_SECONDS = 10
 # What helm may wait: proxies that drain, among others.
 HELM_SECONDS = 180
 STATUS_PORT = 4001
@@ -102,9 +105,24 @@ class Installation:
         pods = self.kubectl.get_json("pods", namespace=self.namespace, selector="tollgate.dev/gateway=default,app.kubernetes.io/component=proxy")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and any_cluster.condition(pod, "Ready") == "True"]
 
+    def wait_for_proxies(self, count, without=(), seconds=READY_SECONDS):
+        """Until so many proxies are ready and none of these is among them; the pods."""
+        deadline = time.monotonic() + seconds
+        while True:
+            pods = self.proxies()
+            names = {pod["metadata"]["name"] for pod in pods}
+            if len(pods) == count and not names.intersection(without):
+                return pods
+            assert time.monotonic() < deadline, f"not {count} proxies without {without} after {seconds} s: {names}"
+            time.sleep(0.1)
+
     def operators(self):
         """The pods of the operator."""
         return self.kubectl.get_json("pods", namespace=self.namespace, selector="app.kubernetes.io/component=operator")
+
+    def wait_until_spent(self, kind, name, nano, seconds=SPENT_SECONDS):
+        """Until the column SPENT says this amount."""
+        self.api.wait_until(self.path(kind, name), lambda thing: thing["status"].get("spent") == money(nano), seconds)
 
     def spent(self, budget):
         """What the books in the cluster say of a budget, by its id: (used, allowance that is out), nano-dollars."""
@@ -119,6 +137,12 @@ class Installation:
                     used += allowance if account.get("closed") else account["used"]
                     charged += allowance
         return used, charged
+
+    def metric(self, pod, name, labels):
+        """A metric of a proxy in USD, as nano-dollars: the sum of its lines whose labels hold this text."""
+        where = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:{STATUS_PORT}/proxy/metrics"
+        lines = self.api.get(where).splitlines()
+        return sum(_nano(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{") and labels in line)
 
     def _install_definitions(self):
         names = {document["metadata"]["name"] for document in any_cluster.crds()}
@@ -182,6 +206,17 @@ class Direct:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def money(nano):
+    """An amount as the columns show it: to a hundredth of a cent, rounded up."""
+    return f"${-(-nano // 100_000) / 10_000:.4f}".removesuffix("00")
+
+
+def _nano(text):
+    """Of decimal USD, exactly."""
+    whole, _, decimals = text.partition(".")
+    return int(whole) * 10**9 + int(decimals.ljust(9, "0"))
 
 
 def _merge(into, values):
