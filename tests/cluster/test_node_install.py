@@ -7,15 +7,13 @@ import time
 import pytest
 
 from harness.cluster import condition
-from harness.installation import HELM_SECONDS
+from harness.installation import HELM_SECONDS, SPENT_SECONDS
 from harness.kubectl import KubectlError
 from harness.provider import cost
 
 MESSAGES = [{"role": "user", "content": "say something"}]
 # Of a token, by the prices of `Installation.model`: $2.50 and $10 for a million.
 INPUT_NANO, OUTPUT_NANO = 2_500, 10_000
-# After the last call, what it cost is in the columns.
-SPENT_SECONDS = 10
 
 CALLS = """
 import json, sys
@@ -57,32 +55,15 @@ def test_an_application_is_served_and_what_it_spent_is_shown(tollgate, served, a
     invoice = cost(rows, INPUT_NANO, OUTPUT_NANO)
     assert len(rows) == 12 and invoice > 0
 
-    # Money to a hundredth of a cent, rounded up.
-    shown = f"${-(-invoice // 100_000) / 10_000:.4f}".removesuffix("00")
     for kind, name in [("VirtualKey", "ci"), ("Budget", "everybody")]:
-        left = SPENT_SECONDS - (time.monotonic() - ended)
-        tollgate.api.wait_until(tollgate.path(kind, name), lambda thing: thing["status"].get("spent") == shown, left)
+        tollgate.wait_until_spent(kind, name, invoice, SPENT_SECONDS - (time.monotonic() - ended))
     print(f"SPENT was true {time.monotonic() - ended:.1f} s after the last call")
     # The books of both proxies together, to the nano-dollar.
     for budget in [f"{tollgate.tenant}/VirtualKey/ci", f"{tollgate.tenant}/Budget/everybody"]:
         assert tollgate.spent(budget)[0] == invoice, budget
-    of_proxies = [proxy_spend(tollgate, pod) for pod in tollgate.proxies()]
+    of_proxies = [tollgate.metric(pod, "tollgate_spend_usd_total", 'model="gpt-4o"') for pod in tollgate.proxies()]
     print("proxies spent", of_proxies, "the provider billed", invoice)
     assert sum(of_proxies) == invoice and all(of_proxies), of_proxies
-
-
-def proxy_spend(tollgate, pod):
-    """What a proxy says it spent on calls, nano-dollars."""
-    name = pod["metadata"]["name"]
-    text = tollgate.api.get(f"/api/v1/namespaces/{tollgate.namespace}/pods/{name}:4001/proxy/metrics")
-    values = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("tollgate_spend_usd_total{") and 'model="gpt-4o"' in line]
-    return sum(nano(value) for value in values)
-
-
-def nano(text):
-    """Of decimal USD, exactly."""
-    whole, _, decimals = text.partition(".")
-    return int(whole) * 10**9 + int(decimals.ljust(9, "0"))
 
 
 def test_what_kubectl_shows(tollgate, served):
@@ -151,6 +132,18 @@ def test_scaling_and_rolling_out(tollgate, served):
 def test_helm_test_passes(tollgate, served):
     said = tollgate.helm.run("test", "tollgate", "--namespace", tollgate.namespace, "--timeout", f"{HELM_SECONDS}s", seconds=HELM_SECONDS + 20)
     assert "Succeeded" in said, said
+
+
+def test_when_a_key_was_used_and_how_long_calls_take_is_shown(tollgate, served):
+    # Proxies are asked for it less than twice a minute.
+    for kind, name, field in [("VirtualKey", "ci", "lastUsedAt"), ("ModelDeployment", "gpt-4o", "p50")]:
+        tollgate.api.wait_until(tollgate.path(kind, name), lambda thing: field in thing["status"], 60)
+    shown, keys = tollgate.kubectl.get_table("virtualkeys", namespace=tollgate.tenant)
+    print(shown)
+    assert keys["ci"]["LAST-USED"]
+    shown, models = tollgate.kubectl.get_table("modeldeployments", namespace=tollgate.tenant)
+    print(shown)
+    assert models["gpt-4o"]["P50"].endswith("ms")
 
 
 def test_an_upgrade_changes_what_its_values_say(tollgate, served, agent):
