@@ -217,7 +217,7 @@ fn what_is_printed_for_a_cluster_compiles_there() {
                 Meta { annotations: annotations.into_iter().collect(), ..Meta::new(namespace, name) }
             };
             let meta = meta(&document["metadata"]);
-            if document["kind"] == Value::from("Secret") {
+            if document["kind"] == *"Secret" {
                 let data = document["stringData"].as_mapping().unwrap().iter();
                 let text = |value: &Value| value.as_str().unwrap().to_owned();
                 let data = data.map(|(key, value)| (text(key), text(value).into())).collect();
@@ -278,7 +278,7 @@ fn an_address_that_cannot_be_filled_is_an_error_and_never_a_key_for_somebody_els
     let Printed { yaml, notes } = to_yaml(config, filled(&|_| None));
     assert!(notes.iter().any(|note| note.is_error && note.message.contains("`NO_SUCH_BASE` is not set")));
     let deployments = documents(&yaml);
-    let deployment = deployments.iter().find(|document| document["kind"] == Value::from("ModelDeployment"));
+    let deployment = deployments.iter().find(|document| document["kind"] == *"ModelDeployment");
     let refusals = refusals(&serde_json::to_value(deployment).unwrap());
     assert!(!refusals.is_empty(), "no server takes it as it is");
 }

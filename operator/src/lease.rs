@@ -49,6 +49,11 @@ impl Leadership {
         *self.leading.borrow() && Instant::now() < *self.until.lock().expect("no holder of the lock panics")
     }
 
+    /// Whether this process was last said to lead.
+    fn is_called_leading(&self) -> bool {
+        *self.leading.borrow()
+    }
+
     /// Waits until this process leads.
     pub async fn acquired(&self) {
         self.wait_for(true).await;
@@ -161,7 +166,8 @@ impl Election {
                 false
             }
         };
-        match (held, self.leadership.is_leading()) {
+        // What was said last, also when its time is over: metric and log must take it back.
+        match (held, self.leadership.is_called_leading()) {
             (true, false) => {
                 tracing::info!(identity = %self.identity, "leading");
                 self.metrics.leading(true);

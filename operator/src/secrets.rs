@@ -234,7 +234,7 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
             Ok(found) => {
                 forbidden.reset();
                 let version = found.as_ref().and_then(|object| object.metadata.resource_version.clone());
-                see(found.map_or(Sight::Missing, |object| Sight::Found(Box::new(object))));
+                see(found.map_or(Sight::Missing, |found| Sight::Found(Box::new(found))));
                 // Without a version: what is there first, then changes.
                 version.unwrap_or_default()
             }

@@ -10,6 +10,7 @@ import pytest
 
 from harness import foreign, images, story
 from harness.client_pod import ClientPod
+from harness.installation import Installation
 from harness.node import Node
 from harness.plane import Plane
 from harness.run_folder import RunFolder
@@ -46,6 +47,9 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"log of {process.name}", process.story(LOG_LINES)))
         if cluster and "namespace" in item.funcargs:
             report.sections.append(("namespace of the test", story.of_namespace(cluster, item.funcargs["namespace"])))
+        if cluster and "tollgate" in item.funcargs:
+            report.sections.append(("namespace of the gateway", story.of_namespace(cluster, item.funcargs["tollgate"].namespace)))
+            report.sections.append(("namespace of the tenant", story.of_namespace(cluster, item.funcargs["tollgate"].tenant)))
     return report
 
 
@@ -135,6 +139,22 @@ def _image(node, timed, run_folder, name, make, variable):
     if not os.environ.get(variable):
         pytest.skip(f"put the image on the cluster and its name into {variable}")
     return os.environ[variable]
+
+
+@pytest.fixture(scope="module")
+def tollgate(node, gateway_image, timed, request):
+    """Tollgate installed by its charts, for the tests of one file."""
+    installed = timed(f"Tollgate installed for {request.path.name}", lambda: Installation(node, gateway_image))
+    yield installed
+    installed.uninstall()
+    for namespace in (installed.tenant, installed.namespace):
+        node.delete_namespace(namespace)
+
+
+@pytest.fixture(scope="module")
+def agent(node, tollgate, client_image):
+    """A pod in the tenant's namespace that runs Python scripts."""
+    return ClientPod(node, tollgate.tenant, client_image, "agent")
 
 
 @pytest.fixture

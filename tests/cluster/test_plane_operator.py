@@ -7,9 +7,9 @@ import json
 import pytest
 
 from harness.api import path
+from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
 
-TOLLGATE = "tollgate.dev/v1alpha1"
 READS = ("get", "list", "watch")
 
 
@@ -40,36 +40,6 @@ def setup(own_plane, crds, namespace):
         object_of("VirtualKey", "ci", models=["gpt"], keyHash="sha256:" + "41a6d46d" * 8),
     ], namespace=namespace)
     return namespace
-
-
-def object_of(kind, name, **spec):
-    return {"apiVersion": TOLLGATE, "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def secret_ref(name):
-    return {"secretRef": {"name": name, "key": "key"}}
-
-
-def plural(kind):
-    return kind.lower() + "s"
-
-
-def where(namespace, kind, name):
-    return path(TOLLGATE, plural(kind), namespace, name)
-
-
-def condition(thing, kind):
-    """Status and reason of a condition of what is current."""
-    status = (thing or {}).get("status", {})
-    if not thing or status.get("observedGeneration") != thing["metadata"]["generation"]:
-        return None
-    return next(((each["status"], each["reason"]) for each in status["conditions"] if each["type"] == kind), None)
-
-
-def wait_for(plane, namespace, kind, name, **conditions):
-    """The object once its conditions have these statuses and reasons."""
-    holds = lambda thing: all(condition(thing, each) == expected for each, expected in conditions.items())
-    return plane.api.wait_until(where(namespace, kind, name), holds)
 
 
 def config_map(namespace, name):

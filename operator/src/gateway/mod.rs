@@ -131,6 +131,17 @@ async fn look_at(context: &Context, name: Named, live: &mut Live, settled: &mut 
             }
             context.facts.set_gateway(&name.0, &name.1, outcome.fact);
         }
+        // The watch brings what it is now.
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+            tracing::debug!(
+                namespace = name.0,
+                name = name.1,
+                "somebody else wrote first to a child of gateway `{}/{}`",
+                name.0,
+                name.1
+            );
+            due.failed(name);
+        }
         Ok(Err(error)) => {
             tracing::warn!(namespace = name.0, name = name.1, %error, "cannot bring the children of gateway `{}/{}` up to date", name.0, name.1);
             due.failed(name);

@@ -8,6 +8,9 @@ import urllib3
 
 WAIT_SECONDS = 30
 CALL_SECONDS = 30
+# An answer of 429 says when to ask again, and every client does: resources that were defined are so for a moment after the
+# API server started. All else is for who asked.
+RETRIES = urllib3.Retry(status=10, status_forcelist=[429], allowed_methods=None, connect=False, read=False, other=False, redirect=False)
 
 
 class ApiError(Exception):
@@ -51,7 +54,7 @@ class Api:
             body=None if body is None else json.dumps(body),
             headers=self._headers | {"Content-Type": content_type, **(headers or {})},
             timeout=seconds,
-            retries=False,
+            retries=RETRIES,
         )
         is_json = answer.headers.get("Content-Type", "").startswith("application/json")
         decoded = answer.json() if is_json else answer.data.decode()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import yaml
@@ -57,6 +58,17 @@ class Kubectl:
             arguments += ["-l", selector]
         answer = json.loads(self.run(*arguments))
         return answer if name else answer["items"]
+
+    def get_table(self, kind, *, namespace, wide=False):
+        """What `kubectl get` shows, as it is printed and as rows: {column: text} by name."""
+        text = self.run("get", kind, *_in(namespace), *(["--output=wide"] if wide else []))
+        heading, *lines = text.splitlines()
+        # Columns are as wide as their widest entry, and three spaces apart.
+        starts = [found.start() for found in re.finditer(r"(?<!\S)\S", heading)]
+        ends = [*starts[1:], None]
+        columns = [heading[start:end].strip() for start, end in zip(starts, ends)]
+        rows = [{column: line[start:end].strip() for column, start, end in zip(columns, starts, ends)} for line in lines]
+        return text, {row["NAME"]: row for row in rows}
 
     def wait(self, target, condition, *, namespace=None, seconds=COMMAND_SECONDS):
         """`target` is `kind/name`, `condition` what `--for` takes: `condition=Ready`, `delete`, `jsonpath={.status.x}=y`."""

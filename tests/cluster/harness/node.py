@@ -96,6 +96,10 @@ class Node(Plane):
         forwarder.wait_until_taken()
         return f"http://127.0.0.1:{forwarder.port}"
 
+    def address_of(self, host, port):
+        """(host, port) here that lead to an address inside, such as a pod's."""
+        return "127.0.0.1", self._spaces.forward(host, port).port
+
     def stop(self):
         # The kernel ends everything that is inside, containers too. What entered from here waits for its program.
         self._spaces.stop()

@@ -13,15 +13,18 @@ LEASE = "tollgate-operator"
 
 
 class Operator:
-    """Looks at `namespaces` and keeps its Lease in the first of them. `kubeconfig` is who it is to the API server."""
+    """Looks at `namespaces` (`["all"]`: everywhere) and keeps its Lease in `home`, else in the first of them. `kubeconfig`
+    is who it is to the API server."""
 
-    def __init__(self, cluster, name, namespaces, kubeconfig):
+    def __init__(self, cluster, name, namespaces, kubeconfig, home=None):
         self.cluster = cluster
         self.name = name
-        self.namespaces = namespaces
+        self.home = home or namespaces[0]
+        self.lease = path(LEASES, "leases", self.home, LEASE)
         self.metrics_port, self.health_port = _free_port(), _free_port()
-        self._http = urllib3.PoolManager(retries=False, timeout=5)
-        environment = {"POD_NAMESPACE": namespaces[0], "POD_NAME": name, "TOLLGATE_LOG": "info,tollgate_operator=debug"}
+        # No connection is kept: one from before a pause is over.
+        self._http = urllib3.PoolManager(retries=False, timeout=5, headers={"Connection": "close"})
+        environment = {"POD_NAMESPACE": self.home, "POD_NAME": name, "TOLLGATE_LOG": "info,tollgate_operator=debug"}
         arguments = [
             programs.gateway(),
             "operator",
@@ -56,10 +59,9 @@ class Operator:
 
     def renewals(self, number):
         """Waits until the Lease was renewed so often: time passes for the operator as well."""
-        lease = path(LEASES, "leases", self.namespaces[0], LEASE)
         for _ in range(number):
-            before = self.cluster.api.get(lease)["spec"]["renewTime"]
-            self.cluster.api.wait_until(lease, lambda there: there["spec"]["renewTime"] != before)
+            before = self.cluster.api.get(self.lease)["spec"]["renewTime"]
+            self.cluster.api.wait_until(self.lease, lambda there: there["spec"]["renewTime"] != before)
 
     def stop(self):
         return self._end(self.process.stop)

@@ -50,8 +50,9 @@ class Process:
         return self.child.poll() is None
 
     def pause(self):
-        """Stops it in its tracks: connections stay open and nothing answers."""
+        """Stops it in its tracks: connections stay open and nothing answers. Returns when the last thread stands."""
         self.child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.child.pid, os.WSTOPPED)
 
     def resume(self):
         self.child.send_signal(signal.SIGCONT)

@@ -49,6 +49,8 @@ struct World {
     /// Watches of an older epoch end.
     epoch: u64,
     is_away: bool,
+    /// Watches of this epoch that go on.
+    watches: usize,
     requests: Vec<String>,
     forbidden: Vec<String>,
 }
@@ -66,6 +68,11 @@ impl Shared {
 }
 
 impl World {
+    fn end_watches(&mut self) {
+        self.epoch += 1;
+        self.watches = 0;
+    }
+
     fn record(&mut self, resource: &'static str, kind: &'static str, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -153,7 +160,7 @@ impl FakeApi {
 
     /// Ends every watch, as a load balancer does.
     pub fn cut_watches(&self) {
-        self.shared.change(|world| world.epoch += 1);
+        self.shared.change(World::end_watches);
     }
 
     /// Forgets what happened so far, and ends every watch: the next ones are told 410.
@@ -162,7 +169,7 @@ impl FakeApi {
             world.version += 1;
             world.forgotten = world.version;
             world.history.clear();
-            world.epoch += 1;
+            world.end_watches();
         });
     }
 
@@ -181,12 +188,22 @@ impl FakeApi {
     pub fn go_away(&self) {
         self.shared.change(|world| {
             world.is_away = true;
-            world.epoch += 1;
+            world.end_watches();
         });
     }
 
     pub fn come_back(&self) {
         self.shared.change(|world| world.is_away = false);
+    }
+
+    /// Waits until so many watches go on after the last that were ended.
+    pub async fn wait_for_watches(&self, count: usize) {
+        let watched = async {
+            while self.shared.world().watches < count {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        crate::patiently("a watch", watched).await;
     }
 
     /// Method and target of every request so far.
@@ -350,6 +367,7 @@ async fn watch_on(
 ) {
     let mut changed = shared.changed.subscribe();
     let mut next = first;
+    let mut is_counted = false;
     loop {
         for event in next {
             if lines.send(Bytes::from(format!("{event}\n"))).await.is_err() {
@@ -360,9 +378,13 @@ async fn watch_on(
             return;
         }
         {
-            let world = shared.world();
+            let mut world = shared.world();
             if world.epoch != epoch {
                 return;
+            }
+            if !is_counted {
+                world.watches += 1;
+                is_counted = true;
             }
             let new = world.history[seen.min(world.history.len())..].iter();
             next = new

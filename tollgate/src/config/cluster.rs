@@ -302,7 +302,7 @@ fn namespace_at(document: &Document, field: &str) -> Option<String> {
         Document::VirtualKey(object) => serde_json::to_value(&object.spec),
         Document::Budget(object) => serde_json::to_value(&object.spec),
     };
-    let path = field.strip_prefix("spec.")?.replace('.', "/").replace('[', "/").replace(']', "");
+    let path = field.strip_prefix("spec.")?.replace(['.', '['], "/").replace(']', "");
     let spec = spec.ok()?;
     Some(spec.pointer(&format!("/{path}/namespace"))?.as_str()?.to_owned())
 }

@@ -158,10 +158,18 @@ where
             match turn.await {
                 Ok(()) => {}
                 Err(Over::Closed) => return,
-                // Nothing that anybody should worry about.
-                Err(Over::Expired) => self.version = None,
+                // Nothing that anybody should worry about, unless it goes on and on.
+                Err(Over::Expired) => {
+                    self.version = None;
+                    tokio::time::sleep(pauses.next_pause()).await;
+                }
                 Err(Over::Failed(error)) => {
-                    let trouble = Change::Trouble { of: self.of.clone(), error: chain(&error) };
+                    let error = match &error {
+                        // Its other fields say the same again.
+                        kube::Error::Api(status) => status.message.clone(),
+                        other => chain(other),
+                    };
+                    let trouble = Change::Trouble { of: self.of.clone(), error };
                     if self.tell(trouble).await.is_err() {
                         return;
                     }
@@ -175,15 +183,15 @@ where
         self.changes.send(change).await.map_err(|_| Over::Closed)
     }
 
-    /// Tells one object, and the version it has. Without a version a watch begins with what there is.
+    /// Tells one object. Its own version is no place to watch from: it may be older than anything that the server
+    /// remembers. Without a version a watch begins with what there is.
     async fn get(&self, name: &str) -> Result<String, Over> {
-        let Some(object) = self.api.get_opt(name).await? else {
-            self.tell(Change::Absent { name: name.to_owned() }).await?;
-            return Ok(String::new());
+        let change = match self.api.get_opt(name).await? {
+            Some(object) => (self.told)(object),
+            None => Change::Absent { name: name.to_owned() },
         };
-        let version = object.resource_version().unwrap_or_default();
-        self.tell((self.told)(object)).await?;
-        Ok(version)
+        self.tell(change).await?;
+        Ok(String::new())
     }
 
     /// Tells all objects, and the version of the list.

@@ -23,6 +23,7 @@ use tollgate_dataplane::core::Shared;
 use tollgate_snapshot::model::GatewayName;
 use tollgate_snapshot::wire::names;
 
+use crate::memory;
 use api::Change;
 use load::{Live, LoadError, load};
 use parts::{Parts, Progress};
@@ -63,8 +64,23 @@ pub struct Feed {
     begun: Instant,
     cache_was_tried: bool,
     /// What was logged last as wrong.
-    said: Option<String>,
+    said: Option<Wrong>,
     first: Option<oneshot::Sender<()>>,
+}
+
+/// Why something newer, or anything, is not in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wrong {
+    Tables(String),
+    Api(String),
+}
+
+impl Wrong {
+    fn text(&self) -> &str {
+        match self {
+            Wrong::Tables(text) | Wrong::Api(text) => text,
+        }
+    }
 }
 
 /// A load under way.
@@ -243,6 +259,8 @@ impl Feed {
                 }
                 self.served = Some(live);
                 self.refused = None;
+                // This thread held the texts for a moment.
+                memory::give_back();
                 if let Some(first) = self.first.take() {
                     // Whoever started us may be about to stop.
                     let _ = first.send(());
@@ -273,10 +291,9 @@ impl Feed {
         self.watch();
     }
 
-    /// Why something newer, or anything, is not in use.
-    fn wrong(&self) -> Option<String> {
+    fn wrong(&self) -> Option<Wrong> {
         if let Some((_, error)) = &self.refused {
-            return Some(format!("the tables in the cluster cannot be used: {error}"));
+            return Some(Wrong::Tables(format!("the tables in the cluster cannot be used: {error}")));
         }
         let about_parts = match self.parts.progress() {
             Progress::NoManifest if self.listed => {
@@ -291,9 +308,9 @@ impl Feed {
             }
             Progress::Complete { .. } => None,
         };
-        let about_api = || self.troubles.iter().next().map(|(of, error)| format!("no {of}: {error}"));
-        let left_out = || self.served.as_ref().and_then(|live| live.left_out.clone());
-        about_parts.or_else(about_api).or_else(left_out)
+        let about_api = || self.troubles.iter().next().map(|(of, error)| Wrong::Api(format!("no {of}: {error}")));
+        let left_out = || self.served.as_ref().and_then(|live| live.left_out.clone()).map(Wrong::Tables);
+        about_parts.map(Wrong::Tables).or_else(about_api).or_else(left_out)
     }
 
     /// Tells what is wrong, and logs it when it begins and ends.
@@ -301,14 +318,16 @@ impl Feed {
         let wrong = self.wrong();
         self.shared.status.update(|loaded| {
             loaded.healthy = wrong.is_none();
-            loaded.error.clone_from(&wrong);
+            loaded.error = wrong.as_ref().map(|wrong| wrong.text().to_owned());
         });
         if wrong == self.said {
             return;
         }
         let goes_on = if self.served.is_some() { "; the last good tables stay in use" } else { "" };
         match (&wrong, &self.said) {
-            (Some(wrong), _) => tracing::warn!("{wrong}{goes_on}"),
+            // The words change with what is tried; that the API is away was said.
+            (Some(Wrong::Api(_)), Some(Wrong::Api(_))) => {}
+            (Some(wrong), _) => tracing::warn!("{}{goes_on}", wrong.text()),
             (None, Some(_)) => tracing::info!("the tables in the cluster are whole and in use"),
             (None, None) => {}
         }

@@ -1,0 +1,105 @@
+"""Proxies for a plane without nodes: the pods that controllers make of a Deployment become ready, and behind their
+addresses answers what the operator asks proxies."""
+
+import base64
+import http.server
+import json
+import secrets
+import threading
+import time
+
+from harness.api import ApiError, path
+
+STATUS_PORT = 4001
+
+
+class Proxies:
+    """Those of the gateway `gateway` in `namespace`, until `stop`. They run at once what is published."""
+
+    def __init__(self, api, namespace, gateway):
+        self.api = api
+        self.namespace = namespace
+        self.gateway = gateway
+        # Loopback addresses of this run's own: other runs have proxies too.
+        self._network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+        self._servers = {}
+        self._stop = threading.Event()
+        # What probes find, and the deployments that were probed.
+        self.verdict = {"ok": True, "reason": "Reachable", "message": "it answers"}
+        self.probed = []
+        self.used = {"cursor": 1, "keys": [], "deployments": []}
+        self._kubelet = threading.Thread(target=self._run, daemon=True)
+        self._kubelet.start()
+
+    def stop(self):
+        self._stop.set()
+        self._kubelet.join()
+        for server in self._servers.values():
+            server.shutdown()
+
+    def generation(self):
+        manifest = self.api.find(path("v1", "configmaps", self.namespace, f"tollgate-{self.gateway}-manifest"))
+        return json.loads(manifest["data"]["manifest.json"])["generation"] if manifest else 0
+
+    def token(self):
+        secret = self.api.get(path("v1", "secrets", self.namespace, f"tollgate-{self.gateway}-credentials-0"))
+        return json.loads(base64.b64decode(secret["data"]["credentials.json"]))["token"]
+
+    def _run(self):
+        while not self._stop.wait(0.1):
+            for pod in self.api.get(path("v1", "pods", self.namespace))["items"]:
+                name = pod["metadata"]["name"]
+                try:
+                    if pod["metadata"].get("deletionTimestamp"):
+                        options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+                        self.api.call("DELETE", path("v1", "pods", self.namespace, name), options)
+                    elif name not in self._servers:
+                        self._start(name)
+                except ApiError as error:
+                    # Somebody deleted it meanwhile.
+                    if error.code != 404:
+                        raise
+
+    def _start(self, name):
+        address = f"{self._network}.{len(self._servers) + 1}"
+        handler = type("Handler", (Handler,), {"proxies": self})
+        self._servers[name] = http.server.ThreadingHTTPServer((address, STATUS_PORT), handler)
+        threading.Thread(target=self._servers[name].serve_forever, daemon=True).start()
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [ready]}
+        self.api.merge(path("v1", "pods", self.namespace, name, "status"), {"status": status})
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxies = None
+
+    def do_GET(self):
+        if self.path == "/snapshot":
+            self._answer(200, {"generation": self.proxies.generation(), "version": "0.1.0", "ready": True})
+        elif self.path.startswith("/operator/used?") and self._is_operator():
+            self._answer(200, self.proxies.used)
+        else:
+            self._answer(404, {})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/operator/probe" and self._is_operator():
+            self.proxies.probed.append(body["deployment"])
+            self._answer(200, self.proxies.verdict)
+        else:
+            self._answer(404, {})
+
+    def _is_operator(self):
+        return self.headers.get("Authorization") == f"Bearer {self.proxies.token()}"
+
+    def _answer(self, code, body):
+        text = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        """Nobody reads it."""

@@ -1,0 +1,73 @@
+"""`tollgate dataplane` beside the tests, in the place of a pod that no node runs."""
+
+import urllib3
+
+from harness import programs
+from harness.api import path
+from harness.process import Process
+
+# The operator asks proxies at this port of a pod's address.
+STATUS_PORT = 4001
+
+
+class Proxy:
+    """Serves a gateway (`namespace/name`) at `address`, a loopback address of its own. `kubeconfig` is who it is to the API
+    server."""
+
+    def __init__(self, cluster, name, gateway, kubeconfig, address):
+        self.cluster = cluster
+        self.namespace, self.gateway = gateway.split("/")
+        self.address = address
+        self._http = urllib3.PoolManager(retries=False, timeout=5)
+        folders = [cluster.folder / f"{name}-{purpose}" for purpose in ("data", "cache")]
+        for folder in folders:
+            folder.mkdir()
+        arguments = [
+            programs.gateway(),
+            "dataplane",
+            f"--kubeconfig={kubeconfig}",
+            f"--gateway={gateway}",
+            f"--host={address}",
+            "--listen=http=0",
+            f"--status-port={STATUS_PORT}",
+            f"--data={folders[0]}",
+            f"--cache={folders[1]}",
+            "--drain-delay=0",
+            "--cores=1",
+        ]
+        self.process = Process(name, arguments, cluster.folder)
+        cluster.processes.append(self.process)
+
+    def is_ready(self):
+        return self._answers("/health/readiness")
+
+    def generation(self):
+        return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}/snapshot").json()["generation"]
+
+    def be_pod(self):
+        """Has one of the gateway's pods be ready and have this address."""
+        pods = path("v1", "pods", self.namespace)
+        selector = f"tollgate.dev/gateway={self.gateway}"
+        listed = self.cluster.api.get(pods, labelSelector=selector)
+        pod = next(iter(listed["items"]), None)
+        if pod is None:
+            version = listed["metadata"]["resourceVersion"]
+            _, pod = next(self.cluster.api.watch(pods, version, labelSelector=selector))
+        status = {
+            "phase": "Running",
+            "podIP": self.address,
+            "podIPs": [{"ip": self.address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        self.cluster.api.merge(f"{pods}/{pod['metadata']['name']}/status", {"status": status})
+
+    def stop(self):
+        if self.process in self.cluster.processes:
+            self.cluster.processes.remove(self.process)
+            self.process.kill()
+
+    def _answers(self, where):
+        try:
+            return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}{where}").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
