@@ -75,6 +75,8 @@ struct Lead<'c> {
     queue: StatusQueue,
     /// When statuses change by themselves, Unix seconds.
     shown_next: Option<i64>,
+    /// The last look was taken when not everything was heard of.
+    looked_young: bool,
 }
 
 /// One gateway between rounds.
@@ -129,6 +131,7 @@ async fn lead(context: &Context) -> Infallible {
         compiled: Arc::default(),
         queue,
         shown_next: None,
+        looked_young: false,
     };
     tokio::select! {
         never = lead.run() => never,
@@ -206,6 +209,7 @@ impl Lead<'_> {
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
         let young = self.begun.elapsed() < YOUNG;
         let shown = status::look(context, views, young, &self.compiled, &self.queue).await;
+        self.looked_young = young;
         self.queue.put(shown.statuses);
         let objects = context.world.read();
         self.queue
@@ -254,7 +258,8 @@ impl Lead<'_> {
             |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
         let boost = compiled::next_change(&self.context.world.read(), now).map(in_seconds);
         let compile = retry.into_iter().chain(boost).min();
-        let grown = Some(self.begun + YOUNG).filter(|at| *at > Instant::now());
+        // Also where that moment came during a round.
+        let grown = self.looked_young.then(|| self.begun + YOUNG);
         let show = shown.map(in_seconds).into_iter().chain(grown).min();
         match (compile, show) {
             (Some(at), Some(show)) if show < at => Next { at: show, compile: false },
