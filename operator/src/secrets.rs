@@ -230,13 +230,10 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
         let place = reads.acquire().await.expect("the semaphore is never closed");
         let read = api.get_opt(&name.1).await;
         drop(place);
-        let version = match read {
+        match read {
             Ok(found) => {
                 forbidden.reset();
-                let version = found.as_ref().and_then(|object| object.metadata.resource_version.clone());
                 see(found.map_or(Sight::Missing, |found| Sight::Found(Box::new(found))));
-                // Without a version: what is there first, then changes.
-                version.unwrap_or_default()
             }
             Err(kube::Error::Api(status)) if status.code == 403 => {
                 see(Sight::Forbidden);
@@ -249,9 +246,11 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
                 failed.wait().await;
                 continue;
             }
-        };
+        }
         let begun = Instant::now();
-        match watch_one(&api, name, &version, &see).await {
+        // Not from the object's own version: that of one that did not change for long is too old for a server that
+        // started anew. Without one the watch tells what is there first, then changes.
+        match watch_one(&api, name, "", &see).await {
             Ok(()) if begun.elapsed() >= AT_LEAST => failed.reset(),
             Ok(()) => failed.wait().await,
             Err(kube::Error::Api(status)) if status.code == 403 => tokio::time::sleep(POLL).await,
