@@ -12,6 +12,10 @@ use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Meta, Mod
 use tollgate_snapshot::wire::{self, Manifest, Read, Sealing, Tables};
 use tollgate_snapshot::{GatewayName, KeyHash, Members, ObjectRef};
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 5;
 const TEAMS: usize = 10;
 const SEALING: Sealing<'_> = Sealing { salt: "salt", token: "token" };
