@@ -16,7 +16,7 @@ use tollgate_snapshot::{GatewayName, KeyHash, Members, ObjectRef};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 10;
 const TEAMS: usize = 10;
 const SEALING: Sealing<'_> = Sealing { salt: "salt", token: "token" };
 

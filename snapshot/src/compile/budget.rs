@@ -100,7 +100,7 @@ pub(super) struct Budgets<'a> {
     row_of_team: HashMap<InTeam, Option<u32>, RandomState>,
 }
 
-/// A budget that is written into a team: its position, and that of the member whose it is.
+/// A budget that is written into a team: the team's position, and that of the member whose it is.
 type InTeam = (usize, Option<usize>);
 
 impl<'a> Budgets<'a> {
@@ -237,9 +237,8 @@ impl<'a> Budgets<'a> {
     pub fn shared_row(
         &mut self,
         place: InTeam,
-        id: impl FnOnce() -> String,
+        member: Option<&str>,
         terms: &BudgetTerms,
-        field: &str,
         subject: Subject<'_>,
         previous: &Previous<'_>,
         report: &mut Report,
@@ -247,7 +246,13 @@ impl<'a> Budgets<'a> {
         if let Some(row) = self.row_of_team.get(&place) {
             return *row;
         }
-        let budget = written(id(), terms, field, subject, previous, report);
+        let mut id = format!("{}/Team/{}", subject.namespace, subject.name);
+        let mut field = "spec.budget".to_owned();
+        if let (Some(user), (_, Some(at))) = (member, place) {
+            id = format!("{id}/{user}");
+            field = format!("spec.members[{at}].budget");
+        }
+        let budget = written(id, terms, &field, subject, previous, report);
         let row = budget.map(|budget| self.push(budget));
         self.row_of_team.insert(place, row);
         row

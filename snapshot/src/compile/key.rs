@@ -105,17 +105,17 @@ fn hash<'a>(
         }
         (Some(KeySecret { name, key, policy }), None) => {
             let known = input.key_hashes.get(subject.namespace, subject.name);
-            let is_there = input.secrets.get(subject.namespace, name).is_some();
+            let is_there = || input.secrets.get(subject.namespace, name).is_some();
             match policy {
                 KeyPolicy::Generate if known.is_none() => {
                     let message = "the key is not generated yet";
                     let finding = report.error(subject, Reason::NotFound, "spec.secret", message);
-                    if is_there {
+                    if is_there() {
                         finding.hint = format!("to use the value that Secret `{name}` holds, write policy: Adopt");
                     }
                     None
                 }
-                KeyPolicy::Adopt if is_there || known.is_none() => {
+                KeyPolicy::Adopt if known.is_none() || is_there() => {
                     let field = "spec.secret";
                     let reference = tollgate_crds::SecretKeyRef { name: name.clone(), key: key.clone() };
                     let (_, value) = credential::read(input, &reference, subject, field, report)?;
@@ -166,6 +166,16 @@ pub(super) struct Known<'a> {
     names: Names<'a>,
 }
 
+impl<'a> Known<'a> {
+    /// Its index. `said`: what keys say that have it.
+    fn insert(&mut self, policy: Policy, said: Option<Said<'a>>) -> u32 {
+        let next = index(self.policies.len());
+        let index = *self.policies.entry(policy).or_insert(next);
+        self.said.extend(said.map(|said| (said, index)));
+        index
+    }
+}
+
 /// Everything that decides what the policy of a key is, and what there is to report about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Said<'a> {
@@ -191,7 +201,7 @@ impl<'a> Work<'_, 'a> {
             }
             keys.push(key);
         }
-        keys.sort_unstable_by(|a, b| a.hash.cmp(&b.hash));
+        keys.sort_unstable_by_key(|key| key.hash);
         let mut policies: Vec<(Policy, u32)> = self.known.policies.into_iter().collect();
         policies.sort_unstable_by_key(|(_, index)| *index);
         Keys { keys, policies: policies.into_iter().map(|(policy, _)| policy).collect() }
@@ -247,21 +257,17 @@ impl<'a> Work<'_, 'a> {
             labels: &object.meta.labels,
             cap,
         };
-        let known = if limits.per_model.is_empty() && !is_broken { self.known.said.get(&said) } else { None };
-        let policy = match known {
-            Some(policy) => *policy,
-            None => {
-                let reported = report.len();
-                let policy = self.policy(object, said, is_broken, report)?;
-                let next = index(self.known.policies.len());
-                let policy = *self.known.policies.entry(policy).or_insert(next);
-                if limits.per_model.is_empty() && !is_broken && report.len() == reported {
-                    self.known.said.insert(said, policy);
-                }
-                policy
-            }
+        let is_plain = limits.per_model.is_empty() && !is_broken;
+        let said_before = self.known.said.get(&said).copied().filter(|_| is_plain);
+        let reported = report.len();
+        let policy = match said_before {
+            Some(index) => Ok(index),
+            None => Err(self.policy(object, said, is_broken, report)?),
         };
+        let is_said = is_plain && report.len() == reported;
         let budgets = self.budgets(object, budget.as_ref(), budget_refs, team, report)?;
+        // Only now: a key whose budget is missing needs no policy.
+        let policy = policy.unwrap_or_else(|new| self.known.insert(new, is_said.then_some(said)));
         let user = user.as_deref().map(|user| self.known.names.intern(user));
         Some(Key { hash, name: subject.name.into(), policy, user, budgets, disabled: *disabled, expires_at })
     }
@@ -384,18 +390,14 @@ impl<'a> Work<'_, 'a> {
     /// What the team has for all its keys, and for all keys of this user.
     fn bind_team(&mut self, at: usize, user: Option<&str>, rows: &mut Vec<u32>, report: &mut Report) {
         let Team { object: team, members, .. } = &self.teams[at];
-        let id = || format!("{}/Team/{}", team.meta.namespace, team.meta.name);
+        let subject = team.subject();
         let member = user.and_then(|user| members.get(user)).copied();
-        let with_budget = |member: usize| Some((member, team.spec.members[member].budget.as_ref()?));
-        if let Some((member, terms)) = member.and_then(with_budget) {
-            let id = || format!("{}/{}", id(), team.spec.members[member].user);
-            let field = format!("spec.members[{member}].budget");
-            let place = (at, Some(member));
-            rows.extend(self.budgets.shared_row(place, id, terms, &field, team.subject(), self.previous, report));
+        let of_member = member.and_then(|member| team.spec.members[member].budget.as_ref());
+        if let Some(terms) = of_member {
+            rows.extend(self.budgets.shared_row((at, member), user, terms, subject, self.previous, report));
         }
         if let Some(terms) = &team.spec.budget {
-            let (place, field) = ((at, None), "spec.budget");
-            rows.extend(self.budgets.shared_row(place, id, terms, field, team.subject(), self.previous, report));
+            rows.extend(self.budgets.shared_row((at, None), None, terms, subject, self.previous, report));
         }
     }
 
