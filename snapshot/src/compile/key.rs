@@ -257,17 +257,20 @@ impl<'a> Work<'_, 'a> {
             labels: &object.meta.labels,
             cap,
         };
+        let named = self.named_budgets(object, budget_refs, report);
         let is_plain = limits.per_model.is_empty() && !is_broken;
-        let said_before = self.known.said.get(&said).copied().filter(|_| is_plain);
-        let reported = report.len();
-        let policy = match said_before {
-            Some(index) => Ok(index),
-            None => Err(self.policy(object, said, is_broken, report)?),
+        let policy = match self.known.said.get(&said).copied().filter(|_| is_plain) {
+            Some(said_before) => said_before,
+            None => {
+                let reported = report.len();
+                let policy = self.policy(object, said, is_broken, report)?;
+                // All is told of a key whose budget is missing, but nothing is made for it.
+                named.as_ref()?;
+                let is_all_said = is_plain && report.len() == reported;
+                self.known.insert(policy, is_all_said.then_some(said))
+            }
         };
-        let is_said = is_plain && report.len() == reported;
-        let budgets = self.budgets(object, budget.as_ref(), budget_refs, team, report)?;
-        // Only now: a key whose budget is missing needs no policy.
-        let policy = policy.unwrap_or_else(|new| self.known.insert(new, is_said.then_some(said)));
+        let budgets = self.budgets(object, budget.as_ref(), &named?, team, report);
         let user = user.as_deref().map(|user| self.known.names.intern(user));
         Some(Key { hash, name: subject.name.into(), policy, user, budgets, disabled: *disabled, expires_at })
     }
@@ -335,16 +338,13 @@ impl<'a> Work<'_, 'a> {
         }
     }
 
-    /// The key's own first, then those it names and those that select it, then its team's. `None`: a budget that it names
-    /// does not exist, so that nobody knows what it may spend.
-    fn budgets(
-        &mut self,
-        object: &'a Object<VirtualKeySpec>,
-        own: Option<&BudgetTerms>,
+    /// `None`: a budget that it names does not exist, so that nobody knows what it may spend.
+    fn named_budgets(
+        &self,
+        object: &Object<VirtualKeySpec>,
         named: &[LocalRef],
-        team: Option<usize>,
         report: &mut Report,
-    ) -> Option<Vec<u32>> {
+    ) -> Option<Vec<usize>> {
         let subject = object.subject();
         let mut found = Vec::with_capacity(named.len());
         for (at, LocalRef { name }) in named.iter().enumerate() {
@@ -358,8 +358,21 @@ impl<'a> Work<'_, 'a> {
                 (Some(_), _) => {}
             }
         }
+        Some(found)
+    }
+
+    /// The key's own first, then those it names and those that select it, then its team's.
+    fn budgets(
+        &mut self,
+        object: &'a Object<VirtualKeySpec>,
+        own: Option<&BudgetTerms>,
+        named: &[usize],
+        team: Option<usize>,
+        report: &mut Report,
+    ) -> Vec<u32> {
+        let subject = object.subject();
         let mut rows = Vec::new();
-        if own.is_some() && !named.is_empty() {
+        if own.is_some() && !object.spec.budget_refs.is_empty() {
             let message = "budget and budgetRefs exclude each other; both bind the key";
             report.warning(subject, Reason::ExactlyOne, "spec.budgetRefs", message);
         }
@@ -367,7 +380,7 @@ impl<'a> Work<'_, 'a> {
         let default = team.and_then(|at| self.teams[at].object.spec.key_defaults.budget.as_ref());
         if let Some(terms) = own {
             rows.extend(self.budgets.own_row(id(), terms, "spec.budget", subject, self.previous, report));
-        } else if let (Some(terms), Some(at), true) = (default, team, named.is_empty()) {
+        } else if let (Some(terms), Some(at), true) = (default, team, object.spec.budget_refs.is_empty()) {
             let team = self.teams[at].object.subject();
             rows.extend(self.budgets.own_row(id(), terms, "spec.keyDefaults.budget", team, self.previous, report));
         }
@@ -380,11 +393,11 @@ impl<'a> Work<'_, 'a> {
             tags: &object.spec.tags,
             team: team_object.map(|team| (&*team.meta.namespace, &*team.meta.name, &team.meta.labels)),
         };
-        rows.extend(self.budgets.rows_of(holder, &found));
+        rows.extend(self.budgets.rows_of(holder, named));
         for &at in team.map_or(&[][..], |at| &self.teams[at].chain) {
             self.bind_team(at, object.spec.user.as_deref(), &mut rows, report);
         }
-        Some(rows)
+        rows
     }
 
     /// What the team has for all its keys, and for all keys of this user.
