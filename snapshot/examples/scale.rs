@@ -12,7 +12,11 @@ use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Meta, Mod
 use tollgate_snapshot::wire::{self, Manifest, Read, Sealing, Tables};
 use tollgate_snapshot::{GatewayName, KeyHash, Members, ObjectRef};
 
-const ROUNDS: usize = 5;
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 10;
 const TEAMS: usize = 10;
 const SEALING: Sealing<'_> = Sealing { salt: "salt", token: "token" };
 

@@ -54,6 +54,9 @@ struct Terms {
     period: Period,
 }
 
+/// Every call of a key is held in all budgets above the one that it is under. More is a mistake, or no good will.
+const MOST_ABOVE: usize = 32;
+
 /// A Budget object.
 #[derive(Debug)]
 struct Defined<'a> {
@@ -88,12 +91,17 @@ pub(super) struct Budgets<'a> {
     gateway_namespace: Name,
     /// Of each budget: itself and those above it, each once.
     chains: Vec<Vec<usize>>,
-    /// Budgets that may select keys of a namespace, found on first use.
-    selecting: HashMap<String, Selecting<'a>, RandomState>,
+    /// Budgets that may select keys of the namespace that was asked for last: keys are sorted by it.
+    selecting: (String, Selecting<'a>),
     rows: Vec<Budget>,
+    /// By budget, of all of whose calls count and that have no members.
+    row_of_all: Vec<Option<u32>>,
     row_of_object: HashMap<(usize, Option<Name>, Filter), u32, RandomState>,
-    row_of_team: HashMap<String, Option<u32>>,
+    row_of_team: HashMap<InTeam, Option<u32>, RandomState>,
 }
+
+/// A budget that is written into a team: the team's position, and that of the member whose it is.
+type InTeam = (usize, Option<usize>);
 
 impl<'a> Budgets<'a> {
     pub fn compile(
@@ -116,12 +124,14 @@ impl<'a> Budgets<'a> {
             grants,
             gateway_namespace: gateway.compiled.namespace.clone(),
             chains: Vec::new(),
-            selecting: HashMap::default(),
+            selecting: (String::new(), Selecting::default()),
             rows: Vec::new(),
+            row_of_all: Vec::new(),
             row_of_object: HashMap::default(),
-            row_of_team: HashMap::new(),
+            row_of_team: HashMap::default(),
         };
         budgets.link_parents(everything, &positions, report);
+        budgets.row_of_all = vec![None; budgets.defined.len()];
         budgets.chains = (0..budgets.defined.len()).map(|at| budgets.chain(at)).collect();
         budgets
     }
@@ -167,6 +177,11 @@ impl<'a> Budgets<'a> {
             {
                 let message = "the budgets above it lead back to it";
                 report.error(self.defined[at].object.subject(), Reason::Cycle, "spec.parentRef", message);
+            } else if self.chain(at).len() > MOST_ABOVE + 1 {
+                let message =
+                    format!("more than {MOST_ABOVE} budgets stand above it; those further up are not looked at");
+                report.error(self.defined[at].object.subject(), Reason::InvalidValue, "spec.parentRef", message);
+                self.deny_if_hard(at);
             } else if let Some(parent) = self.defined[at].parent {
                 self.report_above(at, parent, report);
             }
@@ -190,12 +205,12 @@ impl<'a> Budgets<'a> {
         }
     }
 
-    /// The budget and those above it, each once.
+    /// The budget and those above it, each once, as far as they are looked at.
     fn chain(&self, start: usize) -> Vec<usize> {
         let mut chain = vec![start];
         let mut at = start;
         while let Some(above) = self.defined[at].parent {
-            if chain.contains(&above) {
+            if chain.contains(&above) || chain.len() > MOST_ABOVE + 1 {
                 break;
             }
             chain.push(above);
@@ -218,22 +233,28 @@ impl<'a> Budgets<'a> {
         Some(self.push(Budget { of_one_key: true, ..budget }))
     }
 
-    /// A budget that several keys share and that is written into a team: made once per id.
+    /// A budget that several keys share and that is written into a team: made once.
     pub fn shared_row(
         &mut self,
-        id: String,
+        place: InTeam,
+        member: Option<&str>,
         terms: &BudgetTerms,
-        field: &str,
         subject: Subject<'_>,
         previous: &Previous<'_>,
         report: &mut Report,
     ) -> Option<u32> {
-        if let Some(row) = self.row_of_team.get(&id) {
+        if let Some(row) = self.row_of_team.get(&place) {
             return *row;
         }
-        let budget = written(id.clone(), terms, field, subject, previous, report);
+        let mut id = format!("{}/Team/{}", subject.namespace, subject.name);
+        let mut field = "spec.budget".to_owned();
+        if let (Some(user), (_, Some(at))) = (member, place) {
+            id = format!("{id}/{user}");
+            field = format!("spec.members[{at}].budget");
+        }
+        let budget = written(id, terms, &field, subject, previous, report);
         let row = budget.map(|budget| self.push(budget));
-        self.row_of_team.insert(id, row);
+        self.row_of_team.insert(place, row);
         row
     }
 
@@ -279,11 +300,10 @@ impl<'a> Budgets<'a> {
 
     /// Those that may select the key, in order.
     fn candidates(&mut self, holder: Holder<'_>) -> Vec<usize> {
-        if !self.selecting.contains_key(holder.namespace) {
-            let selecting = self.selecting(holder.namespace);
-            self.selecting.insert(holder.namespace.to_owned(), selecting);
+        if self.selecting.0 != holder.namespace {
+            self.selecting = (holder.namespace.to_owned(), self.selecting(holder.namespace));
         }
-        self.selecting[holder.namespace].candidates(holder)
+        self.selecting.1.candidates(holder)
     }
 
     fn selecting(&self, namespace: &str) -> Selecting<'a> {
@@ -340,6 +360,10 @@ impl<'a> Budgets<'a> {
     }
 
     fn row(&mut self, at: usize, member: Option<Name>, filter: Filter) -> u32 {
+        let is_plain = member.is_none() && filter.models.is_none() && filter.providers.is_empty();
+        if let Some(row) = self.row_of_all[at].filter(|_| is_plain) {
+            return row;
+        }
         let key = (at, member, filter);
         if let Some(row) = self.row_of_object.get(&key) {
             return *row;
@@ -365,7 +389,10 @@ impl<'a> Budgets<'a> {
             allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
         };
         let row = self.push(budget);
-        self.row_of_object.insert(key, row);
+        match is_plain {
+            true => self.row_of_all[at] = Some(row),
+            false => _ = self.row_of_object.insert(key, row),
+        }
         row
     }
 
@@ -470,8 +497,8 @@ fn define<'a>(
     let mut reader = Reader::new(report, subject);
     let models = reader.model_set("spec.appliesTo.models", &applies_to.models);
     reader.broken = false;
-    let own_limit = reader.amount("spec.limit", limit, *unit);
-    let period = reader.period("spec.period", period);
+    let own_limit = reader.amount(|| "spec.limit".to_owned(), limit, *unit);
+    let period = reader.period(|| "spec.period".to_owned(), period);
     let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, input.now, &mut reader)).unwrap_or(0);
     let hard = *enforcement == Enforcement::Hard;
     let terms = match (own_limit, period) {
@@ -515,8 +542,8 @@ fn written(
 ) -> Option<Budget> {
     let BudgetTerms { limit, unit, period, enforcement } = terms;
     let mut reader = Reader::new(report, subject);
-    let own_limit = reader.amount(&format!("{field}.limit"), limit, *unit);
-    let period = reader.period(&format!("{field}.period"), period);
+    let own_limit = reader.amount(|| format!("{field}.limit"), limit, *unit);
+    let period = reader.period(|| format!("{field}.period"), period);
     let hard = *enforcement == Enforcement::Hard;
     let Terms { limit, unit, hard, period } = match (own_limit, period) {
         (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period },
@@ -532,7 +559,7 @@ fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reade
         return None;
     };
     let until = reader.moment("spec.boost.until", until)?;
-    let amount = reader.amount("spec.boost.amount", amount, unit)?;
+    let amount = reader.amount(|| "spec.boost.amount".to_owned(), amount, unit)?;
     (now < until).then_some(amount)
 }
 

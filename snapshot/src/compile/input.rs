@@ -219,15 +219,10 @@ impl KeyHashes {
         }
     }
 
-    /// The key in use.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<KeyHash> {
-        Some(self.0.get(namespace)?.get(name)?.current)
-    }
-
-    /// Those that it replaced.
-    pub fn replaced(&self, namespace: &str, name: &str) -> &[ReplacedKey] {
-        let hashes = self.0.get(namespace).and_then(|keys| keys.get(name));
-        hashes.map_or(&[], |hashes| &hashes.replaced)
+    /// The key in use, and those that it replaced.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<(KeyHash, &[ReplacedKey])> {
+        let Hashes { current, replaced } = self.0.get(namespace)?.get(name)?;
+        Some((*current, replaced))
     }
 }
 

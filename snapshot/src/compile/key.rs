@@ -1,17 +1,16 @@
 //! `VirtualKey`: who may call what, and which budgets bind them. Ten thousand keys are usual, so a key costs a few small
 //! allocations; what keys have in common is one policy.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
-use tollgate_crds::{
-    BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LocalRef, ModelLimits, Rotation, TeamSpec, VirtualKeySpec,
-};
+use tollgate_crds::{BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LocalRef, ModelLimits, Rotation, VirtualKeySpec};
 
 use super::budget::{Budgets, Holder};
 use super::credential;
 use super::gateway::{Gateway, SHORTEST_KEY};
-use super::input::{Input, Meta, Mode, Object, ReplacedKey};
+use super::input::{Input, Mode, Object, ReplacedKey};
 use super::names::Names;
 use super::objects::{Everything, Grants, Objects, age};
 use super::previous::Previous;
@@ -36,8 +35,10 @@ pub(super) struct Served<'a> {
     pub object: &'a Object<VirtualKeySpec>,
     hash: KeyHash,
     /// Those that the key in use replaced.
-    replaced: Vec<ReplacedKey>,
+    replaced: Replaced<'a>,
 }
+
+type Replaced<'a> = Cow<'a, [ReplacedKey]>;
 
 /// The keys of this gateway whose hash is known, each hash once. Routes need their namespaces, keys need the routes.
 pub(super) fn find_served<'a>(
@@ -53,8 +54,8 @@ pub(super) fn find_served<'a>(
         if !gateway.serves(object.spec.gateway_ref.as_ref(), subject, report) {
             continue;
         }
-        if let Some(hash) = hash(object, input, previous, report) {
-            served.push(Served { object, hash, replaced: Vec::new() });
+        if let Some((hash, replaced)) = hash(object, input, previous, report) {
+            served.push(Served { object, hash, replaced: Cow::Borrowed(replaced) });
         }
     }
     let mut first: HashMap<KeyHash, usize, RandomState> = HashMap::default();
@@ -78,52 +79,51 @@ pub(super) fn find_served<'a>(
         !refused[at - 1]
     });
     // After all keys in use: none of these takes a hash from one.
-    for key in &mut served {
-        let Meta { namespace, name, .. } = &key.object.meta;
-        for replaced in input.key_hashes.replaced(namespace, name) {
-            if first.insert(replaced.hash, usize::MAX).is_none() {
-                key.replaced.push(*replaced);
-            }
-        }
+    for Served { replaced, .. } in served.iter_mut().filter(|key| !key.replaced.is_empty()) {
+        replaced.to_mut().retain(|one| first.insert(one.hash, usize::MAX).is_none());
     }
     served
 }
 
-fn hash(
+fn hash<'a>(
     object: &Object<VirtualKeySpec>,
-    input: &Input<'_>,
+    input: &Input<'a>,
     previous: &Previous<'_>,
     report: &mut Report,
-) -> Option<KeyHash> {
+) -> Option<(KeyHash, &'a [ReplacedKey])> {
+    let alone = |hash| (hash, &[][..]);
     let subject = object.subject();
     let VirtualKeySpec { secret, key_hash, .. } = &object.spec;
     match (secret, key_hash) {
-        (None, Some(text)) => KeyHash::parse(text).filter(|_| text.starts_with("sha256:")).or_else(|| {
-            let message = "keyHash must be `sha256:` and 64 hexadecimal digits";
-            report.error(subject, Reason::InvalidValue, "spec.keyHash", message);
-            last_hash(object, previous, report)
-        }),
+        (None, Some(text)) => {
+            let hash = KeyHash::parse(text).filter(|_| text.starts_with("sha256:")).or_else(|| {
+                let message = "keyHash must be `sha256:` and 64 hexadecimal digits";
+                report.error(subject, Reason::InvalidValue, "spec.keyHash", message);
+                last_hash(object, previous, report)
+            });
+            hash.map(alone)
+        }
         (Some(KeySecret { name, key, policy }), None) => {
             let known = input.key_hashes.get(subject.namespace, subject.name);
-            let reference = tollgate_crds::SecretKeyRef { name: name.clone(), key: key.clone() };
-            let is_there = input.secrets.get(subject.namespace, name).is_some();
+            let is_there = || input.secrets.get(subject.namespace, name).is_some();
             match policy {
                 KeyPolicy::Generate if known.is_none() => {
                     let message = "the key is not generated yet";
                     let finding = report.error(subject, Reason::NotFound, "spec.secret", message);
-                    if is_there {
+                    if is_there() {
                         finding.hint = format!("to use the value that Secret `{name}` holds, write policy: Adopt");
                     }
                     None
                 }
-                KeyPolicy::Adopt if is_there || known.is_none() => {
+                KeyPolicy::Adopt if known.is_none() || is_there() => {
                     let field = "spec.secret";
+                    let reference = tollgate_crds::SecretKeyRef { name: name.clone(), key: key.clone() };
                     let (_, value) = credential::read(input, &reference, subject, field, report)?;
                     if value.len() < SHORTEST_KEY {
                         let message = format!("the key is shorter than {SHORTEST_KEY} characters and can be guessed");
                         report.warning(subject, Reason::WeakKey, field, message);
                     }
-                    Some(KeyHash::of(value.as_bytes()))
+                    Some(alone(KeyHash::of(value.as_bytes())))
                 }
                 KeyPolicy::Generate | KeyPolicy::Adopt => known,
             }
@@ -131,7 +131,7 @@ fn hash(
         (Some(_), Some(_)) | (None, None) => {
             let message = "exactly one of secret, keyHash must be set";
             report.error(subject, Reason::ExactlyOne, "spec", message);
-            last_hash(object, previous, report)
+            last_hash(object, previous, report).map(alone)
         }
     }
 }
@@ -152,37 +152,62 @@ pub(super) struct Work<'w, 'a> {
     pub previous: &'w Previous<'a>,
     pub gateway: &'w Gateway<'a>,
     pub mode: Mode,
+    pub known: Known<'a>,
+}
+
+/// Policies so far.
+#[derive(Debug, Default)]
+pub(super) struct Known<'a> {
+    policies: HashMap<Policy, u32, RandomState>,
+    /// By what keys say, where there was nothing to report: most keys say what another one said.
+    said: HashMap<Said<'a>, u32, RandomState>,
+    /// The namespace that was asked for last, and its index: keys are sorted by it.
+    namespace: Option<(&'a str, u32)>,
+    names: Names<'a>,
+}
+
+impl<'a> Known<'a> {
+    /// Its index. `said`: what keys say that have it.
+    fn insert(&mut self, policy: Policy, said: Option<Said<'a>>) -> u32 {
+        let next = index(self.policies.len());
+        let index = *self.policies.entry(policy).or_insert(next);
+        self.said.extend(said.map(|said| (said, index)));
+        index
+    }
+}
+
+/// Everything that decides what the policy of a key is, and what there is to report about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Said<'a> {
+    namespace: u32,
+    team: Option<usize>,
+    models: &'a [String],
+    aliases: &'a BTreeMap<String, String>,
+    limits: Limits,
+    tags: &'a [String],
+    labels: &'a BTreeMap<String, String>,
+    cap: Option<u64>,
 }
 
 impl<'a> Work<'_, 'a> {
     pub fn compile(mut self, served: &[Served<'a>], report: &mut Report) -> Keys {
         self.team_budgets(report);
-        let mut names = Names::default();
-        let mut known: HashMap<Policy, u32, RandomState> = HashMap::default();
         let mut keys = Vec::with_capacity(served.len());
         for Served { object, hash, replaced } in served {
-            let Some((policy, mut key)) = self.key(object, *hash, &mut names, report) else { continue };
-            let next = u32::try_from(known.len()).expect("there are fewer than 2^32 keys");
-            key.policy = *known.entry(policy).or_insert(next);
-            for ReplacedKey { hash, ends_at } in replaced {
+            let Some(key) = self.key(object, *hash, report) else { continue };
+            for ReplacedKey { hash, ends_at } in replaced.iter() {
                 let expires_at = Some(key.expires_at.map_or(*ends_at, |end| end.min(*ends_at)));
                 keys.push(Key { hash: *hash, expires_at, ..key.clone() });
             }
             keys.push(key);
         }
-        keys.sort_by_key(|key| key.hash);
-        let mut policies: Vec<(Policy, u32)> = known.into_iter().collect();
-        policies.sort_by_key(|(_, index)| *index);
+        keys.sort_unstable_by_key(|key| key.hash);
+        let mut policies: Vec<(Policy, u32)> = self.known.policies.into_iter().collect();
+        policies.sort_unstable_by_key(|(_, index)| *index);
         Keys { keys, policies: policies.into_iter().map(|(policy, _)| policy).collect() }
     }
 
-    fn key(
-        &mut self,
-        object: &'a Object<VirtualKeySpec>,
-        hash: KeyHash,
-        names: &mut Names<'a>,
-        report: &mut Report,
-    ) -> Option<(Policy, Key)> {
+    fn key(&mut self, object: &'a Object<VirtualKeySpec>, hash: KeyHash, report: &mut Report) -> Option<Key> {
         let VirtualKeySpec {
             team_ref,
             user,
@@ -214,17 +239,58 @@ impl<'a> Work<'_, 'a> {
             }
             None => None,
         };
-        let last = |this: &Self| this.previous.key(subject.namespace, subject.name).map(|(_, policy)| policy);
         let mut reader = Reader::new(report, subject);
         // A moment that cannot be read may be over: the key is.
         let expires_at = expires_at.as_ref().map(|text| reader.moment("spec.expiresAt", text).unwrap_or(0));
         reader.broken = false;
-        let own_models = reader.model_set("spec.models", models);
-        reader.broken = false;
-        let (mut limits, mut per_model) = read_limits(limits, &mut reader);
-        let mut cap = reader.at_least("spec.maxOutputTokens", 1, *max_output_tokens);
+        let overall = reader.limits("spec.limits", limits.overall());
+        let cap = reader.at_least("spec.maxOutputTokens", 1, *max_output_tokens);
+        let is_broken = reader.broken;
+        let namespace = self.namespace(subject.namespace);
+        let said = Said {
+            namespace,
+            team,
+            models,
+            aliases: model_aliases,
+            limits: overall,
+            tags,
+            labels: &object.meta.labels,
+            cap,
+        };
+        let named = self.named_budgets(object, budget_refs, report);
+        let is_plain = limits.per_model.is_empty() && !is_broken;
+        let policy = match self.known.said.get(&said).copied().filter(|_| is_plain) {
+            Some(said_before) => said_before,
+            None => {
+                let reported = report.len();
+                let policy = self.policy(object, said, is_broken, report)?;
+                // All is told of a key whose budget is missing, but nothing is made for it.
+                named.as_ref()?;
+                let is_all_said = is_plain && report.len() == reported;
+                self.known.insert(policy, is_all_said.then_some(said))
+            }
+        };
+        let budgets = self.budgets(object, budget.as_ref(), &named?, team, report);
+        let user = user.as_deref().map(|user| self.known.names.intern(user));
+        Some(Key { hash, name: subject.name.into(), policy, user, budgets, disabled: *disabled, expires_at })
+    }
+
+    /// `is_broken`: of the limits that `said` has, some could not be read.
+    fn policy(
+        &mut self,
+        object: &'a Object<VirtualKeySpec>,
+        said: Said<'a>,
+        is_broken: bool,
+        report: &mut Report,
+    ) -> Option<Policy> {
+        let Said { namespace, team, models, aliases, mut limits, tags, labels, mut cap } = said;
+        let subject = object.subject();
+        let mut reader = Reader::new(report, subject);
+        let models = reader.model_set("spec.models", models);
+        reader.broken = is_broken;
+        let mut per_model = read_model_limits(&object.spec.limits, &mut reader);
         if reader.broken {
-            let last = last(self)?;
+            let (_, last) = self.previous.key(subject.namespace, subject.name)?;
             report.last_good(subject, "spec.limits");
             limits = kept_limits(&object.spec.limits.overall(), limits, last.limits);
             for (at, stated) in object.spec.limits.per_model.iter().enumerate() {
@@ -232,64 +298,53 @@ impl<'a> Work<'_, 'a> {
                 let before = before.map_or_else(Limits::default, |(_, limits)| *limits);
                 per_model[at].1 = kept_limits(&stated.limits(), per_model[at].1, before);
             }
-            cap = cap.or(max_output_tokens.and(last.max_output_tokens));
+            cap = cap.or(object.spec.max_output_tokens.and(last.max_output_tokens));
         }
-        let team = team.map(|at| (at, &self.teams[at]));
-        if let Some((_, team)) = team {
+        let team_object = team.map(|at| &self.teams[at]);
+        if let Some(team) = team_object {
             limits = fill(limits, team.key_limits);
         }
-        let team_models = team.and_then(|(_, team)| team.compiled.models.as_ref());
-        self.report_models(object, own_models.as_ref(), team_models, report);
-        let models = match (own_models, team_models) {
+        let team_models = team_object.and_then(|team| team.compiled.models.as_ref());
+        self.report_models(object, models.as_ref(), team_models, report);
+        let models = match (models, team_models) {
             // Neither says anything: nothing is allowed.
             (None, None) => Some(ModelSet::default()),
             (own, _) => own,
         };
-        let budgets = self.budgets(object, budget.as_ref(), budget_refs, team.map(|(at, _)| at), report)?;
-        let policy = Policy {
-            namespace: self
-                .routes
-                .namespace(subject.namespace)
-                .expect("routes were compiled for the namespaces of all keys"),
-            team: team.map(|(at, _)| u32::try_from(at).expect("there are fewer than 2^32 teams")),
+        let names = &mut self.known.names;
+        let mut pair = |(name, value): (&'a String, &'a String)| (names.intern(name), names.intern(value));
+        Some(Policy {
+            namespace,
+            team: team.map(index),
             models,
-            aliases: model_aliases
-                .iter()
-                .map(|(asked, meant)| (asked.as_str().into(), meant.as_str().into()))
-                .collect(),
+            aliases: aliases.iter().map(&mut pair).collect(),
             limits,
             per_model,
-            tags: tags.iter().map(|tag| tag.as_str().into()).collect(),
-            labels: object
-                .meta
-                .labels
-                .iter()
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-                .collect(),
+            labels: labels.iter().map(&mut pair).collect(),
+            tags: tags.iter().map(|tag| names.intern(tag)).collect(),
             max_output_tokens: cap,
-        };
-        let key = Key {
-            hash,
-            name: object.meta.name.as_str().into(),
-            policy: 0,
-            user: user.as_deref().map(|user| names.intern(user)),
-            budgets,
-            disabled: *disabled,
-            expires_at,
-        };
-        Some((policy, key))
+        })
     }
 
-    /// The key's own first, then those it names and those that select it, then its team's. `None`: a budget that it names
-    /// does not exist, so that nobody knows what it may spend.
-    fn budgets(
-        &mut self,
-        object: &'a Object<VirtualKeySpec>,
-        own: Option<&BudgetTerms>,
+    fn namespace(&mut self, name: &'a str) -> u32 {
+        match self.known.namespace {
+            Some((last, index)) if last == name => index,
+            _ => {
+                let found = self.routes.namespace(name);
+                let index = found.expect("routes were compiled for the namespaces of all keys");
+                self.known.namespace = Some((name, index));
+                index
+            }
+        }
+    }
+
+    /// `None`: a budget that it names does not exist, so that nobody knows what it may spend.
+    fn named_budgets(
+        &self,
+        object: &Object<VirtualKeySpec>,
         named: &[LocalRef],
-        team: Option<usize>,
         report: &mut Report,
-    ) -> Option<Vec<u32>> {
+    ) -> Option<Vec<usize>> {
         let subject = object.subject();
         let mut found = Vec::with_capacity(named.len());
         for (at, LocalRef { name }) in named.iter().enumerate() {
@@ -303,8 +358,21 @@ impl<'a> Work<'_, 'a> {
                 (Some(_), _) => {}
             }
         }
+        Some(found)
+    }
+
+    /// The key's own first, then those it names and those that select it, then its team's.
+    fn budgets(
+        &mut self,
+        object: &'a Object<VirtualKeySpec>,
+        own: Option<&BudgetTerms>,
+        named: &[usize],
+        team: Option<usize>,
+        report: &mut Report,
+    ) -> Vec<u32> {
+        let subject = object.subject();
         let mut rows = Vec::new();
-        if own.is_some() && !named.is_empty() {
+        if own.is_some() && !object.spec.budget_refs.is_empty() {
             let message = "budget and budgetRefs exclude each other; both bind the key";
             report.warning(subject, Reason::ExactlyOne, "spec.budgetRefs", message);
         }
@@ -312,7 +380,7 @@ impl<'a> Work<'_, 'a> {
         let default = team.and_then(|at| self.teams[at].object.spec.key_defaults.budget.as_ref());
         if let Some(terms) = own {
             rows.extend(self.budgets.own_row(id(), terms, "spec.budget", subject, self.previous, report));
-        } else if let (Some(terms), Some(at), true) = (default, team, named.is_empty()) {
+        } else if let (Some(terms), Some(at), true) = (default, team, object.spec.budget_refs.is_empty()) {
             let team = self.teams[at].object.subject();
             rows.extend(self.budgets.own_row(id(), terms, "spec.keyDefaults.budget", team, self.previous, report));
         }
@@ -325,26 +393,24 @@ impl<'a> Work<'_, 'a> {
             tags: &object.spec.tags,
             team: team_object.map(|team| (&*team.meta.namespace, &*team.meta.name, &team.meta.labels)),
         };
-        rows.extend(self.budgets.rows_of(holder, &found));
+        rows.extend(self.budgets.rows_of(holder, named));
         for &at in team.map_or(&[][..], |at| &self.teams[at].chain) {
             self.bind_team(at, object.spec.user.as_deref(), &mut rows, report);
         }
-        Some(rows)
+        rows
     }
 
     /// What the team has for all its keys, and for all keys of this user.
     fn bind_team(&mut self, at: usize, user: Option<&str>, rows: &mut Vec<u32>, report: &mut Report) {
-        let team = self.teams[at].object;
-        let TeamSpec { budget, members, .. } = &team.spec;
-        let id = format!("{}/Team/{}", team.meta.namespace, team.meta.name);
-        let member = members.iter().position(|member| user == Some(&*member.user));
-        if let Some((at, terms)) = member.and_then(|at| Some((at, members[at].budget.as_ref()?))) {
-            let id = format!("{id}/{}", members[at].user);
-            let field = format!("spec.members[{at}].budget");
-            rows.extend(self.budgets.shared_row(id, terms, &field, team.subject(), self.previous, report));
+        let Team { object: team, members, .. } = &self.teams[at];
+        let subject = team.subject();
+        let member = user.and_then(|user| members.get(user)).copied();
+        let of_member = member.and_then(|member| team.spec.members[member].budget.as_ref());
+        if let Some(terms) = of_member {
+            rows.extend(self.budgets.shared_row((at, member), user, terms, subject, self.previous, report));
         }
-        if let Some(terms) = budget {
-            rows.extend(self.budgets.shared_row(id, terms, "spec.budget", team.subject(), self.previous, report));
+        if let Some(terms) = &team.spec.budget {
+            rows.extend(self.budgets.shared_row((at, None), None, terms, subject, self.previous, report));
         }
     }
 
@@ -392,8 +458,11 @@ impl<'a> Work<'_, 'a> {
     }
 }
 
-fn read_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> (Limits, Vec<(Name, Limits)>) {
-    let overall = reader.limits("spec.limits", limits.overall());
+fn index(at: usize) -> u32 {
+    u32::try_from(at).expect("there are fewer than 2^32 objects")
+}
+
+fn read_model_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> Vec<(Name, Limits)> {
     let mut per_model = Vec::with_capacity(limits.per_model.len());
     for (at, stated) in limits.per_model.iter().enumerate() {
         let ModelLimits { model, requests_per_minute: _, tokens_per_minute: _, parallel_requests: _ } = stated;
@@ -401,7 +470,7 @@ fn read_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> (Limits, Vec<
         reader.public_name(|| format!("{field}.model"), model);
         per_model.push((model.as_str().into(), reader.limits(&field, stated.limits())));
     }
-    (overall, per_model)
+    per_model
 }
 
 /// `limits`, and where they say nothing the team's defaults.

@@ -44,7 +44,7 @@ use crate::model::{Credential, Snapshot};
 use budget::Budgets;
 use credential::Credentials;
 use gateway::Gateway;
-use key::Keys;
+use key::{Keys, Known};
 use objects::{Everything, Grants};
 use previous::Previous;
 use report::Report;
@@ -91,6 +91,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
         previous: &previous,
         gateway: &gateway,
         mode: input.mode,
+        known: Known::default(),
     };
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);

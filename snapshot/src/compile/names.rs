@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::model::Name;
 
 /// Gives out the same [`Name`] for the same text.
 #[derive(Debug, Default)]
-pub(super) struct Names<'a>(HashMap<&'a str, Name>);
+pub(super) struct Names<'a>(HashMap<&'a str, Name, RandomState>);
 
 impl<'a> Names<'a> {
     pub fn intern(&mut self, text: &'a str) -> Name {

@@ -1,21 +1,37 @@
 //! The documents by kind, sorted, each name once; and who may refer to whom across namespaces.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use tollgate_crds::{
     AllowedNamespaces, BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, NamespacesFrom, ObjectRef, ProviderAccountSpec,
     RouteGroupSpec, TeamSpec, VirtualKeySpec,
 };
 
-use super::input::{Document, Kind, Labels, Object};
+use super::input::{Document, Kind, Labels, Meta, Object};
 use super::report::{Report, Subject};
 use crate::finding::Reason;
 
 /// All objects of one kind, sorted by namespace and name.
 #[derive(Debug)]
-pub(super) struct Objects<'a, S>(Vec<&'a Object<S>>);
+pub(super) struct Objects<'a, S> {
+    all: Vec<&'a Object<S>>,
+    /// By namespace and name, made on first use.
+    positions: OnceCell<Positions<'a>>,
+}
+
+type Positions<'a> = HashMap<(&'a str, &'a str), usize, RandomState>;
+
+/// An object while it is sorted: what is compared lies here, for a hundred thousand objects lie all over the memory.
+struct Row<'a, S> {
+    /// Of the namespace, among all of them.
+    rank: usize,
+    /// How its name begins.
+    begin: [u8; 32],
+    object: &'a Object<S>,
+}
 
 /// All objects.
 #[derive(Debug)]
@@ -61,12 +77,27 @@ impl<'a> Everything<'a> {
 impl<'a, S: Kind + Serialize> Objects<'a, S> {
     /// Of two with the same name the older stays, or where nothing says which that is, the one whose text comes first:
     /// any choice will do as long as the order of the documents does not make it.
-    fn sort(mut objects: Vec<&'a Object<S>>, report: &mut Report) -> Objects<'a, S> {
-        objects.sort_by(|a, b| {
-            let names = (&a.meta.namespace, &a.meta.name).cmp(&(&b.meta.namespace, &b.meta.name));
-            names.then_with(|| age(a.meta.created_at).cmp(&age(b.meta.created_at))).then_with(|| text(a).cmp(&text(b)))
+    fn sort(objects: Vec<&'a Object<S>>, report: &mut Report) -> Objects<'a, S> {
+        let ranks = ranks(&objects);
+        let row = |object: &'a Object<S>| {
+            let Meta { namespace, name, .. } = &object.meta;
+            let mut begin = [0; 32];
+            let length = name.len().min(begin.len());
+            begin[..length].copy_from_slice(&name.as_bytes()[..length]);
+            Row { rank: ranks[namespace.as_str()], begin, object }
+        };
+        let mut rows: Vec<Row<'a, S>> = objects.into_iter().map(row).collect();
+        rows.sort_unstable_by(|a, b| {
+            let (one, other) = (a.object, b.object);
+            a.rank
+                .cmp(&b.rank)
+                .then_with(|| a.begin.cmp(&b.begin))
+                .then_with(|| one.meta.name.cmp(&other.meta.name))
+                .then_with(|| age(one.meta.created_at).cmp(&age(other.meta.created_at)))
+                .then_with(|| text(one).cmp(&text(other)))
         });
-        objects.dedup_by(|later, kept| {
+        let mut all: Vec<&'a Object<S>> = rows.into_iter().map(|row| row.object).collect();
+        all.dedup_by(|later, kept| {
             let same = later.meta.namespace == kept.meta.namespace && later.meta.name == kept.meta.name;
             if same {
                 let message = "another document has the same kind, namespace and name; only one of them is used";
@@ -74,34 +105,46 @@ impl<'a, S: Kind + Serialize> Objects<'a, S> {
             }
             same
         });
-        Objects(objects)
+        Objects { all, positions: OnceCell::new() }
     }
 }
 
 impl<'a, S> Objects<'a, S> {
     pub fn iter(&self) -> impl Iterator<Item = &'a Object<S>> + '_ {
-        self.0.iter().copied()
+        self.all.iter().copied()
     }
 
     pub fn position(&self, namespace: &str, name: &str) -> Option<usize> {
-        self.0.binary_search_by(|object| compare(object, namespace, name)).ok()
+        let by_name = || {
+            let named = |(at, object): (usize, &&'a Object<S>)| ((&*object.meta.namespace, &*object.meta.name), at);
+            self.all.iter().enumerate().map(named).collect()
+        };
+        self.positions.get_or_init(by_name).get(&(namespace, name)).copied()
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<&'a Object<S>> {
-        self.position(namespace, name).map(|at| self.0[at])
+        self.position(namespace, name).map(|at| self.all[at])
     }
 
     pub fn at(&self, position: usize) -> &'a Object<S> {
-        self.0[position]
+        self.all[position]
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 }
 
-fn compare<S>(object: &Object<S>, namespace: &str, name: &str) -> Ordering {
-    (object.meta.namespace.as_str(), object.meta.name.as_str()).cmp(&(namespace, name))
+/// Namespaces of the objects, and which place each has among them.
+fn ranks<'a, S>(objects: &[&'a Object<S>]) -> HashMap<&'a str, usize, RandomState> {
+    let mut ranks: HashMap<&'a str, usize, RandomState> = HashMap::default();
+    for object in objects {
+        ranks.insert(&object.meta.namespace, 0);
+    }
+    let mut sorted: Vec<&str> = ranks.keys().copied().collect();
+    sorted.sort_unstable();
+    sorted.into_iter().enumerate().for_each(|(rank, namespace)| *ranks.entry(namespace).or_default() = rank);
+    ranks
 }
 
 fn text<S: Serialize>(object: &Object<S>) -> String {

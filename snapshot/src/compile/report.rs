@@ -77,6 +77,11 @@ impl Report {
         });
     }
 
+    /// How many there are so far.
+    pub fn len(&self) -> usize {
+        self.findings.len()
+    }
+
     /// In an order that does not depend on that of the documents.
     pub fn into_findings(mut self) -> Vec<Finding> {
         self.findings.sort_by(|a, b| {

@@ -1,5 +1,8 @@
 //! `Team`: bounds that several keys share, those of the teams above included.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 use tollgate_crds::{KeyDefaults, Member, MemberRole, TeamSpec};
 
 use super::gateway::Gateway;
@@ -11,12 +14,17 @@ use super::values::{Reader, intersect, kept_limits};
 use crate::finding::Reason;
 use crate::model::{self, Limits, ModelSet, Policy};
 
+/// More is a mistake, or no good will.
+const MOST_ABOVE: usize = 32;
+
 /// A team and what its keys get.
 #[derive(Debug)]
 pub(super) struct Team<'a> {
     pub object: &'a Object<TeamSpec>,
     pub compiled: model::Team,
     pub key_limits: Limits,
+    /// By user; of several entries for one the first.
+    pub members: HashMap<&'a str, usize, RandomState>,
     /// The team itself first, then those above it; positions among the teams.
     pub chain: Vec<usize>,
 }
@@ -40,8 +48,13 @@ pub(super) fn compile_all<'a>(
             bind(&mut team.compiled, &own[above]);
         }
         let is_orphan = |at: &usize| matches!(parents[*at], Parent::Missing);
-        // What the missing team would forbid is not known, so everything is.
-        team.compiled.blocked |= team.chain.iter().any(is_orphan);
+        let is_too_deep = team.chain.len() > MOST_ABOVE + 1;
+        if is_too_deep {
+            let message = format!("more than {MOST_ABOVE} teams stand above it; those further up are not looked at");
+            report.error(team.object.subject(), Reason::InvalidValue, "spec.parentRef", message);
+        }
+        // What a team that is not looked at would forbid is not known, so everything is.
+        team.compiled.blocked |= is_too_deep || team.chain.iter().any(is_orphan);
         if team.chain[1..].iter().any(|above| !own[*above].limits.is_unlimited()) {
             let message = "limits of the team above bind each team below it apart, not yet all together";
             report.not_yet(team.object.subject(), "spec.parentRef", message);
@@ -106,7 +119,7 @@ fn chain(start: usize, parents: &[Parent], subject: Subject<'_>, report: &mut Re
             let message = "the teams above it lead back to it; the bounds of all of them apply";
             report.error(subject, Reason::Cycle, "spec.parentRef", message);
         }
-        if chain.contains(&above) {
+        if chain.contains(&above) || chain.len() > MOST_ABOVE + 1 {
             break;
         }
         chain.push(above);
@@ -179,5 +192,9 @@ fn own<'a>(object: &'a Object<TeamSpec>, previous: &Previous<'_>, report: &mut R
         limits,
         blocked,
     };
-    Team { object, compiled, key_limits, chain: Vec::new() }
+    let mut by_user = HashMap::default();
+    for (at, member) in members.iter().enumerate() {
+        by_user.entry(member.user.as_str()).or_insert(at);
+    }
+    Team { object, compiled, key_limits, members: by_user, chain: Vec::new() }
 }

@@ -1,6 +1,8 @@
 //! Texts and numbers of resources as what they stand for: durations, moments, amounts, rates per minute, public model
 //! names. The schema has checked them where there is one; files come here unchecked.
 
+use std::sync::LazyLock;
+
 use tollgate_crds as crds;
 use tollgate_crds::{BudgetUnit, CalendarPeriod, DecimalText, DurationText, TimestampText};
 
@@ -9,6 +11,9 @@ use crate::money::NanoUsd;
 
 use super::report::{Report, Subject};
 use crate::finding::Reason;
+
+/// The time zone of almost all periods.
+static UTC: LazyLock<Name> = LazyLock::new(|| "UTC".into());
 
 /// Buckets of a rolling period: each must last a second at least.
 const ROLLING_BUCKETS: u64 = 24;
@@ -115,11 +120,11 @@ impl<'r, 's> Reader<'r, 's> {
     }
 
     /// Nano-USD, tokens or requests.
-    pub fn amount(&mut self, field: &str, text: &DecimalText, unit: BudgetUnit) -> Option<i64> {
+    pub fn amount(&mut self, field: impl FnOnce() -> String, text: &DecimalText, unit: BudgetUnit) -> Option<i64> {
         let text = match text.get() {
             Ok(text) => text,
             Err(error) => {
-                self.invalid(field, error.to_string());
+                self.invalid(field(), error.to_string());
                 return None;
             }
         };
@@ -127,24 +132,24 @@ impl<'r, 's> Reader<'r, 's> {
             BudgetUnit::Usd => NanoUsd::parse(text).map(|amount| amount.0).map_err(|error| error.to_string()),
             BudgetUnit::Tokens | BudgetUnit::Requests => whole_number(text),
         };
-        amount.map_err(|message| self.invalid(field, message)).ok()
+        amount.map_err(|message| self.invalid(field(), message)).ok()
     }
 
-    pub fn period(&mut self, field: &str, period: &crds::Period) -> Option<Period> {
+    pub fn period(&mut self, field: impl Fn() -> String, period: &crds::Period) -> Option<Period> {
         let crds::Period { calendar, time_zone, rolling, lifetime } = period;
         if time_zone.is_some() && calendar.is_none() {
-            self.invalid(format!("{field}.timeZone"), "timeZone belongs beside calendar only");
+            self.invalid(format!("{}.timeZone", field()), "timeZone belongs beside calendar only");
         }
         match (calendar, rolling, lifetime) {
             (Some(unit), None, None) => {
                 let time_zone = match time_zone {
-                    Some(time_zone) => self.time_zone(&format!("{field}.timeZone"), time_zone)?,
-                    None => "UTC".into(),
+                    Some(time_zone) => self.time_zone(&format!("{}.timeZone", field()), time_zone)?,
+                    None => UTC.clone(),
                 };
                 Some(Period::Calendar { unit: calendar_unit(*unit), time_zone })
             }
             (None, Some(duration), None) => {
-                let field = format!("{field}.rolling");
+                let field = format!("{}.rolling", field());
                 let seconds = self.duration_ms(&field, Some(duration))? / 1_000;
                 if seconds < ROLLING_BUCKETS {
                     self.invalid(field, format!("a rolling period lasts {ROLLING_BUCKETS}s at least"));
@@ -154,7 +159,7 @@ impl<'r, 's> Reader<'r, 's> {
             }
             (None, None, Some(crds::Lifetime {})) => Some(Period::Lifetime),
             _ => {
-                self.exactly_one(field, "exactly one of calendar, rolling, lifetime must be set");
+                self.exactly_one(field(), "exactly one of calendar, rolling, lifetime must be set");
                 None
             }
         }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::credentials::Sealed;
 use super::manifest::{Manifest, PartRef, SecretRef};
-use super::shard::{KeyRow, PolicyRow, Text};
+use super::shard::{KeyRow, ModelsRow, PolicyRow, Text};
 use super::text::lines;
 use super::{FORMAT, policy, shard};
 use crate::model::{Budget, Credential, Deployment, Key, ModelSet, Name, Period, Policy, Snapshot};
@@ -277,7 +277,7 @@ impl Reader {
         Ok(())
     }
 
-    fn policy(&self, part: &str, row: PolicyRow<'_>) -> Result<Policy, ReadError> {
+    fn policy(&mut self, part: &str, row: PolicyRow<'_>) -> Result<Policy, ReadError> {
         let PolicyRow { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = row;
         let Text(namespace) = namespace;
         let missing = |kind: &str, name: &str| unreadable(part, format!("{kind} `{name}` is not there"));
@@ -286,7 +286,21 @@ impl Reader {
             None => None,
         };
         let namespace = *self.namespaces.get(&*namespace).ok_or_else(|| missing("namespace", &namespace))?;
-        Ok(Policy { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens })
+        let mut name = |Text(text): Text<'_>| self.text(&text);
+        Ok(Policy {
+            namespace,
+            team,
+            models: models.map(|ModelsRow { exact, prefixes }| ModelSet {
+                exact: exact.into_iter().map(&mut name).collect(),
+                prefixes: prefixes.into_iter().map(&mut name).collect(),
+            }),
+            aliases: aliases.into_iter().map(|(asked, meant)| (name(asked), name(meant))).collect(),
+            limits,
+            per_model: per_model.into_iter().map(|(model, limits)| (name(model), limits)).collect(),
+            tags: tags.into_iter().map(&mut name).collect(),
+            labels: labels.into_iter().map(|(label, value)| (name(label), name(value))).collect(),
+            max_output_tokens,
+        })
     }
 
     fn key(&mut self, part: &str, row: KeyRow<'_>) -> Result<Key, ReadError> {

@@ -145,20 +145,30 @@ pub(super) struct PolicyRow<'a> {
     /// `namespace/name`
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub team: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub models: Option<ModelSet>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub aliases: Vec<(Name, Name)>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub models: Option<ModelsRow<'a>>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<(Text<'a>, Text<'a>)>,
     #[serde(skip_serializing_if = "Limits::is_unlimited")]
     pub limits: Limits,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub per_model: Vec<(Name, Limits)>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<Name>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<(Name, Name)>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub per_model: Vec<(Text<'a>, Limits)>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(Text<'a>, Text<'a>)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u64>,
+}
+
+/// A [`ModelSet`].
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ModelsRow<'a> {
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub exact: Vec<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<Text<'a>>,
 }
 
 /// A [`Key`] that counts the policies and budgets of its shard.
@@ -239,6 +249,8 @@ struct Writer<'a> {
     teams: Vec<String>,
     policies: Numbers,
     budgets: Numbers,
+    /// Text so far. Bytes.
+    longest: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -249,6 +261,7 @@ impl<'a> Writer<'a> {
             teams: snapshot.teams.iter().map(|team| format!("{}/{}", team.namespace, team.name)).collect(),
             policies: Numbers::new(snapshot.policies.len()),
             budgets: Numbers::new(snapshot.budgets.len()),
+            longest: 0,
         }
     }
 
@@ -265,7 +278,8 @@ impl<'a> Writer<'a> {
     fn shard(&mut self, prefix: &str, keys: &[Key]) -> String {
         self.policies.begin();
         self.budgets.begin();
-        let mut lines = Lines::default();
+        // Shards are of about the same size.
+        let mut lines = Lines::with_capacity(self.longest + self.longest / 8);
         lines.push(&Record::Shard(prefix));
         let mut numbers = Vec::new();
         for Key { hash, name, policy, user, budgets, disabled, expires_at } in keys {
@@ -295,20 +309,28 @@ impl<'a> Writer<'a> {
                 expires_at: *expires_at,
             }));
         }
-        lines.into_text()
+        let text = lines.into_text();
+        self.longest = self.longest.max(text.len());
+        text
     }
 
     fn policy(&self, policy: &'a Policy) -> PolicyRow<'_> {
         let Policy { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = policy;
+        let texts = |names: &'a [Name]| names.iter().map(|name| Text::new(name)).collect();
+        let pairs =
+            |pairs: &'a [(Name, Name)]| pairs.iter().map(|(name, value)| (Text::new(name), Text::new(value))).collect();
+        let models = models
+            .as_ref()
+            .map(|ModelSet { exact, prefixes }| ModelsRow { exact: texts(exact), prefixes: texts(prefixes) });
         PolicyRow {
             namespace: Text::new(&self.snapshot.namespaces[*namespace as usize].name),
             team: team.map(|team| Text::new(&self.teams[team as usize])),
-            models: models.clone(),
-            aliases: aliases.clone(),
+            models,
+            aliases: pairs(aliases),
             limits: *limits,
-            per_model: per_model.clone(),
-            tags: tags.clone(),
-            labels: labels.clone(),
+            per_model: per_model.iter().map(|(model, limits)| (Text::new(model), *limits)).collect(),
+            tags: texts(tags),
+            labels: pairs(labels),
             max_output_tokens: *max_output_tokens,
         }
     }
@@ -319,6 +341,10 @@ impl<'a> Writer<'a> {
 pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
+    pub fn with_capacity(bytes: usize) -> Lines {
+        Lines(Vec::with_capacity(bytes))
+    }
+
     pub fn push(&mut self, record: &impl Serialize) {
         serde_json::to_writer(&mut self.0, record).expect("records are made of what JSON has");
         self.0.push(b'\n');

@@ -233,3 +233,53 @@ fn what_budgets_do_not_do_yet_is_told() {
         ]
     );
 }
+
+#[test]
+fn budgets_above_budgets_have_an_end() {
+    let budget = |at: usize, more: &str| {
+        format!(
+            "---\nkind: Budget\nmetadata: {{name: b{at:02}}}\nspec: {{limit: '1', period: {{lifetime: {{}}}}{more}}}\n"
+        )
+    };
+    let mut yaml: String = (0..40).map(|at| budget(at, &format!(", parentRef: {{name: b{:02}}}", at + 1))).collect();
+    yaml.push_str(&budget(40, ""));
+    let compiled = World::read(&yaml[4..]).compile();
+    let denied = compiled.snapshot.budgets.iter().filter(|budget| budget.limit == 0).count();
+    let told = compiled.findings.iter().filter(|finding| finding.reason == Reason::InvalidValue).count();
+    assert_eq!((compiled.snapshot.budgets.len(), denied, told), (41, 8, 8), "{:?}", compiled.errors());
+}
+
+#[test]
+fn a_budget_finds_its_keys_by_whatever_it_selects_them_with() {
+    let key = |name: &str, labels: &str, spec: &str| {
+        format!(
+            "---\nkind: VirtualKey\nmetadata: {{name: {name}, labels: {{{labels}}}}}\nspec: {{models: ['*'], secret: {{name: s}}{spec}}}\n"
+        )
+    };
+    let budget = |name: &str, scope: &str| {
+        format!(
+            "---\nkind: Budget\nmetadata: {{name: {name}}}\nspec: {{limit: '1', period: {{lifetime: {{}}}}, appliesTo: {{{scope}}}}}\n"
+        )
+    };
+    let yaml = [
+        "---\nkind: Team\nmetadata: {name: t, labels: {unit: lab}}\nspec: {models: ['*']}\n".to_owned(),
+        key("plain", "", ""),
+        key("full", "env: dev, tier: one", ", user: alice, tags: [red, blue], teamRef: {name: t}"),
+        budget("all", ""),
+        budget("by-user", "users: [bob, alice]"),
+        budget("by-label", "keySelector: {matchLabels: {env: dev}}"),
+        budget("by-two-labels", "keySelector: {matchLabels: {env: dev, tier: two}}"),
+        budget("by-expression", "keySelector: {matchExpressions: [{key: tier, operator: Exists}]}"),
+        budget("by-absence", "keySelector: {matchExpressions: [{key: tier, operator: DoesNotExist}]}"),
+        budget("by-tag", "tags: [green, blue]"),
+        budget("by-team", "teamSelector: {matchLabels: {unit: lab}}"),
+        budget("by-user-and-label", "users: [alice], keySelector: {matchLabels: {env: prod}}"),
+    ]
+    .concat();
+    let compiled = World::read(&yaml[4..]).compile();
+    let ids = |key: &str| -> Vec<String> {
+        compiled.budget_ids_of(key).iter().map(|id| id.rsplit('/').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids("plain"), ["all", "by-absence"]);
+    assert_eq!(ids("full"), ["all", "by-expression", "by-label", "by-tag", "by-team", "by-user"]);
+}

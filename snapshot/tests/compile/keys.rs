@@ -257,3 +257,19 @@ fn a_broken_edit_keeps_the_key_in_use_and_none_that_it_replaced() {
     assert_eq!(compiled.snapshot.keys.len(), 1);
     assert_eq!(compiled.key("k").unwrap().0.hash, KeyHash::of(b"default/k"));
 }
+
+#[test]
+fn teams_above_teams_have_an_end() {
+    let team = |at: usize| {
+        format!(
+            "---\nkind: Team\nmetadata: {{name: t{at:02}}}\nspec: {{models: [chat], parentRef: {{name: t{:02}}}}}\n",
+            at + 1
+        )
+    };
+    let yaml: String = (0..40).map(team).collect();
+    let top = "---\nkind: Team\nmetadata: {name: t40}\nspec: {models: [chat]}\n";
+    let compiled = world(&[&yaml[4..], top].concat()).compile();
+    let blocked = compiled.snapshot.teams.iter().filter(|team| team.blocked).count();
+    let told = compiled.findings.iter().filter(|finding| finding.reason == Reason::InvalidValue).count();
+    assert_eq!((compiled.snapshot.teams.len(), blocked, told), (41, 8, 8), "{:?}", compiled.errors());
+}

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use tollgate_snapshot::wire::{self, Manifest, Part, Read, ReadError, Sealing, ShardDigits, Tables, names};
 use tollgate_snapshot::{GatewayName, KeyHash, Snapshot};
 
@@ -213,4 +214,72 @@ fn a_shard_of_any_size_is_cut_into_pieces_that_fit() {
     let read = read_again(&tables);
     assert_eq!(read.keys.len(), 4);
     assert_eq!(crate::round_trip::canonical(&read), crate::round_trip::canonical(&snapshot));
+}
+
+/// What may happen to a line.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Gone,
+    Twice,
+    /// Its numbers are others.
+    Numbers(u32),
+    /// A character is missing.
+    Shorter(usize),
+}
+
+/// Whoever uses a snapshot indexes without looking.
+fn is_whole(snapshot: &Snapshot) -> bool {
+    let Snapshot { gateway: _, deployments, routes, namespaces, teams, budgets, policies, keys } = snapshot;
+    let is_in = |index: u32, length: usize| (index as usize) < length;
+    let route = |index: &u32| is_in(*index, routes.len());
+    routes.iter().all(|one| one.targets.iter().all(|target| is_in(target.deployment, deployments.len())))
+        && routes.iter().flat_map(|one| &one.fallbacks).flat_map(|fallback| &fallback.routes).all(route)
+        && namespaces.iter().flat_map(|one| one.exact.iter().chain(&one.prefixes)).all(|(_, index)| route(index))
+        && policies
+            .iter()
+            .all(|one| is_in(one.namespace, namespaces.len()) && one.team.is_none_or(|team| is_in(team, teams.len())))
+        && keys
+            .iter()
+            .all(|key| is_in(key.policy, policies.len()) && key.budgets.iter().all(|one| is_in(*one, budgets.len())))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn damaged_tables_are_refused_or_whole(
+        plan in crate::generated::plan(),
+        which in any::<prop::sample::Index>(),
+        damage in prop_oneof![
+            Just(Damage::Gone),
+            Just(Damage::Twice),
+            (0..12u32).prop_map(Damage::Numbers),
+            any::<usize>().prop_map(Damage::Shorter),
+        ],
+    ) {
+        let mut cluster = Cluster::of(&write(&plan.world().compile().snapshot));
+        let all: Vec<String> = cluster.texts.values().flat_map(|text| text.lines()).map(str::to_owned).collect();
+        let chosen = &all[which.index(all.len())];
+        cluster.edit_lines(|line| match damage {
+            _ if line != chosen => vec![line.to_owned()],
+            Damage::Gone => vec![],
+            Damage::Twice => vec![line.to_owned(), line.to_owned()],
+            Damage::Numbers(number) => {
+                let is_index = |at: usize| at > 0 && matches!(line.as_bytes()[at - 1], b':' | b'[' | b',');
+                let other = |(at, c): (usize, char)| match c.is_ascii_digit() && is_index(at) {
+                    true => number.to_string(),
+                    false => c.to_string(),
+                };
+                vec![line.char_indices().map(other).collect()]
+            }
+            Damage::Shorter(at) => {
+                let characters = line.chars().count().max(1);
+                vec![line.chars().enumerate().filter(|(number, _)| *number != at % characters).map(|(_, c)| c).collect()]
+            }
+        });
+        match cluster.read() {
+            Ok(read) => prop_assert!(is_whole(&read.snapshot)),
+            Err(error) => prop_assert!(matches!(error, ReadError::Unreadable { .. }), "{error}"),
+        }
+    }
 }
