@@ -32,6 +32,10 @@ use crate::serve::Phase;
 /// What is read of a body that nobody wants, so that the connection can go on.
 const MAX_UNWANTED_BYTES: usize = 64 << 10;
 
+/// How long a connection is kept while the gateway stops, when its last answer did not say that it closes: whoever read
+/// the end of that answer may be sending the next request already, and would lose it.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// Serves a connection to its end.
 pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<Phase>) {
     let heads = Rc::new(Heads::default());
@@ -42,7 +46,7 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
         async move { drop(phase.wait_for(|phase| *phase == Phase::Draining).await) }
     };
     let mut waiting = Waiting {
-        draining: Box::pin(draining),
+        draining: Some(Box::pin(draining)),
         alarm: Alarm::default(),
         patience: core.shared.settings.header_timeout,
         has_served: false,
@@ -123,7 +127,8 @@ enum Next {
 
 /// What ends a wait for a request.
 struct Waiting<D> {
-    draining: Pin<Box<D>>,
+    /// `None` once the gateway stops.
+    draining: Option<Pin<Box<D>>>,
     alarm: Alarm,
     /// Until a head must be complete.
     patience: Duration,
@@ -132,7 +137,7 @@ struct Waiting<D> {
 
 impl<D: Future<Output = ()>> Waiting<D> {
     async fn head(&mut self, wire: &RefCell<Wire>) -> Next {
-        let until = Instant::now() + self.patience;
+        let begun = Instant::now();
         let mut seen = 0;
         std::future::poll_fn(|cx| {
             let wire = &mut *wire.borrow_mut();
@@ -147,20 +152,25 @@ impl<D: Future<Output = ()>> Waiting<D> {
                 match wire.poll_fill(cx, None) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Closed),
                     Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => return self.poll_end(wire.input.is_empty(), until, cx),
+                    Poll::Pending => return self.poll_end(wire.input.is_empty(), begun, cx),
                 }
             }
         })
         .await
     }
 
-    /// Ready when it was waited for long enough.
-    fn poll_end(&mut self, is_idle: bool, until: Instant, cx: &mut Context<'_>) -> Poll<Next> {
+    /// Ready when it was waited for long enough since `begun`.
+    fn poll_end(&mut self, is_idle: bool, begun: Instant, cx: &mut Context<'_>) -> Poll<Next> {
         // Who has connected and not asked yet was promised an answer.
-        if is_idle && self.has_served && self.draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Next::Closed);
+        let patience = if is_idle && self.has_served && self.poll_draining(cx) { PARTING } else { self.patience };
+        self.alarm.poll(begun + patience, cx).map(|()| Next::Closed)
+    }
+
+    fn poll_draining(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.draining.as_mut().is_some_and(|draining| draining.as_mut().poll(cx).is_ready()) {
+            self.draining = None;
         }
-        self.alarm.poll(until, cx).map(|()| Next::Closed)
+        self.draining.is_none()
     }
 }
 

@@ -71,6 +71,37 @@ async fn streams_finish_while_a_proxy_stops() {
 }
 
 #[tokio::test]
+async fn who_read_a_stream_to_its_end_may_ask_once_more_while_a_proxy_stops() {
+    let cluster = Cluster::one().await;
+    let mut proxy = Proxy::start(&cluster.api).await;
+    let cut = Cut { after_events: Some(3), how: CutHow::Gate("rest".into()), ..Cut::default() };
+    cluster.mock.script("up-m", [Reply { text: Some("a b c d".into()), cut: Some(cut), ..Reply::default() }]);
+    let address = proxy.address("http").await;
+    let mut open = RawSocket::connect(address).await;
+    let body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}).to_string();
+    let length = body.len();
+    open.send(format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {KEY}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    ))
+    .await;
+    open.read_until("data: ").await;
+    let call = proxy.chat("m").await;
+    proxy.terminate();
+    let closed = async { while call.clone().try_send().await.is_ok() {} };
+    patiently("closed listeners", closed).await;
+    cluster.mock.open_gate("rest");
+    // The head of this answer left when nobody knew that the proxy would stop.
+    let text = open.read_until("0\r\n\r\n").await;
+    assert!(text.contains("[DONE]") && !text.contains("connection: close"), "{text}");
+    open.received.clear();
+    open.send(models(address)).await;
+    let text = open.read_to_end().await;
+    assert!(open.status() == Some(200) && text.contains("connection: close"), "{text}");
+    assert!(proxy.wait().await.success());
+}
+
+#[tokio::test]
 async fn a_rolling_restart_fails_no_request() {
     let cluster = Cluster::one().await;
     let mut old = ProxyStarter::default().set("--drain-delay", "1").start(&cluster.api).await;
