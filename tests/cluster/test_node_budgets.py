@@ -15,7 +15,7 @@ INPUT_NANO, OUTPUT_NANO = 2_500, 10_000
 LIMIT = "0.05"
 LIMIT_NANO = 50_000_000
 AGENTS = 16
-SECONDS = 150
+SECONDS = 90
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def spend(tollgate, agent, request):
     pool = concurrent.futures.ThreadPoolExecutor()
 
     def begin(until, agents=AGENTS, calls=10_000):
-        settings = {"url": tollgate.url, "key": key, "model": name, "agents": agents, "calls": calls, "until": until}
-        return pool.submit(lambda: json.loads(agent.run(SCRIPT, json.dumps(settings), seconds=SECONDS)))
+        settings = {"url": tollgate.url, "key": key, "model": name, "agents": agents, "calls": calls, "seconds": SECONDS, "until": until}
+        return pool.submit(lambda: json.loads(agent.run(SCRIPT, json.dumps(settings), seconds=SECONDS + 30)))
 
     begin.name = name
     begin.hold = hold_of_a_call(tollgate, begin)
