@@ -24,6 +24,12 @@ const TIGHT_MS: i64 = 250;
 /// What did not change.
 const UNCHANGED_MS: i64 = 30_000;
 
+/// Calls here waited so long, and nothing came: what is idle is too little for them, and may be what others lack.
+const STUCK_MS: i64 = 500;
+
+/// After giving it back nothing is asked for, so that one of the others gets all of it.
+const QUIET_MS: i64 = 250;
+
 /// A budget that cannot be served asks no more often than this.
 const ASK_MS: i64 = 20;
 
@@ -50,6 +56,10 @@ struct Told {
     at_ms: i64,
     numbers: Numbers,
     last: bool,
+    /// Since when calls wait without any growth of the grant, and what the grant was.
+    waits_since: Option<(i64, i64)>,
+    /// Nothing is asked for until then.
+    quiet_until_ms: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -261,13 +271,33 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
     let since = now_ms.saturating_sub(told.at_ms);
     let tight = elsewhere.tight.load(Relaxed);
     let urgent = elsewhere.urgent.load(Acquire);
-    if (tight && since >= TIGHT_MS || account.is_sealed()) && !urgent {
+    if now_ms < told.quiet_until_ms && !account.is_sealed() {
+        return None;
+    }
+    let granted = elsewhere.granted();
+    // Who waits keeps what it has, but not for ever: two that each keep too little would both wait without end.
+    let is_stuck = match told.waits_since {
+        // Between two tries of a call nobody is seen to wait, for a moment.
+        Some((begun, grant)) if grant == granted && (urgent || since < TIGHT_MS) => {
+            urgent && tight && now_ms.saturating_sub(begun) >= STUCK_MS
+        }
+        _ => {
+            told.waits_since = urgent.then_some((now_ms, granted));
+            false
+        }
+    };
+    if is_stuck {
+        told.waits_since = None;
+        told.quiet_until_ms = now_ms.saturating_add(QUIET_MS);
+    }
+    if is_stuck || (!urgent && tight && since >= TIGHT_MS) || account.is_sealed() {
         give_back(account);
     }
     // `used` before `committed`: a settlement in between must not make `held` look smaller than it is.
     let used = account.used();
     let held = account.committed().saturating_sub(used).max(0);
-    let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted: elsewhere.wanted.load(Relaxed) };
+    let wanted = if is_stuck { 0 } else { elsewhere.wanted.load(Relaxed) };
+    let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted };
     let changed = numbers != told.numbers || (is_over && !told.last);
     let due = (urgent && since >= ASK_MS)
         || (tight && since >= TIGHT_MS)
@@ -277,7 +307,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
         return None;
     }
     elsewhere.urgent.store(false, Release);
-    *told = Told { at_ms: now_ms, numbers, last: told.last };
+    *told = Told { at_ms: now_ms, numbers, ..*told };
     let Numbers { returned, used, held, wanted } = numbers;
     Some(Report {
         budget: budget.to_owned(),

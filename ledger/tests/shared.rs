@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::time::Duration;
 
 use common::{NOON_MS, attempt, exact, hard, options};
 use tollgate_allocator::{Asker, Budget as Allocated, Terms};
@@ -162,6 +163,50 @@ fn allowance_that_no_call_holds_is_given_back_to_who_waits() {
     }
     assert_eq!(allocator.used(), 100);
     assert_eq!(b.ledger.views()[0].spent, 100);
+}
+
+#[test]
+fn two_whose_calls_wait_do_not_keep_from_each_other_what_one_of_them_needs() {
+    let terms = hard("b", 100);
+    let mut allocator = Allocator::new(&terms);
+    let mut processes = [Process::start(&terms), Process::start(&terms)];
+    for (id, process) in processes.iter_mut().enumerate() {
+        process.hold(id as u128, 50, &mut allocator, &[]).unwrap().settle(exact(0));
+    }
+    assert_eq!(allocator.charged(), 100, "each has a half, and no call holds any of it");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (mut served, mut exhausted) = (0, 0);
+    // Both have a call that needs more than a half, all the time.
+    for round in 0..200 {
+        for (at, process) in processes.iter_mut().enumerate() {
+            let mut start = attempt(1_000 + round * 2 + at as u128, 60);
+            start.started_at_ms = clock();
+            match process.writer.try_hold(&start, &process.budgets) {
+                Ok(hold) => {
+                    hold.settle(exact(60));
+                    served += 1;
+                }
+                Err(Refusal::Exhausted { .. }) => exhausted += 1,
+                Err(Refusal::Pending(_) | Refusal::Reserved { .. }) => {
+                    // As with many calls: at every exchange one is known to wait.
+                    let known =
+                        async { tokio::time::timeout(Duration::from_millis(200), process.ledger.urgent()).await };
+                    let _ = runtime.block_on(known);
+                    allocator.exchange(process);
+                    // And a look in between, before anybody asks anew.
+                    process.ledger.due();
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+            assert!(allocator.charged() <= 100);
+        }
+        CLOCK_MS.fetch_add(25, SeqCst);
+        if exhausted > 4 {
+            break;
+        }
+    }
+    assert_eq!(served, 1, "one of the two is served, and no more than one");
+    assert!(exhausted > 4, "and then both are told that it is spent");
 }
 
 #[test]

@@ -94,3 +94,27 @@ def test_it_holds_when_a_proxy_is_killed(tollgate, spend):
     assert total <= used <= charged <= LIMIT_NANO
     assert used + spend.hold > LIMIT_NANO
     tollgate.wait_for_proxies(2, without=[victim])
+
+
+def test_without_an_operator_calls_go_on_within_what_was_granted(tollgate, spend):
+    # Both proxies get allowance.
+    begun = spend("never", agents=4, calls=10).result()
+    assert begun == {"200": 40}
+    scale = ["scale", "deployment/tollgate-operator", "--namespace", tollgate.namespace]
+    tollgate.kubectl.run(*scale, "--replicas=0")
+    try:
+        for pod in tollgate.operators():
+            tollgate.kubectl.wait(f"pod/{pod['metadata']['name']}", "delete", namespace=tollgate.namespace)
+        alone = spend("budget_unavailable").result()
+        within = billed(tollgate, spend.name)
+        print(f"without an operator: {alone}; the provider billed {within} of {LIMIT_NANO} nano-dollars")
+        assert alone["200"] > 0 and alone["503 budget_unavailable"] == AGENTS, alone
+        assert within <= LIMIT_NANO
+    finally:
+        tollgate.kubectl.run(*scale, "--replicas=2")
+    tollgate.kubectl.run("rollout", "status", "deployment/tollgate-operator", "--timeout=60s", "--namespace", tollgate.namespace, seconds=70)
+    answers = spend("budget_exhausted").result()
+    total = billed(tollgate, spend.name)
+    print(f"with it again: {answers}; the provider billed {total} of {LIMIT_NANO} nano-dollars")
+    assert total <= LIMIT_NANO
+    assert total + spend.hold > LIMIT_NANO
