@@ -76,7 +76,7 @@ def test_many_agents_spend_all_of_a_budget_and_no_more(tollgate, spend):
     of_proxies = [tollgate.metric(pod, "tollgate_spend_usd_total", f'model="{spend.name}"') for pod in tollgate.proxies()]
     assert all(of_proxies) and sum(of_proxies) == total, of_proxies
     tollgate.wait_until_spent("VirtualKey", spend.name, total)
-    assert tollgate.spent(f"{tollgate.tenant}/VirtualKey/{spend.name}")[0] == total
+    tollgate.wait_until_booked(f"{tollgate.tenant}/VirtualKey/{spend.name}", lambda used: used == total)
 
 
 def test_it_holds_when_a_proxy_is_killed(tollgate, spend):
@@ -90,7 +90,7 @@ def test_it_holds_when_a_proxy_is_killed(tollgate, spend):
     assert total <= LIMIT_NANO
     assert answers["429 budget_exhausted"] == AGENTS
     # What the killed proxy had and nobody knows the use of is charged, and nothing else is lost.
-    used, charged = tollgate.spent(f"{tollgate.tenant}/VirtualKey/{spend.name}")
+    used, charged = tollgate.wait_until_booked(f"{tollgate.tenant}/VirtualKey/{spend.name}", lambda used: used >= total)
     assert total <= used <= charged <= LIMIT_NANO
     assert used + spend.hold > LIMIT_NANO
     tollgate.wait_for_proxies(2, without=[victim])

@@ -60,7 +60,7 @@ def test_an_application_is_served_and_what_it_spent_is_shown(tollgate, served, a
     print(f"SPENT was true {time.monotonic() - ended:.1f} s after the last call")
     # The books of both proxies together, to the nano-dollar.
     for budget in [f"{tollgate.tenant}/VirtualKey/ci", f"{tollgate.tenant}/Budget/everybody"]:
-        tollgate.wait_until_booked(budget, invoice)
+        tollgate.wait_until_booked(budget, lambda used: used == invoice)
     of_proxies = [tollgate.metric(pod, "tollgate_spend_usd_total", 'model="gpt-4o"') for pod in tollgate.proxies()]
     print("proxies spent", of_proxies, "the provider billed", invoice)
     assert sum(of_proxies) == invoice and all(of_proxies), of_proxies

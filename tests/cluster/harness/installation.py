@@ -124,12 +124,15 @@ class Installation:
         """Until the column SPENT says this amount."""
         self.api.wait_until(self.path(kind, name), lambda thing: thing["status"].get("spent") == money(nano), seconds)
 
-    def wait_until_booked(self, budget, nano, seconds=SPENT_SECONDS):
-        """Until the books in the cluster say that this was used. Grants are written before they are answered; what was
-        used follows some seconds later, or with the next grant."""
+    def wait_until_booked(self, budget, holds, seconds=SPENT_SECONDS):
+        """Until what the books in the cluster say was used is as expected; answers as `spent`. Grants are written before
+        they are answered; what was used follows some seconds later, or with the next grant."""
         deadline = time.monotonic() + seconds
-        while (used := self.spent(budget)[0]) != nano:
-            assert time.monotonic() < deadline, f"{budget}: the books say {used}, not {nano}"
+        while True:
+            used, charged = self.spent(budget)
+            if holds(used):
+                return used, charged
+            assert time.monotonic() < deadline, f"the books say that {used} nano-dollars of {budget} were used"
             time.sleep(0.2)
 
     def spent(self, budget):
