@@ -19,6 +19,7 @@ use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::Allocation;
 use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
+use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use crate::config::files::create_private;
@@ -162,6 +163,7 @@ impl Loader {
             variables: &|name| std::env::var(name).ok(),
             keys: Some(&self.keys),
             mock: Some(self.mock.clone()),
+            prices: *PriceTable::embedded(),
             now: jiff::Timestamp::now().as_second(),
         };
         let before = Before { snapshot: previous, last_good: &self.last_good };

@@ -123,6 +123,12 @@ impl<'a> Gateway<'a> {
         *self.compiled.namespace == *namespace || self.gateways.is_gateway_namespace(namespace)
     }
 
+    /// Its changes of prices, and the object that says them; `None` where no document describes it.
+    pub fn prices(&self) -> Option<(Subject<'a>, &'a Prices)> {
+        let (Scope::Alone(object) | Scope::OneOfMany(object)) = self.scope;
+        object.map(|object| (object.subject(), &object.spec.prices))
+    }
+
     fn serves_alone(&self, reference: Option<&ObjectRef>, subject: Subject<'_>, report: &mut Report) -> bool {
         if let Some(ObjectRef { name, namespace }) = reference {
             let namespace = namespace.as_deref().unwrap_or(subject.namespace);
@@ -204,7 +210,8 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         defaults,
         stores,
         telemetry,
-        prices,
+        // Read where prices are.
+        prices: _,
         egress,
         pod_template: _,
     } = &object.spec;
@@ -212,7 +219,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         report_listeners(listeners, subject, report);
         report_logs(&telemetry.logs, subject, report);
     }
-    report_stores(stores, telemetry, prices, subject, report);
+    report_stores(stores, telemetry, subject, report);
     let master_key = master_key.as_ref().and_then(|source| {
         let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
@@ -307,7 +314,7 @@ fn report_logs(logs: &Logs, subject: Subject<'_>, report: &mut Report) {
     }
 }
 
-fn report_stores(stores: &Stores, telemetry: &Telemetry, prices: &Prices, subject: Subject<'_>, report: &mut Report) {
+fn report_stores(stores: &Stores, telemetry: &Telemetry, subject: Subject<'_>, report: &mut Report) {
     let Stores { redis, postgres, cache } = stores;
     for (name, store) in [("redis", redis), ("postgres", postgres), ("cache", cache)] {
         if store.is_some() {
@@ -316,9 +323,5 @@ fn report_stores(stores: &Stores, telemetry: &Telemetry, prices: &Prices, subjec
     }
     if telemetry.otlp.is_some() {
         report.not_yet(subject, "spec.telemetry.otlp", "traces are not exported yet");
-    }
-    let Prices { overlays } = prices;
-    if !overlays.is_empty() {
-        report.not_yet(subject, "spec.prices.overlays", "price overlays are not read yet; state prices in deployments");
     }
 }

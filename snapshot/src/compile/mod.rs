@@ -2,7 +2,7 @@
 //! document means, in a cluster and standalone. Pure, but for the time zone database that it looks names up in.
 //!
 //! ```text
-//! documents ─ objects ─┬─ gateway ──────────────┐
+//! documents ─ objects ─┬─ gateway, prices ───────┐
 //!  by kind, each once  ├─ accounts ─ deployments ┼─ groups ─ routes ─┐
 //!                      ├─ teams ─────────────────┴─ budgets ─────────┴─ keys ─ Snapshot
 //! ```
@@ -23,6 +23,7 @@ mod input;
 mod key;
 mod names;
 mod objects;
+mod overlay;
 mod previous;
 mod pricing;
 mod provider;
@@ -35,7 +36,9 @@ mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread};
+pub use input::{
+    ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
+};
 
 use std::collections::BTreeSet;
 
@@ -46,6 +49,7 @@ use credential::Credentials;
 use gateway::Gateway;
 use key::{Keys, Known};
 use objects::{Everything, Grants};
+use overlay::Overlays;
 use previous::Previous;
 use report::Report;
 use route::Routes;
@@ -71,9 +75,11 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
 
     let mut credentials = Credentials::default();
+    let prices = Overlays::compile(&input, gateway.prices(), &mut report);
     let mut judge = Judge { input: &input, gateway: &gateway, credentials: &mut credentials, report: &mut report };
     let accounts = account::compile_all(&everything, &mut judge);
-    let deployments = deployment::compile_all(&everything, &accounts, grants, &previous, &mut judge);
+    let deployments = deployment::compile_all(&everything, &accounts, grants, &prices, &previous, &mut judge);
+    prices.report_unused(&mut report);
 
     let groups = group::compile_all(&everything, &deployments, &gateway, grants, &previous, &mut report);
     let served = key::find_served(&everything.keys, &gateway, &input, &previous, &mut report);

@@ -9,5 +9,6 @@ mod documents;
 mod gateways;
 mod keys;
 mod names;
+mod prices;
 mod samples;
 mod world;
