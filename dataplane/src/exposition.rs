@@ -325,6 +325,13 @@ fn attempts(text: &mut String, core: &Core, registry: &Registry, names: &Names) 
         let labels = format!(r#"deployment="{}""#, quoted(&entry.id));
         value(text, "tollgate_deployment_in_flight", &labels, entry.state.in_flight.load(Relaxed));
     }
+    // One series a deployment; another version comes only with other prices.
+    head(text, "tollgate_price_info", "gauge", "Where the price of a deployment comes from; always 1.");
+    for (entry, deployment) in tables.deployments.iter().zip(&tables.snapshot.deployments) {
+        let version = deployment.price.as_ref().map_or("", |price| &**price.version());
+        let labels = format!(r#"deployment="{}",version="{}""#, quoted(&entry.id), quoted(version));
+        value(text, "tollgate_price_info", &labels, 1);
+    }
     head(text, "litellm_deployment_cooled_down_total", "counter", "Times a deployment was benched.");
     for (label, count) in registry.cooled_down_counts() {
         value(text, "litellm_deployment_cooled_down_total", &described(label), count);
@@ -396,7 +403,7 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     gauge(
         "tollgate_unpriced_total",
         "counter",
-        "Attempts at models without a price.",
+        "Attempts at models without a price, or with one that does not cover all that is used.",
         registry.sum(|one| one.unpriced.get() as i64),
     );
     let loaded = core.shared.status.read();

@@ -36,6 +36,7 @@ pub mod server;
 pub mod settings;
 pub mod status;
 pub mod status_port;
+pub mod surcharge;
 pub mod tables;
 pub mod tls;
 pub mod upstream;
