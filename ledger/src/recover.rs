@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::allowance::Ended;
-use crate::copier::{Inherited, sums};
+use crate::copier::{Inherited, add_used};
 use crate::durable::{Adjustment, Durable, Record};
 use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, number_of, read_slots, row_id};
 use crate::ledger::OpenError;
@@ -109,7 +109,9 @@ pub fn recover(
         same_machine &= header.is_none_or(|header| !is_last || header.kernel_boot == kernel_boot);
         let counts = is_last && !last.stopped && !last.counted.contains(&number) && !last.retired.contains(&number);
         if counts {
-            for (account, amounts) in sums(slots.iter().map(|(_, slot)| slot)) {
+            let mut of_segment = HashMap::new();
+            slots.iter().for_each(|(_, slot)| add_used(&mut of_segment, slot));
+            for (account, amounts) in of_segment {
                 if account >= last.next_account {
                     return Err(OpenError::Damaged {
                         path: log_path.to_owned(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OpenFlags, Transaction, params};
 
 use crate::durable::Adjustment;
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
@@ -152,84 +152,33 @@ impl Store {
         self.known_names
     }
 
-    /// Copies rows, in one transaction: all or none. Rows that are there already change nothing. Answers how many were
-    /// new.
+    /// Copies what `tell` adds, in one transaction: all or none. Rows that are there already change nothing. Answers how
+    /// many were new.
     ///
     /// # Errors
-    /// The database's: locked, full, damaged.
-    pub fn copy(&mut self, rows: &[Row], names: &[(u32, Box<str>)]) -> rusqlite::Result<usize> {
+    /// The database's: locked, full, damaged; or what `tell` met.
+    pub fn copy<E: From<rusqlite::Error>>(
+        &mut self,
+        tell: impl FnOnce(&mut Copying<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        {
-            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?;
-            for (id, name) in names {
-                insert.execute(params![id, name])?;
-            }
-        }
-        let mut days: HashMap<DayKey, DaySums, foldhash::fast::RandomState> = HashMap::default();
-        let mut copied = 0;
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT OR IGNORE INTO attempts VALUES
-                 (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
-            )?;
-            for Row { id, intent } in rows {
-                let settlement = intent.settlement.unwrap_or_else(|| charged(intent.hold, Outcome::Recovered));
-                let usage = [
-                    settlement.input_tokens,
-                    settlement.output_tokens,
-                    settlement.cache_read_tokens,
-                    settlement.cache_write_tokens,
-                    settlement.reasoning_tokens,
-                ]
-                .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
-                let inserted = insert.execute(params![
-                    id,
-                    intent.attempt_id.to_be_bytes(),
-                    intent.started_at_ms,
-                    intent.key.0,
-                    intent.team.0,
-                    intent.user.0,
-                    intent.end_user as i64,
-                    intent.model.0,
-                    intent.deployment.0,
-                    intent.provider.0,
-                    intent.namespace.0,
-                    intent.attempt_no,
-                    intent.price_version.0,
-                    intent.hold.nano_usd,
-                    settlement.actual.nano_usd,
-                    settlement.actual.tokens,
-                    usage[0],
-                    usage[1],
-                    usage[2],
-                    usage[3],
-                    usage[4],
-                    settlement.status,
-                    settlement.outcome as u8,
-                    intent.over_hold,
-                    settlement.duration_ms,
-                    settlement.first_byte_ms,
-                ])?;
-                if inserted == 0 {
-                    continue;
-                }
-                copied += 1;
-                let day = intent.started_at_ms.div_euclid(86_400_000);
-                let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
-                let sums = days.entry(DayKey { day, names }).or_default();
-                sums.attempts += 1;
-                sums.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
-                sums.nano_usd = sums.nano_usd.saturating_add(settlement.actual.nano_usd);
-                for (sum, tokens) in sums.usage.iter_mut().zip(usage) {
-                    *sum = sum.saturating_add(tokens);
-                }
-            }
-        }
+        let (days, copied, known_names) = {
+            let mut copying = Copying {
+                names: transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?,
+                rows: transaction.prepare_cached(
+                    "INSERT OR IGNORE INTO attempts VALUES
+                     (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
+                )?,
+                days: HashMap::default(),
+                copied: 0,
+                known_names: self.known_names,
+            };
+            tell(&mut copying)?;
+            (copying.days, copying.copied, copying.known_names)
+        };
         add_days(&transaction, &days)?;
         transaction.commit()?;
-        if let Some((id, _)) = names.last() {
-            self.known_names = self.known_names.max(*id);
-        }
+        self.known_names = known_names;
         Ok(copied)
     }
 
@@ -265,6 +214,93 @@ impl Store {
         let synced = self.connection.pragma_update(None, "user_version", version);
         self.connection.pragma_update(None, "synchronous", "NORMAL")?;
         synced
+    }
+}
+
+/// Rows on their way into the database.
+pub struct Copying<'t> {
+    names: CachedStatement<'t>,
+    rows: CachedStatement<'t>,
+    days: HashMap<DayKey, DaySums, foldhash::fast::RandomState>,
+    copied: usize,
+    known_names: u32,
+}
+
+impl Copying<'_> {
+    /// Names up to this number are there.
+    pub fn known_names(&self) -> u32 {
+        self.known_names
+    }
+
+    /// Adds names, by their numbers.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add_names(&mut self, names: &[(u32, Box<str>)]) -> rusqlite::Result<()> {
+        for (id, name) in names {
+            self.names.execute(params![id, name])?;
+            self.known_names = self.known_names.max(*id);
+        }
+        Ok(())
+    }
+
+    /// Adds a row; one that is there already changes nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let Row { id, intent } = row;
+        let settlement = intent.settlement.unwrap_or_else(|| charged(intent.hold, Outcome::Recovered));
+        let usage = [
+            settlement.input_tokens,
+            settlement.output_tokens,
+            settlement.cache_read_tokens,
+            settlement.cache_write_tokens,
+            settlement.reasoning_tokens,
+        ]
+        .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
+        let inserted = self.rows.execute(params![
+            id,
+            intent.attempt_id.to_be_bytes(),
+            intent.started_at_ms,
+            intent.key.0,
+            intent.team.0,
+            intent.user.0,
+            intent.end_user as i64,
+            intent.model.0,
+            intent.deployment.0,
+            intent.provider.0,
+            intent.namespace.0,
+            intent.attempt_no,
+            intent.price_version.0,
+            intent.hold.nano_usd,
+            settlement.actual.nano_usd,
+            settlement.actual.tokens,
+            usage[0],
+            usage[1],
+            usage[2],
+            usage[3],
+            usage[4],
+            settlement.status,
+            settlement.outcome as u8,
+            intent.over_hold,
+            settlement.duration_ms,
+            settlement.first_byte_ms,
+        ])?;
+        if inserted == 0 {
+            return Ok(());
+        }
+        self.copied += 1;
+        let day = intent.started_at_ms.div_euclid(86_400_000);
+        let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
+        let sums = self.days.entry(DayKey { day, names }).or_default();
+        sums.attempts += 1;
+        sums.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
+        sums.nano_usd = sums.nano_usd.saturating_add(settlement.actual.nano_usd);
+        for (sum, tokens) in sums.usage.iter_mut().zip(usage) {
+            *sum = sum.saturating_add(tokens);
+        }
+        Ok(())
     }
 }
 
