@@ -7,7 +7,7 @@ use crate::decimal::DecimalText;
 use crate::gateway_defaults::GatewayDefaults;
 use crate::pod_template::PodTemplate;
 use crate::pricing::Pricing;
-use crate::reference::{ConfigMapKeyRef, LocalRef, SecretSource};
+use crate::reference::{ConfigMapKeyRef, LocalRef, SecretKeyRef, SecretSource};
 use crate::telemetry::Telemetry;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -246,9 +246,10 @@ pub struct Stores {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<SecretSource>,
 
-    /// URL of a PostgreSQL that keeps the ledger. Example: `{secretRef: {name: postgres, key: url}}`.
+    /// A PostgreSQL that keeps a row of each attempt, and sums of each day.
+    /// Example: `{secretRef: {name: postgres, key: url}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgres: Option<SecretSource>,
+    pub postgres: Option<PostgresStore>,
 
     /// URL of a Redis or Valkey that keeps cached answers. Example: `{secretRef: {name: cache, key: url}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,6 +261,20 @@ impl Stores {
     pub fn is_empty(&self) -> bool {
         *self == Stores::default()
     }
+}
+
+/// A PostgreSQL for rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresStore {
+    /// The entry of a Secret that holds the URL, `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full`.
+    /// Example: `{name: postgres, key: url}`.
+    pub secret_ref: SecretKeyRef,
+
+    /// Days that rows are kept, today with them; sums of days stay. Default: for ever. Example: `90`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
+    pub retention_days: Option<i32>,
 }
 
 /// Prices beside the built-in table.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use tollgate_ledger::CounterValues;
+use tollgate_ledger::{CounterValues, PostgresView};
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
 
@@ -481,8 +481,36 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
         "Attempts that cost more than was held in a hard budget.",
         bound_violations as i64,
     );
+    if let Some(view) = core.shared.builder.ledger.postgres() {
+        postgres(text, &view);
+    }
     head(text, "tollgate_build_info", "gauge", "Version.");
     value(text, "tollgate_build_info", concat!(r#"version=""#, env!("CARGO_PKG_VERSION"), '"'), 1);
+}
+
+/// The way of rows to PostgreSQL, where there is one. Three series have a label, with three values.
+fn postgres(text: &mut String, view: &PostgresView) {
+    let PostgresView { is_connected, written, waiting, dropped, expired, refused, errors, lag_ms, error: _ } = view;
+    let name = "tollgate_ledger_postgres_up";
+    head(text, name, "gauge", "Whether rows are written to PostgreSQL now.");
+    value(text, name, "", i64::from(*is_connected));
+    let name = "tollgate_ledger_postgres_rows_total";
+    head(text, name, "counter", "Rows written to PostgreSQL.");
+    value(text, name, "", written);
+    let name = "tollgate_ledger_postgres_waiting_rows";
+    head(text, name, "gauge", "Rows that wait on disk for PostgreSQL.");
+    value(text, name, "", waiting);
+    let name = "tollgate_ledger_postgres_lag_seconds";
+    head(text, name, "gauge", "Age of the oldest row that waits for PostgreSQL.");
+    value(text, name, "", *lag_ms as f64 / 1000.0);
+    let name = "tollgate_ledger_postgres_errors_total";
+    head(text, name, "counter", "Connections and transactions that failed; their rows wait.");
+    value(text, name, "", errors);
+    let name = "tollgate_ledger_postgres_dropped_rows_total";
+    head(text, name, "counter", "Rows that are not in PostgreSQL: no room to wait, too old, not taken.");
+    for (reason, rows) in [("full", dropped), ("expired", expired), ("refused", refused)] {
+        value(text, name, &format!("reason=\"{reason}\""), rows);
+    }
 }
 
 fn budgets(text: &mut String, core: &Core) {

@@ -14,6 +14,7 @@ use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
 
 use crate::admit::Admitted;
+use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::condition;
 use crate::core::Core;
@@ -218,14 +219,19 @@ impl<'a> Wanted<'a> {
         let entry = &tables.deployments[deployment_index as usize];
         let state = admitted.caller.state(&core.shared.builder);
         let started = Instant::now();
+        let Attribution { model, served_model, tags, end_user, end_user_name } =
+            attribution::of(core, admitted, deployment_index);
         let start = AttemptStart {
             attempt_id: record.id ^ u128::from(record.attempts),
             started_at_ms: core.unix_ms(started),
             key: state.name_id,
             team: admitted.caller.team_entry().map(|team| team.name_id).unwrap_or_default(),
             user: state.user_id,
-            end_user: end_user(admitted),
-            model: tables.routes[admitted.route as usize].name_id,
+            end_user,
+            end_user_name,
+            tags,
+            model,
+            served_model,
             deployment: entry.name_id,
             provider: entry.provider_id,
             namespace: state.namespace_id,
@@ -315,14 +321,6 @@ fn amount(budget: &Budget, units: i64) -> String {
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),
         tollgate_ledger::Unit::Requests => format!("{units} requests"),
     }
-}
-
-/// A bounded trace of who the end user is: clients choose the text, so rows hold its hash.
-fn end_user(admitted: &Admitted) -> u64 {
-    let call = &admitted.call;
-    let Some(name) = call.end_user() else { return 0 };
-    let digest = model::KeyHash::of(name.as_bytes()).0;
-    u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
 }
 
 /// Whether a target's condition lets this call through.

@@ -6,6 +6,7 @@ pub mod admit;
 pub mod alarm;
 pub mod answer;
 pub mod attempt;
+pub mod attribution;
 pub mod booking;
 pub mod call;
 pub mod caller;

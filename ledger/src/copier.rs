@@ -14,7 +14,8 @@ use crate::grants::Request;
 use crate::journal::{Pool, Segment, each_slot, row_id};
 use crate::log::sync_folder;
 use crate::names::Names;
-use crate::record::Slot;
+use crate::record::{Layout, Slot};
+use crate::spool::Spool;
 use crate::store::{Copying, Row, Store};
 use crate::terms::Amounts;
 
@@ -45,6 +46,8 @@ pub struct Copier {
     pub store: Option<Store>,
     pub names: Arc<Names>,
     pub pool: Arc<Pool>,
+    /// Rows for PostgreSQL.
+    pub spool: Arc<Spool>,
     pub counters: Arc<Counters>,
     pub grants: SyncSender<Request>,
     pub inherited: Vec<Inherited>,
@@ -86,20 +89,23 @@ impl Tracked {
         }
     }
 
-    /// Copies what has ended. Answers the slots, which are in the database when the transaction is committed.
-    fn copy(&mut self, copying: &mut Copying<'_>) -> Result<Vec<u32>, CopyError> {
+    /// Copies what has ended. Answers the slots, which are in the database when the transaction is committed. `kept`: the
+    /// rows go there too, where there is a use for them.
+    fn copy(&mut self, copying: &mut Copying<'_>, kept: &mut Option<Vec<Row>>) -> Result<Vec<u32>, CopyError> {
         let mut slots = Vec::new();
         if self.segment.ended.load(Acquire) == self.copied_count {
             return Ok(slots);
         }
         let Segment { file, path, number, written, .. } = &*self.segment;
-        each_slot(file, *number, self.low, written.load(Acquire), |place, slot| {
+        each_slot(file, Layout::Current, *number, self.low, written.load(Acquire), |place, slot| {
             match slot {
                 // One that is being written right now reads as bad; the next pass sees it whole.
                 Slot::Empty | Slot::Bad => {}
                 Slot::Intent(intent) if intent.settlement.is_some() && !self.is_copied(place.slot) => {
-                    copying.add(&Row { id: row_id(place), intent })?;
+                    let row = Row { id: row_id(place), intent };
+                    copying.add(&row)?;
                     slots.push(place.slot);
+                    kept.iter_mut().for_each(|kept| kept.push(row.clone()));
                 }
                 Slot::Intent(_) => {}
             }
@@ -126,6 +132,7 @@ impl Copier {
         store: Option<Store>,
         names: Arc<Names>,
         pool: Arc<Pool>,
+        spool: Arc<Spool>,
         counters: Arc<Counters>,
         grants: SyncSender<Request>,
         inherited: Vec<Inherited>,
@@ -133,7 +140,7 @@ impl Copier {
         interval: Duration,
     ) -> Copier {
         let (segments, failing) = (Vec::new(), false);
-        Copier { path, store, names, pool, counters, grants, inherited, adjustments, interval, segments, failing }
+        Copier { path, store, names, pool, spool, counters, grants, inherited, adjustments, interval, segments, failing }
     }
 
     /// Copies until all who could write are gone. What is then not copied is copied by the next process.
@@ -223,7 +230,7 @@ impl Copier {
         if self.inherited.is_empty() {
             return Ok(());
         }
-        let Copier { store, names, inherited, counters, .. } = self;
+        let Copier { store, names, spool, inherited, counters, .. } = self;
         let store = store.as_mut().ok_or("the database is not open")?;
         for batch in inherited.iter().flat_map(|inherited| inherited.rows.chunks(BATCH)) {
             let copied = store.copy(|copying| {
@@ -231,7 +238,9 @@ impl Copier {
                 add_names(copying, names)
             });
             counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+            spool.append(batch).map_err(text)?;
         }
+        self.spool.sync().map_err(text)?;
         self.store()?.sync().map_err(text)?;
         for Inherited { number, path, rows: _ } in std::mem::take(&mut self.inherited) {
             self.pool.remove(&path);
@@ -243,8 +252,9 @@ impl Copier {
 
     /// Copies what has ended in the segments from `from` on. Answers how many it did.
     fn copy_segments(&mut self, from: usize) -> Result<usize, String> {
-        let Copier { store, names, segments, counters, .. } = self;
+        let Copier { store, names, spool, segments, counters, .. } = self;
         let store = store.as_mut().ok_or("the database is not open")?;
+        let mut kept = spool.is_on().then(Vec::new);
         let mut copied_slots: Vec<Vec<u32>> = Vec::new();
         let copied = store.copy(|copying| {
             let mut rows = 0;
@@ -252,13 +262,15 @@ impl Copier {
                 if rows >= BATCH {
                     break;
                 }
-                let slots = tracked.copy(copying)?;
+                let slots = tracked.copy(copying, &mut kept)?;
                 rows += slots.len();
                 copied_slots.push(slots);
             }
             add_names(copying, names)
         });
         counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+        // After the copy, whose rows are there once however often it is tried.
+        kept.map_or(Ok(()), |rows| spool.append(&rows)).map_err(text)?;
         for (tracked, slots) in segments[from..].iter_mut().zip(&copied_slots) {
             slots.iter().for_each(|slot| tracked.mark(*slot));
         }
@@ -270,6 +282,7 @@ impl Copier {
         if !self.segments.iter().any(Tracked::is_done) {
             return Ok(());
         }
+        self.spool.sync().map_err(text)?;
         self.store()?.sync().map_err(text)?;
         let (done, left): (Vec<Tracked>, Vec<Tracked>) =
             std::mem::take(&mut self.segments).into_iter().partition(Tracked::is_done);
@@ -290,7 +303,7 @@ impl Copier {
 
     fn retire_one(&mut self, segment: &Segment) -> Result<(), String> {
         let mut used = HashMap::new();
-        each_slot(&segment.file, segment.number, 1, segment.written.load(Acquire), |_, slot| {
+        each_slot(&segment.file, Layout::Current, segment.number, 1, segment.written.load(Acquire), |_, slot| {
             add_used(&mut used, &slot);
             std::io::Result::Ok(())
         })

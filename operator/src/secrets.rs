@@ -153,9 +153,12 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
         let namespace = &document.meta().namespace;
         match document {
             Document::LLMGateway(object) => {
-                let LLMGatewaySpec { master_key, .. } = &object.spec;
+                let LLMGatewaySpec { master_key, stores, .. } = &object.spec;
                 if let Some(source) = master_key {
                     want(namespace, &source.secret_ref.name);
+                }
+                if let Some(store) = &stores.postgres {
+                    want(namespace, &store.secret_ref.name);
                 }
             }
             Document::ProviderAccount(object) => {

@@ -58,6 +58,20 @@ pub struct Gateway {
     /// Hosts any deployment may call; `*` all, `*.example.com` a suffix.
     pub allowed_hosts: Vec<Name>,
     pub metrics_require_auth: bool,
+    /// `None`: rows stay with the proxy.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub postgres: Option<PostgresStore>,
+}
+
+/// A PostgreSQL that rows go to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PostgresStore {
+    /// The [`Credential`] that is its URL; one that is not there is not known yet, and rows wait.
+    pub credential: Name,
+    /// Days that rows are kept; 0: for ever.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub retention_days: u32,
 }
 
 impl Default for Gateway {
@@ -78,6 +92,7 @@ impl Default for Gateway {
             cooldown: Cooldown::default(),
             allowed_hosts: vec!["*".into()],
             metrics_require_auth: false,
+            postgres: None,
         }
     }
 }
@@ -225,7 +240,7 @@ pub struct CredentialUse {
     pub weight: u32,
 }
 
-/// A provider's credential. Travels beside the snapshot, never in it.
+/// A provider's credential, or the URL of a store, which has a password. Travels beside the snapshot, never in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     /// `namespace/secret/key`

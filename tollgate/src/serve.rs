@@ -101,7 +101,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .and_then(listeners::listen)
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = sockets[0].local_addr()?;
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own)?;
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own, arguments.limits.spool())?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
     let watch = match &loader.source {

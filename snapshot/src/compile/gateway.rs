@@ -1,8 +1,10 @@
 //! The gateway that the snapshot is for: which of the `LLMGateway` documents, its defaults filled in, and who may attach.
 
+use std::sync::Arc;
+
 use tollgate_crds::{
     Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs, Metrics, ObjectRef,
-    Prices, Stores, Telemetry, Unpriced,
+    PostgresStore, Prices, Stores, Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -12,7 +14,7 @@ use super::objects::{Grants, Objects, age};
 use super::report::{Report, Subject};
 use super::values::Reader;
 use crate::finding::Reason;
-use crate::model::{self, GatewayName, KeyHash};
+use crate::model::{self, GatewayName, KeyHash, Name};
 
 /// Shorter keys can be guessed.
 pub(super) const SHORTEST_KEY: usize = 20;
@@ -24,6 +26,8 @@ const USUAL_PORT: i32 = 4000;
 #[derive(Debug)]
 pub(super) struct Gateway<'a> {
     pub compiled: model::Gateway,
+    /// URLs of its stores, by the ids of their credentials.
+    pub urls: Vec<(Name, Arc<str>)>,
     gateways: Gateways<'a>,
     scope: Scope<'a>,
     mode: Mode,
@@ -59,8 +63,9 @@ impl<'a> Gateway<'a> {
                 (Scope::Alone(object), object)
             }
         };
+        let mut urls = Vec::new();
         let compiled = match (object, input.gateway) {
-            (Some(object), _) => compile(object, input, report),
+            (Some(object), _) => compile(object, input, &mut urls, report),
             (None, Some(GatewayName { namespace, name })) => model::Gateway {
                 namespace: namespace.as_str().into(),
                 name: name.as_str().into(),
@@ -68,7 +73,7 @@ impl<'a> Gateway<'a> {
             },
             (None, None) => model::Gateway { namespace: input.default_namespace.into(), ..model::Gateway::default() },
         };
-        Gateway { compiled, gateways: all, scope, mode: input.mode }
+        Gateway { compiled, urls, gateways: all, scope, mode: input.mode }
     }
 
     /// Whether objects of the namespace may attach at all.
@@ -196,7 +201,12 @@ fn choose<'a>(
     Some(chosen)
 }
 
-fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Report) -> model::Gateway {
+fn compile(
+    object: &Object<LLMGatewaySpec>,
+    input: &Input<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> model::Gateway {
     let subject = object.subject();
     // What describes pods, their number and their Service is the operator's; it changes nothing of what is compiled.
     let LLMGatewaySpec {
@@ -220,6 +230,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         report_logs(&telemetry.logs, subject, report);
     }
     report_stores(stores, telemetry, subject, report);
+    let postgres = stores.postgres.as_ref().map(|store| postgres(store, input, subject, urls, report));
     let master_key = master_key.as_ref().and_then(|source| {
         let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
@@ -236,6 +247,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         master_key,
         allowed_hosts: allowed_hosts.iter().map(|host| host.as_str().into()).collect(),
         metrics_require_auth: *require_auth,
+        postgres,
         ..defaults_of(defaults, Reader::new(report, subject))
     }
 }
@@ -314,9 +326,32 @@ fn report_logs(logs: &Logs, subject: Subject<'_>, report: &mut Report) {
     }
 }
 
+/// A URL that cannot be read is a finding and no end of the store: rows wait for it.
+fn postgres(
+    store: &PostgresStore,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> model::PostgresStore {
+    let PostgresStore { secret_ref, retention_days } = store;
+    let credential = credential::id(subject.namespace, secret_ref);
+    let field = "spec.stores.postgres.secretRef";
+    if let Some((_, url)) = credential::read(input, secret_ref, subject, field, report) {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            report.error(subject, Reason::InvalidValue, field, "the URL does not begin with postgres://");
+        } else {
+            urls.push((credential.clone(), url));
+        }
+    }
+    let days = retention_days.map(i64::from);
+    let days = Reader::new(report, subject).at_least("spec.stores.postgres.retentionDays", 1, days);
+    model::PostgresStore { credential, retention_days: days.and_then(|days| u32::try_from(days).ok()).unwrap_or(0) }
+}
+
 fn report_stores(stores: &Stores, telemetry: &Telemetry, subject: Subject<'_>, report: &mut Report) {
-    let Stores { redis, postgres, cache } = stores;
-    for (name, store) in [("redis", redis), ("postgres", postgres), ("cache", cache)] {
+    let Stores { redis, postgres: _, cache } = stores;
+    for (name, store) in [("redis", redis), ("cache", cache)] {
         if store.is_some() {
             report.not_yet(subject, format!("spec.stores.{name}"), format!("{name} is not used yet"));
         }

@@ -59,7 +59,7 @@ use upstream::Judge;
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub snapshot: Snapshot,
-    /// Those that deployments of the snapshot use, sorted by id.
+    /// Those that the snapshot's deployments and stores use, sorted by id.
     pub credentials: Vec<Credential>,
     /// Sorted by object and field.
     pub findings: Vec<Finding>,
@@ -72,9 +72,10 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let grants = Grants { namespaces: input.namespaces };
     let previous = Previous::new(input.previous);
     let everything = Everything::sort(&input.documents, &mut report);
-    let gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
+    let mut gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
 
     let mut credentials = Credentials::default();
+    credentials.insert_urls(std::mem::take(&mut gateway.urls));
     let prices = Overlays::compile(&input, gateway.prices(), &mut report);
     let mut judge = Judge { input: &input, gateway: &gateway, credentials: &mut credentials, report: &mut report };
     let accounts = account::compile_all(&everything, &mut judge);

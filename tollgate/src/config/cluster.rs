@@ -265,6 +265,7 @@ pub fn secret_uses(documents: &[Document]) -> BTreeMap<(String, String), SecretU
         match document {
             Document::LLMGateway(object) => {
                 object.spec.master_key.iter().for_each(|source| read(&source.secret_ref));
+                object.spec.stores.postgres.iter().for_each(|store| read(&store.secret_ref));
                 let tls = object.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
                 for certificate in tls.map(|tls| &tls.certificate_ref.name) {
                     add(certificate, "tls.crt", false);
