@@ -481,19 +481,20 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
         "Attempts that cost more than was held in a hard budget.",
         bound_violations as i64,
     );
-    if let Some(view) = core.shared.builder.ledger.postgres() {
-        postgres(text, &view);
-    }
+    postgres(text, core.shared.builder.ledger.postgres());
     head(text, "tollgate_build_info", "gauge", "Version.");
     value(text, "tollgate_build_info", concat!(r#"version=""#, env!("CARGO_PKG_VERSION"), '"'), 1);
 }
 
-/// The way of rows to PostgreSQL, where there is one. Three series have a label, with three values.
-fn postgres(text: &mut String, view: &PostgresView) {
-    let PostgresView { is_connected, written, waiting, dropped, expired, refused, errors, lag_ms, error: _ } = view;
-    let name = "tollgate_ledger_postgres_up";
-    head(text, name, "gauge", "Whether rows are written to PostgreSQL now.");
-    value(text, name, "", i64::from(*is_connected));
+/// The way of rows to PostgreSQL. One metric has a label, with three values.
+fn postgres(text: &mut String, view: Option<PostgresView>) {
+    if let Some(view) = &view {
+        let name = "tollgate_ledger_postgres_up";
+        head(text, name, "gauge", "Whether rows are written to PostgreSQL now.");
+        value(text, name, "", i64::from(view.is_connected));
+    }
+    let PostgresView { is_connected: _, written, waiting, dropped, expired, refused, errors, lag_ms, error: _ } =
+        view.unwrap_or_default();
     let name = "tollgate_ledger_postgres_rows_total";
     head(text, name, "counter", "Rows written to PostgreSQL.");
     value(text, name, "", written);
@@ -502,7 +503,7 @@ fn postgres(text: &mut String, view: &PostgresView) {
     value(text, name, "", waiting);
     let name = "tollgate_ledger_postgres_lag_seconds";
     head(text, name, "gauge", "Age of the oldest row that waits for PostgreSQL.");
-    value(text, name, "", *lag_ms as f64 / 1000.0);
+    value(text, name, "", lag_ms as f64 / 1000.0);
     let name = "tollgate_ledger_postgres_errors_total";
     head(text, name, "counter", "Connections and transactions that failed; their rows wait.");
     value(text, name, "", errors);

@@ -181,9 +181,16 @@ impl Spool {
         let (number, path, first) = (part.number, part.path.clone(), state.sent);
         let count = (part.records - first).min(most as u64);
         drop(state);
-        let file = File::open(&path)?;
         let mut bytes = vec![0; count as usize * RECORD_BYTES];
-        file.read_exact_at(&mut bytes, MAGIC.len() as u64 + first * RECORD_BYTES as u64)?;
+        let at = MAGIC.len() as u64 + first * RECORD_BYTES as u64;
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, at));
+        if let Err(error) = read {
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
+                // Somebody removed it: the others must not wait for it.
+                self.forget(number);
+            }
+            return Err(error);
+        }
         let rows: Vec<Row> = bytes.chunks_exact(RECORD_BYTES).filter_map(decode).collect();
         if (rows.len() as u64) < count {
             // The end of a file that a power loss cut: these rows are in the journal, or in a later file already.
@@ -206,6 +213,19 @@ impl Spool {
         let mut state = self.lock();
         state.writer = None;
         state.forget_sent();
+    }
+
+    /// Gives up the rest of a file.
+    fn forget(&self, number: u64) {
+        let mut state = self.lock();
+        let Some(at) = state.files.iter().position(|part| part.number == number) else { return };
+        if at + 1 == state.files.len() {
+            state.writer = None;
+        }
+        let sent = if at == 0 { std::mem::take(&mut state.sent) } else { 0 };
+        let Some(part) = state.files.remove(at) else { return };
+        self.dropped.fetch_add(part.records - sent, Relaxed);
+        tracing::error!("rows for PostgreSQL are lost: {} is gone or was cut", part.path.display());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -375,6 +395,21 @@ mod tests {
             let whole = cut.saturating_sub(MAGIC.len()) / RECORD_BYTES;
             assert_eq!(spool.peek(9).unwrap().rows.len(), whole, "{cut}");
         }
+    }
+
+    #[test]
+    fn a_file_that_somebody_removed_is_counted_and_the_next_one_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = open(folder.path());
+        spool.turn_on().unwrap();
+        spool.append(&rows(1..4)).unwrap();
+        spool.sent(&spool.peek(1).unwrap());
+        let path = std::fs::read_dir(folder.path().join("spool")).unwrap().next().unwrap().unwrap().path();
+        std::fs::remove_file(path).unwrap();
+        assert!(spool.peek(9).is_err());
+        assert_eq!((spool.waiting(), spool.dropped.load(Relaxed)), (0, 2));
+        spool.append(&rows(4..6)).unwrap();
+        assert_eq!(ids(&spool.peek(9).unwrap()), [4, 5]);
     }
 
     #[test]

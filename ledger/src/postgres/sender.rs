@@ -73,6 +73,8 @@ enum Failure {
     Database(#[from] tokio_postgres::Error),
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Silence,
+    #[error("the connection was closed")]
+    Closed,
     #[error("the spool cannot be read: {0}")]
     Spool(#[from] std::io::Error),
 }
@@ -161,7 +163,7 @@ impl Sender {
                 ended = self.work(&client, target, &place) => ended,
                 broken = connection.as_mut() => match broken {
                     Err(error) => Err(error.into()),
-                    Ok(()) => Err(Failure::Silence),
+                    Ok(()) => Err(Failure::Closed),
                 },
             }
         };

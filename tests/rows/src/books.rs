@@ -81,14 +81,14 @@ impl Books {
             2 => ledger.intern(r#"["batch","käse \"x\"","prod"]"#),
             _ => ledger.intern(r#"["prod"]"#),
         };
-        let end_user_name = if number % 3 == 0 { ledger.intern("") } else { name("person", 5) };
+        let end_user_name = if number.is_multiple_of(3) { ledger.intern("") } else { name("person", 5) };
         AttemptStart {
             attempt_id: number << 8,
             started_at_ms: now_ms(),
             key: name("default/key", 6),
-            team: if number % 5 == 0 { ledger.intern("") } else { name("default/team", 2) },
+            team: if number.is_multiple_of(5) { ledger.intern("") } else { name("default/team", 2) },
             user: name("user", 3),
-            end_user: if number % 2 == 0 { 0 } else { 0xfeed },
+            end_user: if number.is_multiple_of(2) { 0 } else { 0xfeed },
             end_user_name,
             tags,
             model: name("model", 3),

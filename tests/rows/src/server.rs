@@ -1,9 +1,12 @@
 //! A PostgreSQL with a folder and a port of its own, on 127.0.0.1, stopped with the test. I/O.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
@@ -18,6 +21,8 @@ pub struct Postgres {
     programs: PathBuf,
     port: u16,
     server: Option<Child>,
+    /// Further settings.
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -38,7 +43,7 @@ impl Postgres {
         if let Some((user, group)) = other_user() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).expect("root gives folders away");
         }
-        let postgres = Postgres { folder, programs, port: free_port(), server: None };
+        let postgres = Postgres { folder, programs, port: free_port(), server: None, settings: Vec::new() };
         let password = postgres.folder.path().join("password");
         std::fs::write(&password, PASSWORD).expect("the password is written");
         let made = postgres
@@ -54,6 +59,24 @@ impl Postgres {
         Some(postgres)
     }
 
+    /// A running server with this certificate, `NAME.crt` and `NAME.key` of the folder.
+    pub fn start_with_tls(certificates: &Path, name: &str) -> Option<Postgres> {
+        let mut postgres = Postgres::stopped()?;
+        for (setting, extension) in [("ssl_cert_file", "crt"), ("ssl_key_file", "key")] {
+            let copy = postgres.folder.path().join(name).with_extension(extension);
+            let from = certificates.join(name).with_extension(extension);
+            std::fs::copy(&from, &copy).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+            std::fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("a file of ours");
+            if let Some((user, group)) = other_user() {
+                std::os::unix::fs::chown(&copy, Some(user), Some(group)).expect("root gives files away");
+            }
+            postgres.settings.push(format!("{setting}={}", copy.display()));
+        }
+        postgres.settings.push("ssl=on".to_owned());
+        postgres.begin();
+        Some(postgres)
+    }
+
     /// Starts it, or starts it again, and waits until it answers.
     pub fn begin(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a file for the log");
@@ -63,6 +86,7 @@ impl Postgres {
             .arg(self.data())
             .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
             .args(["-c", "unix_socket_directories=", "-c", "max_connections=50"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(log)
             // A group of its own, so that it can be killed as a whole.
@@ -95,6 +119,11 @@ impl Postgres {
 
     pub fn url(&self) -> String {
         self.url_at(self.port)
+    }
+
+    /// With another host and parameters.
+    pub fn url_with(&self, host: &str, parameters: &str) -> String {
+        format!("postgres://tollgate:{PASSWORD}@{host}:{}/postgres?{parameters}", self.port)
     }
 
     /// The same through another port.
@@ -238,7 +267,18 @@ fn other_user() -> Option<(u32, u32)> {
     Some((numbers[0], numbers[1]))
 }
 
+/// Below the ports that the kernel gives to clients: while the server is away none of them, which try to reach it, may get
+/// its port.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").port()
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    // Processes begin at different places, so that two test runs seldom want the same.
+    let begin = std::process::id() % 8_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let port = 10_000 + ((begin + NEXT.fetch_add(1, Relaxed)) % (u32::from(first) - 10_000)) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The whole: clients, the gateway, the provider's invoice, and rows in PostgreSQL that agree with it to the nano-dollar.
 
-use tollgate_harness::{Options, Reply, Stage, Starter, Step, UsageScript, json, objects};
+use tollgate_harness::{Cluster, Options, Proxy, Reply, Stage, Starter, Step, UsageScript, json, objects};
 use tollgate_rows_tests::{Postgres, assert_same, wait_until};
 
 /// The gateway with its rows in this database.
@@ -99,4 +99,28 @@ async fn the_gateway_serves_while_the_database_is_away_and_over_kills() {
     stage.gateway.restart().await;
     stage.gateway.stop().await;
     assert_eq!(assert_same(&postgres, &stage.gateway.data().join("ledger")), 12);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_proxies_of_a_cluster_write_into_the_database_that_their_tables_name() {
+    let Some(postgres) = Postgres::start() else { return };
+    let mut cluster = Cluster::start(|mock| vec![objects::deployment("m", mock)]).await;
+    with_rows_in(&postgres.url()).into_iter().for_each(|object| cluster.set(object));
+    cluster.publish();
+    let mut proxies = [Proxy::start(&cluster.api).await, Proxy::start(&cluster.api).await];
+    for _ in 0..5 {
+        for proxy in &proxies {
+            proxy.chat("m").await.send().await.expect(200);
+        }
+    }
+    wait_until("rows of both", || postgres.rows() == 10);
+    assert_eq!(
+        postgres.value("SELECT DISTINCT gateway || ' ' || key FROM tollgate.attempts"),
+        "default/default default/caller"
+    );
+    // One that is asked to stop leaves nothing behind: its volume may go with it.
+    proxies[0].chat("m").await.send().await.expect(200);
+    proxies[0].stop().await;
+    assert_eq!(postgres.rows(), 11);
+    assert_eq!(postgres.value("SELECT sum(attempts) FROM tollgate.daily"), "11");
 }

@@ -3,4 +3,5 @@
 mod gateway;
 mod kills;
 mod retention;
+mod tls;
 mod writing;
