@@ -516,3 +516,40 @@ fn add_tags(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO names VALUES (1, 'default/k');
+             INSERT INTO outcomes VALUES (1, 'exact');
+             INSERT INTO attempts VALUES (5, x'000102030405060708090a0b0c0d0e0f', 0, 1, 0, 0, 254, 0, 0, 0, 0, 3, 0,
+                 9, 7, 2, 1, 1, 0, 0, 0, 200, 1, 0, 1, 1);
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+        drop(old);
+        let store = Store::open(&path).unwrap();
+        let select = "SELECT key, nano_usd, outcome, tags, served_model, end_user, request_id FROM spend";
+        let row = store.connection.query_row(select, [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+        });
+        let row: (String, i64, String, String, Option<String>, String, String) = row.unwrap();
+        let id = "00010203-0405-0607-0809-0a0b0c0d0e0c";
+        let expected = ("default/k", 7, "exact", "[]", None, "#00000000000000fe", id);
+        let (key, nano_usd, outcome, tags, served_model, end_user, request_id) = &row;
+        assert_eq!(
+            (&**key, *nano_usd, &**outcome, &**tags, served_model.as_deref(), &**end_user, &**request_id),
+            expected
+        );
+        drop(store);
+        Store::open(&path).unwrap();
+    }
+}
