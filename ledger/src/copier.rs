@@ -140,7 +140,20 @@ impl Copier {
         interval: Duration,
     ) -> Copier {
         let (segments, failing) = (Vec::new(), false);
-        Copier { path, store, names, pool, spool, counters, grants, inherited, adjustments, interval, segments, failing }
+        Copier {
+            path,
+            store,
+            names,
+            pool,
+            spool,
+            counters,
+            grants,
+            inherited,
+            adjustments,
+            interval,
+            segments,
+            failing,
+        }
     }
 
     /// Copies until all who could write are gone. What is then not copied is copied by the next process.
