@@ -14,6 +14,7 @@ use crate::core::{Core, Entry};
 use crate::dispatch::{self, Judged};
 use crate::error::{GatewayError, UpstreamFailure};
 use crate::hold;
+use crate::limits::{Reached, Spent};
 use crate::metrics::AttemptLabels;
 use crate::outgoing::{self, Mode};
 use crate::plan::{self, Choice, Pick, Picked};
@@ -132,6 +133,7 @@ pub async fn run(
                 refused: &refused,
                 tried: &tried,
                 tokens: estimated_tokens(&admitted.call, admitted.asked_output),
+                class: tables.class_of(admitted.caller.key()),
                 uptime_ms: core.uptime_ms(now),
             };
             let picked = match fastrand_with(|random| plan::pick(&choice, random)) {
@@ -235,7 +237,7 @@ pub async fn run(
             record.fallbacks += 1;
         }
     }
-    permits.settle(0);
+    permits.settle(Some(Spent::default()));
     let error = last_error.unwrap_or_else(|| Box::new(GatewayError::Internal { reason: "no attempt was made" }));
     Err(Box::new(Failed { error: with_attempts(error, record.attempts), record }))
 }
@@ -356,7 +358,9 @@ fn nothing_to_pick(
             deployments: deployments.iter().map(|index| tables.deployments[*index as usize].id.to_string()).collect(),
             retry_after: retry_after_ms.div_ceil(1000),
         },
-        Pick::AllFull(reached) => GatewayError::DeploymentsFull { model, resets_in: reached.resets_in },
+        Pick::AllFull(Reached { limit_type, resets_in, .. }) => {
+            GatewayError::DeploymentsFull { model, limit_type, resets_in }
+        }
         Pick::Deployment(_) | Pick::None => {
             let operation = admitted.call.operation;
             let understood = route

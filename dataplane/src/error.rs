@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_dialects::error::ErrorKind;
 
-use crate::limits::LimitType;
+use crate::limits::{LimitScope, LimitType};
 
 pub type Result<T> = std::result::Result<T, Box<GatewayError>>;
 
@@ -77,16 +77,19 @@ pub enum GatewayError {
         operation: &'static str,
     },
     RateLimited {
-        scope: &'static str,
+        scope: LimitScope,
         value: String,
         limit_type: LimitType,
         limit: u64,
         remaining: u64,
         resets_in: u64,
+        /// Only this proxy's share is used up.
+        of_share: bool,
     },
     /// Every deployment is at its own limits.
     DeploymentsFull {
         model: String,
+        limit_type: LimitType,
         resets_in: u64,
     },
     BudgetExhausted {
@@ -320,13 +323,15 @@ impl GatewayError {
             ModelNotListed { model } => format!("The model `{model}` does not exist or is not offered to this key."),
             NoTarget { model } => format!("No deployment of model `{model}` accepts this request (its routing conditions exclude all)."),
             OperationUnsupported { model, operation } => format!("No deployment of model `{model}` supports {operation}."),
-            RateLimited { scope, value, limit_type, limit, remaining, resets_in } => format!(
-                "Rate limit exceeded for {scope}: {value}. Limit type: {}. Current limit: {limit}, Remaining: {remaining}. Limit resets at: {}",
+            RateLimited { scope, value, limit_type, limit, remaining, resets_in, of_share: _ } => format!(
+                "Rate limit exceeded for {}: {value}. Limit type: {}. Current limit: {limit}, Remaining: {remaining}. Limit resets at: {}",
+                scope.as_str(),
                 limit_type.as_str(),
                 utc_in(*resets_in)
             ),
-            DeploymentsFull { model, resets_in } => {
-                format!("All deployments of model `{model}` are at their own rate limits. The first is free in {resets_in} s.")
+            DeploymentsFull { model, limit_type, resets_in } => {
+                let kind = limit_type.as_str();
+                format!("All deployments of model `{model}` are at their own rate limits. Limit type: {kind}. The first is free in {resets_in} s.")
             }
             BudgetExhausted { budget, spent, limit, resets_at, .. } => {
                 let reset = match resets_at {

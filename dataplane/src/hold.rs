@@ -270,6 +270,7 @@ impl<'a> Wanted<'a> {
             started_unix_ms: start.started_at_ms,
             first_byte: None,
             input_estimate: admitted.call.body.len() as u64 / 4,
+            ignore_cached: tables.snapshot.gateway.ignore_cached_tokens,
         }))
     }
 

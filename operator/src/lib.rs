@@ -31,6 +31,7 @@ pub mod names;
 pub mod probe;
 pub mod proxies;
 pub mod publish;
+pub mod rates;
 pub mod run;
 pub mod secrets;
 pub mod settings;

@@ -28,6 +28,7 @@ mod previous;
 mod pricing;
 mod provider;
 mod quirks;
+mod rate_limit;
 mod report;
 mod route;
 mod team;
@@ -87,7 +88,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let callers: BTreeSet<&str> = served.iter().map(|key| key.object.meta.namespace.as_str()).collect();
     let routes = route::compile(&groups, &deployments, &callers, &gateway, grants, &mut report);
 
-    let teams = team::compile_all(&everything, grants, &previous, &mut report);
+    let teams = team::compile_all(&everything, grants, &gateway, &previous, &mut report);
     let mut budgets = Budgets::compile(&everything, grants, &gateway, &input, &previous, &mut report);
     let work = key::Work {
         everything: &everything,
@@ -107,6 +108,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
 
     let Routes { routes, namespaces } = routes;
     let deployments = deployments.compiled;
+    gateway.report_idle_priorities(&deployments, &mut report);
     let credentials = credentials.used_by(&deployments);
     let snapshot =
         Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };

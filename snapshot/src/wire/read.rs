@@ -228,6 +228,10 @@ impl Reader {
             }
             self.namespaces.insert(namespace.name.clone(), index(at));
         }
+        let count = teams.len();
+        if let Some(team) = teams.iter().find(|team| team.above.iter().any(|above| *above as usize >= count)) {
+            return Err(unreadable(last_part, format!("a team above `{}` is not there", team.name)));
+        }
         for (at, team) in teams.iter().enumerate() {
             self.teams.insert(format!("{}/{}", team.namespace, team.name).into(), index(at));
         }
@@ -278,7 +282,19 @@ impl Reader {
     }
 
     fn policy(&mut self, part: &str, row: PolicyRow<'_>) -> Result<Policy, ReadError> {
-        let PolicyRow { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = row;
+        let PolicyRow {
+            namespace,
+            team,
+            models,
+            aliases,
+            limits,
+            per_model,
+            rate_limits,
+            priority,
+            tags,
+            labels,
+            max_output_tokens,
+        } = row;
         let Text(namespace) = namespace;
         let missing = |kind: &str, name: &str| unreadable(part, format!("{kind} `{name}` is not there"));
         let team = match team {
@@ -297,6 +313,8 @@ impl Reader {
             aliases: aliases.into_iter().map(|(asked, meant)| (name(asked), name(meant))).collect(),
             limits,
             per_model: per_model.into_iter().map(|(model, limits)| (name(model), limits)).collect(),
+            rate_limits: rate_limits.into_iter().map(&mut name).collect(),
+            priority: priority.map(&mut name),
             tags: tags.into_iter().map(&mut name).collect(),
             labels: labels.into_iter().map(|(label, value)| (name(label), name(value))).collect(),
             max_output_tokens,

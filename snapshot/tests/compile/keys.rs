@@ -45,7 +45,9 @@ spec: {teamRef: {name: research}, limits: {tokensPerMinute: 5}, secret: {name: s
     let team = &compiled.snapshot.teams[policy.team.unwrap() as usize];
     assert_eq!((&*team.name, team.models.clone()), ("research", Some(ModelSet::new(["gpt-4*"]))));
     assert_eq!((team.limits.requests_per_minute, team.blocked), (Some(100), false));
-    assert_eq!(compiled.summary(), ["Warning NotSupportedYet Team default/research spec.parentRef"]);
+    let above: Vec<&str> = team.above.iter().map(|at| &*compiled.snapshot.teams[*at as usize].name).collect();
+    assert_eq!(above, ["company"]);
+    assert_eq!(compiled.summary(), [""; 0]);
 }
 
 #[test]

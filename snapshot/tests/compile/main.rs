@@ -10,5 +10,6 @@ mod gateways;
 mod keys;
 mod names;
 mod prices;
+mod rates;
 mod samples;
 mod world;
