@@ -104,6 +104,10 @@ pub enum GatewayError {
     BudgetUnavailable {
         budget: String,
     },
+    /// A budget with one for each member has no room for another member.
+    BudgetFull {
+        budget: String,
+    },
     PriceUnknown {
         model: String,
     },
@@ -212,6 +216,7 @@ impl GatewayError {
             }
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
             BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
+            BudgetFull { .. } => (429, "budget_exceeded", "budget_full", Fault::Client, Some(false)),
             PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Fault::Client, None),
             CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Fault::Client, None),
             Overloaded { .. } => (503, "overloaded_error", "overloaded", Fault::Gateway, None),
@@ -234,7 +239,9 @@ impl GatewayError {
         match self {
             GatewayError::Upstream(failure) => failure.kind,
             GatewayError::ModelUnknown { .. } | GatewayError::ModelNotListed { .. } => ErrorKind::NotFound,
-            GatewayError::BudgetExhausted { .. } | GatewayError::BudgetReserved { .. } => ErrorKind::BudgetExceeded,
+            GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetFull { .. } => ErrorKind::BudgetExceeded,
             GatewayError::AllCoolingDown { .. } => ErrorKind::RateLimit,
             _ => match (facts.fault, facts.status) {
                 (Fault::Gateway, 500..) => {
@@ -257,6 +264,7 @@ impl GatewayError {
             | GatewayError::BudgetExhausted { .. }
             | GatewayError::BudgetReserved { .. }
             | GatewayError::BudgetUnavailable { .. }
+            | GatewayError::BudgetFull { .. }
             | GatewayError::PriceUnknown { .. } => self.facts().code,
             GatewayError::Upstream(failure) if failure.kind == ErrorKind::ContextWindow => "context_length_exceeded",
             _ => "",
@@ -339,6 +347,9 @@ impl GatewayError {
                 format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
             }
             BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and it is a hard one."),
+            BudgetFull { budget } => format!(
+                "Budget `{budget}` counts apart for more names than it has room for in this period; calls that bring a new one are refused."
+            ),
             PriceUnknown { model } => format!(
                 "No price is known for model `{model}`, and a budget or this gateway requires one. Set `spec.pricing` on its ModelDeployment."
             ),

@@ -386,6 +386,22 @@ impl Budget {
         self.is_shared
     }
 
+    /// Whether nothing of it counts any more and nothing is held. Its account is ended for good then.
+    pub(crate) fn is_over(&self, now: i64) -> bool {
+        let books = self.books();
+        let is_done = |account: &Account| account.span.counts_until <= now && account.committed() == account.used();
+        let current = self.current.load_full();
+        let is_over = current.as_deref().is_none_or(is_done)
+            && books.older.iter().all(|older| is_done(older))
+            && books.closed.iter().all(|closed| closed.amount == 0 || closed.span.counts_until <= now);
+        if let Some(current) = current.filter(|_| is_over) {
+            current.seal();
+            // Who came between: it goes on.
+            return is_done(&current);
+        }
+        is_over
+    }
+
     fn recount(&self, now: i64) {
         let books = self.books();
         self.refresh(&books, now);

@@ -550,6 +550,16 @@ pub struct Budget {
     /// Only calls to these providers; empty: all.
     #[serde(skip_serializing_if = "says_nothing")]
     pub providers: Vec<Name>,
+    /// Only calls that bring one of these tags; empty: all. Sorted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub tags: Vec<Name>,
+    /// Only calls that name one of these end users; empty: all. Sorted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub end_users: Vec<Name>,
+    /// One for each of these that a call brings: the account's name is `id`, `/` and the member. Of `tags`, where there
+    /// are any, only those. A call that brings none is not counted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub per: Option<PerCall>,
     /// A change starts the period anew.
     #[serde(skip_serializing_if = "says_nothing")]
     pub reset_token: Option<Name>,
@@ -559,6 +569,24 @@ pub struct Budget {
     /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
     #[serde(skip_serializing_if = "says_nothing")]
     pub allow_unavailable: bool,
+}
+
+impl Budget {
+    /// Whether every call of the keys that it binds counts, whatever the call is.
+    pub fn counts_every_call(&self) -> bool {
+        let Budget { models, providers, tags, end_users, per, .. } = self;
+        models.is_none() && providers.is_empty() && tags.is_empty() && end_users.is_empty() && per.is_none()
+    }
+}
+
+/// What only a call tells, and of which each has a budget of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PerCall {
+    EndUser,
+    Tag,
+    /// The public name.
+    Model,
+    Provider,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

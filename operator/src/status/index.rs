@@ -66,7 +66,7 @@ impl<'a> Index<'a> {
             let Some(namespace) = policy.and_then(|policy| namespaces.get(policy.namespace as usize)) else { continue };
             self.keys.insert((&namespace.name, &key.name), key);
             let rows = key.budgets.iter().filter_map(|at| rows.get(*at as usize));
-            let binding = rows.filter(|row| row.models.is_none() && row.providers.is_empty());
+            let binding = rows.filter(|row| row.counts_every_call());
             self.budgets_of_key.insert((&namespace.name, &key.name), binding.map(|row| &*row.id).collect());
             let mut counted: Vec<Name<'a>> = Vec::new();
             for at in &key.budgets {
@@ -82,7 +82,7 @@ impl<'a> Index<'a> {
 }
 
 /// The Budget object behind `namespace/Budget/name` and `namespace/Budget/name/member`.
-fn budget_object(id: &str) -> Option<(&str, &str)> {
+pub fn budget_object(id: &str) -> Option<(&str, &str)> {
     let (namespace, rest) = id.split_once("/Budget/")?;
     Some((namespace, rest.split('/').next().unwrap_or(rest)))
 }

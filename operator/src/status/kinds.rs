@@ -312,10 +312,19 @@ impl<'a> Pass<'a> {
         let mut statements = self.common(document, &look, in_tables);
         statements.push(ready(&statements, "calls are bound by it"));
         let cause = statements[..2].iter().find(|statement| !statement.is_true());
-        let spend = self.spend(&format!("{}/Budget/{}", name.0, name.1));
+        let members = object.spec.per.map(|_| self.members.get(&name).copied().unwrap_or_default());
+        let spend = match members {
+            Some(members) => Some(members.all).filter(|_| members.count > 0),
+            None => self.spend(&format!("{}/Budget/{}", name.0, name.1)),
+        };
+        let fullest = members.map_or(spend, |members| spend.map(|_| members.fullest));
         statements.push(match (in_tables, cause, spend) {
             (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
             (false, None, _) => Statement::fails(AVAILABLE, "NotInUse", "no proxy uses it"),
+            // Calls of those that have not are admitted.
+            (true, _, Some(_)) if let Some(members) = members => {
+                Statement::holds(AVAILABLE, AVAILABLE, members.sentence())
+            }
             (true, _, Some(spend)) if spend.used >= spend.limit => {
                 Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
             }
@@ -332,7 +341,7 @@ impl<'a> Pass<'a> {
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
             spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
-            used_percent: spend.map(text::used_percent),
+            used_percent: fullest.map(text::used_percent),
             held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
             ..BudgetStatus::default()
         };

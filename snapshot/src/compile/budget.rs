@@ -2,7 +2,8 @@
 //! a limit, and as the rows that keys are bound to.
 //!
 //! An account is what the ledger counts. A row is an account as some keys see it: a parent counts, beside its own calls,
-//! those that a child of it counts, so one account may have rows with different filters. A key has one row per account.
+//! those that a child of it counts, so one account may have rows with different filters. A key has one row per account,
+//! or several where no single filter says which calls count; a call that several let through counts once.
 
 use std::collections::HashMap;
 
@@ -19,30 +20,71 @@ use super::previous::Previous;
 use super::report::{Report, Subject};
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
-use crate::model::{Budget, CalendarUnit, ModelSet, Name, Period};
+use crate::model::{Budget, CalendarUnit, ModelSet, Name, PerCall, Period};
 
-/// Which calls of a key an account counts.
+/// Which calls of a key a row counts. What is empty holds for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Filter {
     models: Option<ModelSet>,
     providers: Vec<Name>,
+    tags: Vec<Name>,
+    end_users: Vec<Name>,
 }
 
 impl Filter {
-    /// At least what either counts. Exact unless both name models and providers.
-    fn or(&self, other: &Filter) -> Filter {
+    /// The filter that lets through what either does. `None`: it takes both.
+    fn or(&self, other: &Filter) -> Option<Filter> {
+        if self.covers(other) {
+            return Some(self.clone());
+        }
+        if other.covers(self) {
+            return Some(other.clone());
+        }
+        let differ = [
+            self.models != other.models,
+            self.providers != other.providers,
+            self.tags != other.tags,
+            self.end_users != other.end_users,
+        ];
+        if differ.into_iter().filter(|differ| *differ).count() > 1 {
+            return None;
+        }
         let models = match (&self.models, &other.models) {
             (Some(a), Some(b)) => Some(unite(a, b)),
             (None, _) | (_, None) => None,
         };
-        let mut providers = Vec::new();
-        if !self.providers.is_empty() && !other.providers.is_empty() {
-            providers = self.providers.iter().chain(&other.providers).cloned().collect();
-            providers.sort();
-            providers.dedup();
-        }
-        Filter { models, providers }
+        Some(Filter {
+            models,
+            providers: either(&self.providers, &other.providers),
+            tags: either(&self.tags, &other.tags),
+            end_users: either(&self.end_users, &other.end_users),
+        })
     }
+
+    /// Whether it lets through all that the other does, as far as that is easily seen.
+    fn covers(&self, other: &Filter) -> bool {
+        let Filter { models, providers, tags, end_users } = self;
+        let listed = |own: &[Name], other: &[Name]| own.is_empty() || own == other;
+        (models.is_none() || *models == other.models)
+            && listed(providers, &other.providers)
+            && listed(tags, &other.tags)
+            && listed(end_users, &other.end_users)
+    }
+
+    fn is_all(&self) -> bool {
+        *self == Filter::default()
+    }
+}
+
+/// What is in either list; nothing, which stands for all, where one is empty.
+fn either(a: &[Name], b: &[Name]) -> Vec<Name> {
+    if a.is_empty() || b.is_empty() {
+        return Vec::new();
+    }
+    let mut both: Vec<Name> = a.iter().chain(b).cloned().collect();
+    both.sort();
+    both.dedup();
+    both
 }
 
 /// What a budget says about its amount.
@@ -66,7 +108,7 @@ struct Defined<'a> {
     filter: Filter,
     parent: Option<usize>,
     per: Option<BudgetPer>,
-    /// False where what it selects is not there yet: it binds nothing.
+    /// False where it selects what another gateway decides on: it binds nothing here.
     binds: bool,
     reset_token: Option<Name>,
 }
@@ -264,14 +306,22 @@ impl<'a> Budgets<'a> {
         selected.retain(|at| !named.contains(at) && self.selects(*at, holder));
         let mut bound: Vec<(usize, Filter)> = Vec::with_capacity(named.len() + selected.len());
         for at in named.iter().copied().chain(selected) {
-            if !self.defined[at].binds {
+            let Defined { binds, filter, .. } = &self.defined[at];
+            if !binds {
                 continue;
             }
-            let filter = &self.defined[at].filter;
+            // Calls of a key with one of the tags have it, whatever else they bring.
+            let has_tag = holder.tags.iter().any(|tag| filter.tags.iter().any(|listed| **listed == **tag));
             for &above in &self.chains[at] {
-                match bound.iter_mut().find(|(other, _)| *other == above) {
-                    Some((_, counted)) => *counted = counted.or(filter),
-                    None => bound.push((above, filter.clone())),
+                let mut filter = filter.clone();
+                if has_tag && self.defined[above].per != Some(BudgetPer::Tag) {
+                    filter.tags.clear();
+                }
+                let mut rows = bound.iter_mut().filter(|(other, _)| *other == above);
+                let known = rows.find_map(|(_, counted)| counted.or(&filter).map(|either| (counted, either)));
+                match known {
+                    Some((counted, either)) => *counted = either,
+                    None => bound.push((above, filter)),
                 }
             }
         }
@@ -280,7 +330,7 @@ impl<'a> Budgets<'a> {
             let member = match self.defined[at].per {
                 None => None,
                 Some(per) => match self.member(at, per, holder) {
-                    Member::Shared => None,
+                    Member::OfCall => None,
                     Member::Of(member) => Some(member),
                     Member::Nobody => continue,
                 },
@@ -331,8 +381,9 @@ impl<'a> Budgets<'a> {
             team_selector,
             namespace_selector: _,
             users,
+            // Only calls tell these.
             end_users: _,
-            tags,
+            tags: _,
             models: _,
             providers: _,
         } = &self.defined[at].object.spec.applies_to;
@@ -341,7 +392,6 @@ impl<'a> Budgets<'a> {
                 .as_ref()
                 .is_none_or(|selector| holder.team.is_some_and(|(_, _, labels)| selector.matches(labels)))
             && (users.is_empty() || holder.user.is_some_and(|user| users.iter().any(|listed| listed == user)))
-            && (tags.is_empty() || holder.tags.iter().any(|tag| tags.contains(tag)))
     }
 
     fn member(&self, at: usize, per: BudgetPer, holder: Holder<'_>) -> Member {
@@ -355,12 +405,12 @@ impl<'a> Budgets<'a> {
             BudgetPer::Team => holder.team.map_or(Member::Nobody, |(namespace, name, _)| named(namespace, name)),
             BudgetPer::User => holder.user.map_or(Member::Nobody, |user| Member::Of(user.into())),
             BudgetPer::Namespace => Member::Of(holder.namespace.into()),
-            BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider => Member::Shared,
+            BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider => Member::OfCall,
         }
     }
 
     fn row(&mut self, at: usize, member: Option<Name>, filter: Filter) -> u32 {
-        let is_plain = member.is_none() && filter.models.is_none() && filter.providers.is_empty();
+        let is_plain = member.is_none() && filter.is_all();
         if let Some(row) = self.row_of_all[at].filter(|_| is_plain) {
             return row;
         }
@@ -375,7 +425,7 @@ impl<'a> Budgets<'a> {
             None => id.as_str().into(),
         };
         let Terms { limit, unit, hard, ref period } = *terms;
-        let (models, providers) = (filter.models.clone(), filter.providers.clone());
+        let Filter { models, providers, tags, end_users } = filter.clone();
         let budget = Budget {
             id,
             limit,
@@ -384,6 +434,9 @@ impl<'a> Budgets<'a> {
             period: period.clone(),
             models,
             providers,
+            tags,
+            end_users,
+            per: per.and_then(per_call),
             reset_token: reset_token.clone(),
             of_one_key: *per == Some(BudgetPer::Key),
             allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
@@ -416,7 +469,6 @@ struct Selecting<'a> {
 enum Mark<'a> {
     User(&'a str),
     Label(&'a str, &'a str),
-    Tag(&'a str),
     TeamLabel(&'a str, &'a str),
 }
 
@@ -428,8 +480,6 @@ impl<'a> Selecting<'a> {
             scope.users.iter().for_each(|user| mark(Mark::User(user)));
         } else if let Some((name, value)) = label(&scope.key_selector) {
             mark(Mark::Label(name, value));
-        } else if !scope.tags.is_empty() {
-            scope.tags.iter().for_each(|tag| mark(Mark::Tag(tag)));
         } else if let Some((name, value)) = label(&scope.team_selector) {
             mark(Mark::TeamLabel(name, value));
         } else {
@@ -447,7 +497,6 @@ impl<'a> Selecting<'a> {
         if !by_mark.is_empty() {
             holder.user.into_iter().for_each(|user| add(Mark::User(user)));
             holder.labels.iter().for_each(|(name, value)| add(Mark::Label(name, value)));
-            holder.tags.iter().for_each(|tag| add(Mark::Tag(tag)));
             let team = holder.team.into_iter().flat_map(|(_, _, labels)| labels);
             team.for_each(|(name, value)| add(Mark::TeamLabel(name, value)));
         }
@@ -462,8 +511,18 @@ enum Member {
     Of(Name),
     /// Nobody's: the key has none of what there is a budget for each of.
     Nobody,
-    /// There is one for all, because members are not told apart yet.
-    Shared,
+    /// Only calls tell.
+    OfCall,
+}
+
+fn per_call(per: BudgetPer) -> Option<PerCall> {
+    match per {
+        BudgetPer::EndUser => Some(PerCall::EndUser),
+        BudgetPer::Tag => Some(PerCall::Tag),
+        BudgetPer::Model => Some(PerCall::Model),
+        BudgetPer::Provider => Some(PerCall::Provider),
+        BudgetPer::Key | BudgetPer::Team | BudgetPer::User | BudgetPer::Namespace => None,
+    }
 }
 
 /// `None`: it binds nothing, because it cannot be read and is not Hard.
@@ -507,7 +566,12 @@ fn define<'a>(
         }
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
-    let filter = Filter { models, providers: providers(&applies_to.providers, subject, report) };
+    let filter = Filter {
+        models,
+        providers: providers(&applies_to.providers, subject, report),
+        tags: sorted(&applies_to.tags),
+        end_users: sorted(&applies_to.end_users),
+    };
     let reset_token = reset_token.as_deref().map(Name::from);
     Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token })
 }
@@ -563,15 +627,15 @@ fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reade
     (now < until).then_some(amount)
 }
 
-/// Whether the scope can select any call of this gateway yet.
+/// Whether the scope can select any call of this gateway.
 fn check_scope(scope: &BudgetScope, gateway: &Gateway<'_>, subject: Subject<'_>, report: &mut Report) -> bool {
     let BudgetScope {
         key_selector: _,
         team_selector: _,
         namespace_selector,
         users: _,
-        end_users,
-        tags,
+        end_users: _,
+        tags: _,
         models: _,
         providers: _,
     } = scope;
@@ -582,15 +646,14 @@ fn check_scope(scope: &BudgetScope, gateway: &Gateway<'_>, subject: Subject<'_>,
         let message = format!("only budgets in the gateway's namespace `{own}` select namespaces");
         report.error(subject, Reason::InvalidValue, "spec.appliesTo.namespaceSelector", message);
     }
-    if !tags.is_empty() {
-        let message = "only tags of keys are looked at yet, not those of requests";
-        report.not_yet(subject, "spec.appliesTo.tags", message);
-    }
-    if !end_users.is_empty() {
-        let message = "end users are not told apart yet; the budget binds nothing";
-        report.error(subject, Reason::NotSupportedYet, "spec.appliesTo.endUsers", message);
-    }
-    end_users.is_empty() && !is_of_another_gateway
+    !is_of_another_gateway
+}
+
+fn sorted(listed: &[String]) -> Vec<Name> {
+    let mut names: Vec<Name> = listed.iter().map(|one| one.as_str().into()).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Vec<Name> {
@@ -606,7 +669,7 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
 }
 
 fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
-    let BudgetSpec { per, enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
+    let BudgetSpec { enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
     for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
         report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
     }
@@ -626,9 +689,6 @@ fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &m
             report.not_yet(subject, "spec.onAllocatorUnavailable", message);
         }
         _ => {}
-    }
-    if let Some(per @ (BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider)) = per {
-        report.not_yet(subject, "spec.per", format!("there is no budget for each {per:?} yet; all share one"));
     }
 }
 

@@ -7,5 +7,6 @@ mod exact;
 mod flagged;
 mod kills;
 mod leaks;
+mod members;
 mod retries;
 mod unpriced;
