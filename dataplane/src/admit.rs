@@ -34,12 +34,15 @@ pub struct RequestPermits {
     pub key: Option<Permit>,
     pub per_model: Option<Permit>,
     pub team: Option<Permit>,
+    /// Of the teams above that have limits.
+    pub above: Vec<Permit>,
 }
 
 impl RequestPermits {
     /// Replaces the reserved tokens by what was used.
     pub fn settle(&mut self, tokens: u64) {
-        for permit in [&mut self.key, &mut self.per_model, &mut self.team].into_iter().flatten() {
+        for permit in [&mut self.key, &mut self.per_model, &mut self.team].into_iter().flatten().chain(&mut self.above)
+        {
             permit.settle(tokens);
         }
     }
@@ -129,6 +132,21 @@ fn take_limits(core: &Rc<Core>, admitted: &Admitted, now: Instant) -> Result<Req
     if let Some((team, entry)) = team.filter(|(team, _)| !team.limits.is_unlimited()) {
         let taken = take(&entry.usage, &team.limits, tokens, seconds, "team", || team.name.to_string());
         permits.team = Some(refund_on_error(taken, &mut [&mut permits.key, &mut permits.per_model])?);
+    }
+    for &above in team.map_or(&[][..], |(team, _)| &team.above) {
+        let tables = &admitted.caller.tables;
+        let (team, entry) = (&tables.snapshot.teams[above as usize], &tables.teams[above as usize]);
+        if team.limits.is_unlimited() {
+            continue;
+        }
+        match take(&entry.usage, &team.limits, tokens, seconds, "team", || team.name.to_string()) {
+            Ok(permit) => permits.above.push(permit),
+            Err(error) => {
+                let RequestPermits { key, per_model, team, above } = &mut permits;
+                [key, per_model, team].into_iter().flatten().chain(above).for_each(Permit::refund);
+                return Err(error);
+            }
+        }
     }
     Ok(permits)
 }

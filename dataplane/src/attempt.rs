@@ -100,7 +100,13 @@ pub async fn run(
     }
     let tables = admitted.caller.tables.clone();
     let gateway = &tables.snapshot.gateway;
-    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::smallvec![admitted.route];
+    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::SmallVec::new();
+    if tables.has_low_models {
+        routes = crate::low::preferred(&core, &admitted);
+    }
+    // Those before what was asked for: cheaper, and not worth a refusal.
+    let preferred = routes.len();
+    routes.push(admitted.route);
     let mut position = 0;
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
@@ -108,7 +114,7 @@ pub async fn run(
     while position < routes.len() {
         let route_index = routes[position];
         let route = &tables.snapshot.routes[route_index as usize];
-        let fell_back = position > 0;
+        let fell_back = route_index != admitted.route;
         let max_retries = admitted.call.options.num_retries.unwrap_or(route.retries.attempts);
         let mut refused = Vec::new();
         let mut tried = Vec::new();
@@ -154,7 +160,10 @@ pub async fn run(
                 .iter()
                 .enumerate()
                 .filter(|(index, target)| target.deployment != deployment && takes(*index));
-            let alone = others.count() == 0 && route.fallbacks.is_empty() && admitted.fallbacks.is_empty();
+            let alone = others.count() == 0
+                && route.fallbacks.is_empty()
+                && admitted.fallbacks.is_empty()
+                && position >= preferred;
             let clock = clock(
                 &admitted,
                 route,
@@ -222,6 +231,7 @@ pub async fn run(
         }
         if let Some(class) = class
             && record.fallbacks < MAX_FALLBACKS
+            && position >= preferred
         {
             let next = if admitted.fallbacks.is_empty() { plan::fallbacks(route, class) } else { &admitted.fallbacks };
             let new: Vec<u32> = next.iter().copied().filter(|route| !routes.contains(route)).collect();
@@ -229,7 +239,8 @@ pub async fn run(
         }
         position += 1;
         if position < routes.len() {
-            if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || class.is_none() {
+            let ends = class.is_none() && (position > preferred || client_gone.get());
+            if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || ends {
                 break;
             }
             record.fallbacks += 1;

@@ -141,7 +141,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
 }
 
 /// Whether a budget counts calls like this one.
-fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
+pub fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
     budget.models.as_ref().is_none_or(|models| models.contains(model))
         && (budget.providers.is_empty() || budget.providers.contains(&deployment.provider))
 }
@@ -300,6 +300,14 @@ impl<'a> Wanted<'a> {
                         budget: budget.id().to_owned(),
                         resets_at,
                         status: gateway.budget_exceeded_status,
+                    };
+                }
+                Refusal::Throttled { budget, spent, limit, retry_after_ms } => {
+                    break GatewayError::BudgetThrottled {
+                        spent: amount(&budget, spent),
+                        limit: amount(&budget, limit),
+                        budget: budget.id().to_owned(),
+                        retry_after: u64::try_from(retry_after_ms.max(1)).unwrap_or(1).div_ceil(1000),
                     };
                 }
                 Refusal::Unavailable { reason } => {

@@ -22,6 +22,7 @@ pub mod head_guard;
 pub mod hold;
 pub mod limits;
 pub mod lines;
+pub mod low;
 pub mod mentions;
 pub mod metrics;
 pub mod outgoing;

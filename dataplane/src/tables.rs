@@ -38,6 +38,8 @@ pub struct Tables {
     members: HashMap<u32, Arc<tollgate_ledger::Members>, foldhash::fast::RandomState>,
     /// What every call must know of its budgets, packed: the budgets themselves are large and cold.
     pub budget_kinds: Vec<BudgetKind>,
+    /// Some budget names models to call first when little is left of it.
+    pub has_low_models: bool,
     pub master: KeyState,
 }
 
@@ -280,6 +282,7 @@ impl Builder {
             key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
             budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
             members,
+            has_low_models: snapshot.budgets.iter().any(|budget| budget.when_low.is_some()),
             budget_kinds: snapshot
                 .budgets
                 .iter()
@@ -477,7 +480,8 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
-        allow_unavailable: budget.allow_unavailable,
+        allow_unavailable: if budget.hard { budget.allow_unavailable } else { !budget.deny_unavailable },
+        throttle_percent: budget.throttle_percent,
     }
 }
 

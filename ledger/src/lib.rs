@@ -33,6 +33,7 @@ mod record;
 mod recover;
 mod store;
 mod terms;
+mod throttle;
 
 pub use budget::{Budget, GrantWait};
 pub use counters::CounterValues;

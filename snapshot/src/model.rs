@@ -497,6 +497,10 @@ pub struct Team {
     pub limits: Limits,
     #[serde(skip_serializing_if = "says_nothing")]
     pub blocked: bool,
+    /// The teams above it, the nearest first: indices into [`Snapshot::teams`]. Their limits hold for all keys below
+    /// them together.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub above: Vec<u32>,
 }
 
 /// What several keys have in common.
@@ -569,6 +573,24 @@ pub struct Budget {
     /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
     #[serde(skip_serializing_if = "says_nothing")]
     pub allow_unavailable: bool,
+    /// A Soft budget admits nothing while nobody can be asked what others have spent.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub deny_unavailable: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub when_low: Option<WhenLow>,
+    /// A Soft budget that is spent admits this share of the usual rate of calls. Percent.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub throttle_percent: Option<u32>,
+}
+
+/// What is called first when little is left.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WhenLow {
+    /// Of the limit.
+    pub below_percent: u32,
+    /// Public names in the namespace of the key, in this order.
+    pub models: Vec<Name>,
 }
 
 impl Budget {

@@ -8,13 +8,14 @@ use tollgate_crds::{
     VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
-use tollgate_snapshot::{Finding, ObjectRef, Severity};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
 };
+use super::index::budget_object;
 use super::queue::{Urgency, Wanted};
-use super::{Pass, is_sound, moment, text};
+use super::{Pass, is_sound, moment, overshoot, text};
 use crate::events::Event;
 use crate::facts::{GatewayFact, Problem, SpendFact};
 use crate::world::{Record, Seen, SeenCondition, digest, solid};
@@ -343,9 +344,29 @@ impl<'a> Pass<'a> {
             spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
             used_percent: fullest.map(text::used_percent),
             held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
+            max_overshoot: Some(self.overshoot(name, object)),
             ..BudgetStatus::default()
         };
         self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// The most that can be spent above the limit, over all gateways.
+    fn overshoot(&self, name: (&str, &str), object: &Object<BudgetSpec>) -> String {
+        let unit = object.spec.unit;
+        let mut sum = 0i64;
+        for (GatewayName { namespace, name: gateway }, snapshot) in &self.compiled.snapshots {
+            let is_of = |row: &&tollgate_snapshot::model::Budget| budget_object(&row.id) == Some(name);
+            let rows: Vec<_> = snapshot.budgets.iter().filter(is_of).collect();
+            if rows.is_empty() || rows.iter().all(|row| row.hard) {
+                continue;
+            }
+            let proxies = self.known.proxies.get(&(namespace.clone(), gateway.clone()));
+            match overshoot::of(snapshot, &rows, proxies.map_or(1, |proxies| proxies.total.max(1))) {
+                Some(most) => sum = sum.saturating_add(most),
+                None => return "unbounded".to_owned(),
+            }
+        }
+        text::amount(sum, unit)
     }
 
     /// Where a budget stands, by its id; `None`: nobody has used it yet.

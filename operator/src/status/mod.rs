@@ -5,6 +5,7 @@ mod condition;
 mod index;
 mod kinds;
 mod members;
+mod overshoot;
 mod queue;
 mod text;
 

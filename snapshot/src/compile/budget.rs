@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use tollgate_crds::{
     AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
-    LabelSelector, Threshold, WhenExhausted,
+    LabelSelector, Threshold, WhenExhausted, WhenLow,
 };
 
 use super::gateway::Gateway;
@@ -18,9 +18,10 @@ use super::input::{Input, Labels, Mode, Object};
 use super::objects::{Everything, Grants};
 use super::previous::Previous;
 use super::report::{Report, Subject};
+use super::route::{self, Routes};
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
-use crate::model::{Budget, CalendarUnit, ModelSet, Name, PerCall, Period};
+use crate::model::{self, Budget, CalendarUnit, ModelSet, Name, PerCall, Period};
 
 /// Which calls of a key a row counts. What is empty holds for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -178,6 +179,24 @@ impl<'a> Budgets<'a> {
         budgets
     }
 
+    /// Models to call instead that are not there. Where a budget binds other namespaces, some of them may have it.
+    pub fn report_low_models(&self, routes: &Routes, report: &mut Report) {
+        for Defined { object, .. } in &self.defined {
+            let subject = object.subject();
+            let Some(WhenLow { models, .. }) = &object.spec.when_low else { continue };
+            let is_looked_at = |namespace: &&model::Namespace| {
+                *subject.namespace == *self.gateway_namespace || *namespace.name == *subject.namespace
+            };
+            for (number, name) in models.iter().enumerate() {
+                let mut namespaces = routes.namespaces.iter().filter(is_looked_at);
+                if namespaces.all(|namespace| route::find(namespace, name).is_none()) {
+                    let message = format!("no model is called `{name}` in namespace `{}`", subject.namespace);
+                    report.warning(subject, Reason::NotFound, format!("spec.whenLow.models[{number}]"), message);
+                }
+            }
+        }
+    }
+
     pub fn into_rows(mut self, gateway: &Gateway<'_>) -> Vec<Budget> {
         // Budgets that no key is under yet are there to be seen.
         for at in 0..self.defined.len() {
@@ -239,11 +258,26 @@ impl<'a> Budgets<'a> {
 
     fn report_above(&self, child: usize, parent: usize, report: &mut Report) {
         let (below, above) = (&self.defined[child], &self.defined[parent]);
-        let is_comparable = below.terms.unit == above.terms.unit
-            && length_seconds(&below.terms.period) <= length_seconds(&above.terms.period);
-        if is_comparable && below.terms.limit > above.terms.limit {
+        let of = |Terms { limit, unit, hard: _, period }: &Terms| (*unit, length_seconds(period), *limit);
+        if is_above(of(&below.terms), of(&above.terms)) {
             let message = format!("its limit is above that of Budget `{}`, which binds it too", above.object.meta.name);
             report.warning(below.object.subject(), Reason::AboveParent, "spec.limit", message);
+        }
+    }
+
+    /// A team's budget that is never reached, because that of the team above is less.
+    pub fn report_above_team(
+        &self,
+        (below, above): (usize, usize),
+        name_above: &str,
+        subject: Subject<'_>,
+        report: &mut Report,
+    ) {
+        let row = |at: usize| self.row_of_team.get(&(at, None)).copied().flatten().map(|row| &self.rows[row as usize]);
+        let of = |budget: &Budget| (budget.unit, length_seconds(&budget.period), budget.limit);
+        if row(below).zip(row(above)).is_some_and(|(below, above)| is_above(of(below), of(above))) {
+            let message = format!("its limit is above that of Team `{name_above}`, which binds it too");
+            report.warning(subject, Reason::AboveParent, "spec.budget.limit", message);
         }
     }
 
@@ -440,6 +474,9 @@ impl<'a> Budgets<'a> {
             reset_token: reset_token.clone(),
             of_one_key: *per == Some(BudgetPer::Key),
             allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
+            deny_unavailable: !hard && object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Deny),
+            when_low: object.spec.when_low.as_ref().map(when_low),
+            throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
         };
         let row = self.push(budget);
         match is_plain {
@@ -616,6 +653,22 @@ fn written(
     Some(Budget { id: id.into(), limit, unit, hard, period, ..Budget::default() })
 }
 
+fn when_low(WhenLow { below_percent, models }: &WhenLow) -> model::WhenLow {
+    model::WhenLow {
+        below_percent: u32::try_from(*below_percent).unwrap_or(0).min(100),
+        models: models.iter().map(|model| model.as_str().into()).collect(),
+    }
+}
+
+fn throttle(WhenExhausted { action, percent }: &WhenExhausted) -> Option<u32> {
+    match action {
+        ExhaustedAction::Block => None,
+        ExhaustedAction::Throttle => {
+            percent.and_then(|percent| u32::try_from(percent).ok()).map(|one| one.clamp(1, 99))
+        }
+    }
+}
+
 fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {
     let Boost { amount, until } = boost;
     let Some(until) = until else {
@@ -669,27 +722,31 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
 }
 
 fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
-    let BudgetSpec { enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
+    let BudgetSpec { enforcement, thresholds, when_exhausted, on_allocator_unavailable, .. } = spec;
     for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
         report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
     }
-    if when_low.is_some() {
-        report.not_yet(subject, "spec.whenLow", "no other models are preferred yet when little is left");
-    }
-    let WhenExhausted { action, percent: _ } = when_exhausted;
-    if *action == ExhaustedAction::Throttle {
-        report.not_yet(subject, "spec.whenExhausted", "calls are refused, not slowed down, when nothing is left");
-    }
-    match (enforcement, on_allocator_unavailable) {
-        (Enforcement::Soft, Some(AllocatorUnavailable::Deny)) => {
-            report.not_yet(subject, "spec.onAllocatorUnavailable", "a Soft budget admits while nobody can be asked");
+    let WhenExhausted { action, percent } = when_exhausted;
+    match (action, percent, enforcement) {
+        (ExhaustedAction::Throttle, _, Enforcement::Hard) => {
+            let message = "only a Soft budget is slowed down; under this one calls are refused when nothing is left";
+            report.warning(subject, Reason::InvalidValue, "spec.whenExhausted.action", message);
         }
-        (Enforcement::Hard, Some(AllocatorUnavailable::Allow)) if mode == Mode::Standalone => {
-            let message = "standalone, nobody else has to be asked";
-            report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+        (ExhaustedAction::Throttle, None, _) => {
+            let message = "the share to admit is missing; calls are refused when nothing is left";
+            report.warning(subject, Reason::InvalidValue, "spec.whenExhausted.percent", message);
         }
-        _ => {}
+        (ExhaustedAction::Throttle, Some(_), Enforcement::Soft) | (ExhaustedAction::Block, ..) => {}
     }
+    if mode == Mode::Standalone && on_allocator_unavailable.is_some() {
+        let message = "standalone, nobody else has to be asked";
+        report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+    }
+}
+
+/// Whether a limit is above one that binds it too. Unit, seconds of the period, limit.
+fn is_above(below: (crate::model::BudgetUnit, i64, i64), above: (crate::model::BudgetUnit, i64, i64)) -> bool {
+    below.0 == above.0 && below.1 <= above.1 && below.2 > above.2
 }
 
 /// For comparisons only.

@@ -55,9 +55,8 @@ pub(super) fn compile_all<'a>(
         }
         // What a team that is not looked at would forbid is not known, so everything is.
         team.compiled.blocked |= is_too_deep || team.chain.iter().any(is_orphan);
-        if team.chain[1..].iter().any(|above| !own[*above].limits.is_unlimited()) {
-            let message = "limits of the team above bind each team below it apart, not yet all together";
-            report.not_yet(team.object.subject(), "spec.parentRef", message);
+        if let Some(&above) = team.chain.get(1) {
+            report_above(&own[team.chain[0]], &own[above], team.object.subject(), report);
         }
     }
     teams
@@ -87,7 +86,23 @@ pub(super) fn of_gateway(teams: Vec<Team<'_>>, gateway: &Gateway<'_>, policies: 
         *team = positions[*team as usize];
     }
     let wanted = teams.into_iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted);
-    wanted.map(|(team, _)| team.compiled).collect()
+    let above = |chain: &[usize]| chain[1..].iter().map(|above| positions[*above]).collect();
+    wanted.map(|(team, _)| model::Team { above: above(&team.chain), ..team.compiled }).collect()
+}
+
+/// Limits that are never reached, because those of the team above are less.
+fn report_above(below: &model::Team, above: &model::Team, subject: Subject<'_>, report: &mut Report) {
+    let Limits { requests_per_minute, tokens_per_minute, parallel_requests } = below.limits;
+    for (field, own, bound) in [
+        ("requestsPerMinute", requests_per_minute, above.limits.requests_per_minute),
+        ("tokensPerMinute", tokens_per_minute, above.limits.tokens_per_minute),
+        ("parallelRequests", parallel_requests, above.limits.parallel_requests),
+    ] {
+        if own.zip(bound).is_some_and(|(own, bound)| own > bound) {
+            let message = format!("its limit is above that of Team `{}`, which binds it too", above.name);
+            report.warning(subject, Reason::AboveParent, format!("spec.limits.{field}"), message);
+        }
+    }
 }
 
 /// What is above a team.
@@ -191,6 +206,8 @@ fn own<'a>(object: &'a Object<TeamSpec>, previous: &Previous<'_>, report: &mut R
         models,
         limits,
         blocked,
+        // Once it is known which teams there are.
+        above: Vec::new(),
     };
     let mut by_user = HashMap::default();
     for (at, member) in members.iter().enumerate() {

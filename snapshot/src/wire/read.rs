@@ -230,7 +230,9 @@ impl Reader {
             }
             self.namespaces.insert(namespace.name.clone(), index(at));
         }
-        for (at, team) in teams.iter().enumerate() {
+        let count = teams.len();
+        for (at, team) in teams.iter_mut().enumerate() {
+            team.above.retain(|above| (*above as usize) < count);
             self.teams.insert(format!("{}/{}", team.namespace, team.name).into(), index(at));
         }
         Ok(())

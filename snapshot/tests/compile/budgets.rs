@@ -277,6 +277,55 @@ spec: {teamRef: {name: t}, budget: {limit: '1', period: {lifetime: {}}}, secret:
 }
 
 #[test]
+fn what_happens_when_little_or_nothing_is_left_is_in_the_row() {
+    for (spec, low, throttle, said) in [
+        (
+            "whenLow: {belowPercent: 10, models: [chat, m2]}",
+            Some((10, 2)),
+            None,
+            vec!["Warning NotFound Budget default/b spec.whenLow.models[1]"],
+        ),
+        ("enforcement: Soft, whenExhausted: {action: Throttle, percent: 25}", None, Some(25), vec![]),
+        (
+            "enforcement: Soft, whenExhausted: {action: Throttle}",
+            None,
+            None,
+            vec!["Warning InvalidValue Budget default/b spec.whenExhausted.percent"],
+        ),
+        (
+            "whenExhausted: {action: Throttle, percent: 25}",
+            None,
+            None,
+            vec!["Warning InvalidValue Budget default/b spec.whenExhausted.action"],
+        ),
+        ("whenExhausted: {action: Block}", None, None, vec![]),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {spec}")).trim_end_matches("---\n"));
+        let row = compiled.budgets_of("k")[0];
+        let found = row.when_low.as_ref().map(|low| (low.below_percent, low.models.len()));
+        assert_eq!((found, row.throttle_percent), (low, throttle), "{spec}");
+        assert_eq!(compiled.summary(), said, "{spec}");
+    }
+}
+
+#[test]
+fn who_may_go_on_while_nobody_can_be_asked_is_in_the_row() {
+    for (spec, allow, deny) in [
+        ("", false, false),
+        ("onAllocatorUnavailable: Deny", false, false),
+        ("enforcement: Soft", false, false),
+        ("enforcement: Soft, onAllocatorUnavailable: Deny", false, true),
+        ("enforcement: Soft, onAllocatorUnavailable: Allow", true, false),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {spec}")).trim_end_matches("---\n"));
+        let row = compiled.budgets_of("k")[0];
+        assert_eq!((row.allow_unavailable, row.deny_unavailable), (allow, deny), "{spec}");
+        let changes_nothing = spec.contains("onAllocatorUnavailable");
+        assert_eq!(compiled.said("b", Reason::NotSupportedYet).len(), usize::from(changes_nothing), "standalone");
+    }
+}
+
+#[test]
 fn budgets_above_budgets_have_an_end() {
     let budget = |at: usize, more: &str| {
         format!(

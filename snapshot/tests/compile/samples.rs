@@ -42,7 +42,6 @@ fn samples_compile_with_only_what_is_not_there_yet_to_say() {
     let expected = [
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
         "Warning NotSupportedYet ModelDeployment team-a/llama-3-70b spec.backendRef",
         "Warning NotSupportedYet Team team-a/research spec.members[0].role",
         "Warning NotSupportedYet VirtualKey team-a/alice-notebook spec.rotation",
@@ -58,7 +57,6 @@ fn samples_compile_in_a_cluster_too() {
     let expected = [
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
         "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
         "Warning NotSupportedYet Team team-a/research spec.members[0].role",
     ];
     assert_eq!(compiled.summary(), expected);

@@ -7,6 +7,8 @@ mod exact;
 mod flagged;
 mod kills;
 mod leaks;
+mod low;
 mod members;
 mod retries;
+mod teams;
 mod unpriced;
