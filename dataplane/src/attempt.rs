@@ -115,7 +115,11 @@ pub async fn run(
         let route_index = routes[position];
         let route = &tables.snapshot.routes[route_index as usize];
         let fell_back = route_index != admitted.route;
-        let max_retries = admitted.call.options.num_retries.unwrap_or(route.retries.attempts);
+        let max_retries = match position < preferred {
+            // What was asked for must get its turn.
+            true => 0,
+            false => admitted.call.options.num_retries.unwrap_or(route.retries.attempts),
+        };
         let mut refused = Vec::new();
         let mut tried = Vec::new();
         let mut class = None;
@@ -239,7 +243,9 @@ pub async fn run(
         }
         position += 1;
         if position < routes.len() {
-            let ends = class.is_none() && (position > preferred || client_gone.get());
+            // Who waited for money once need not wait again for what costs more.
+            let waited = matches!(last_error.as_deref(), Some(GatewayError::BudgetReserved { .. }));
+            let ends = class.is_none() && (position > preferred || waited || client_gone.get());
             if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || ends {
                 break;
             }

@@ -8,6 +8,9 @@ use crate::core::Core;
 use crate::hold::{self, Budgets};
 use crate::mentions::Mentions;
 
+/// Models that are tried before what was asked for. More would leave it no attempt.
+const MOST: usize = 4;
+
 /// Routes to try before the one that was asked for; none where enough is left, or where one of these was asked for.
 pub fn preferred(core: &Core, admitted: &Admitted) -> SmallVec<[u32; 4]> {
     let mut routes = SmallVec::new();
@@ -47,6 +50,7 @@ pub fn preferred(core: &Core, admitted: &Admitted) -> SmallVec<[u32; 4]> {
             }
         }
     }
+    routes.truncate(MOST);
     routes
 }
 

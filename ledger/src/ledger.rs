@@ -310,6 +310,17 @@ impl Ledger {
         members.find_or_make(member, now, make, live)
     }
 
+    /// The budget of this id where it is in use, or those of its members.
+    pub fn view_of(&self, id: &str) -> Vec<BudgetView> {
+        let now = self.now();
+        let members = guard(&self.0.members).get(id).cloned();
+        if let Some(members) = members {
+            return members.views(now);
+        }
+        let budget = self.read_budgets().get(id).cloned();
+        budget.map(|budget| budget.view(now)).into_iter().collect()
+    }
+
     /// All budgets in use, by id.
     pub fn views(&self) -> Vec<BudgetView> {
         let now = self.now();

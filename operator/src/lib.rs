@@ -14,7 +14,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod allocator;
+pub mod alerts;
+mod allocator;
 mod backoff;
 pub mod context;
 pub mod error;

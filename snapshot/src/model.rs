@@ -581,6 +581,20 @@ pub struct Budget {
     /// A Soft budget that is spent admits this share of the usual rate of calls. Percent.
     #[serde(skip_serializing_if = "says_nothing")]
     pub throttle_percent: Option<u32>,
+    /// Shares of the limit at which somebody is told.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub thresholds: Vec<Threshold>,
+}
+
+/// A share of the limit at which somebody is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Threshold {
+    /// Spent of the limit.
+    pub percent: u32,
+    /// [`Credential::id`] of the URL that is called.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub webhook: Option<Name>,
 }
 
 /// What is called first when little is left.

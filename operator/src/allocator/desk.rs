@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms};
+use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms, Totals};
 
 use super::caller::pod_of;
 use super::shards::{ShardError, Shards, shard_of};
@@ -319,9 +319,10 @@ impl Desk {
         let now = jiff::Timestamp::now().as_second();
         let spent = ids.filter_map(|id| {
             let (budget, terms) = (budgets.get(id)?, self.terms.get(id)?);
-            let Terms { limit, .. } = **terms;
-            let totals = budget.totals(terms, now);
-            Some((id.to_owned(), SpendFact { used: totals.used, charged: totals.charged, held: totals.held, limit }))
+            let Terms { limit, ref period, .. } = **terms;
+            let Totals { used, charged, held } = budget.totals(terms, now);
+            let period_starts_at = period.span(now).starts_at;
+            Some((id.to_owned(), SpendFact { used, charged, held, limit, period_starts_at }))
         });
         self.unshown |= self.context.facts.set_spend(&self.gateway, spent);
     }

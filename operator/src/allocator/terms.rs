@@ -40,7 +40,8 @@ impl AllTerms {
     }
 }
 
-fn terms(budget: &model::Budget) -> Terms {
+/// What one budget promises.
+pub fn terms(budget: &model::Budget) -> Terms {
     Terms {
         unit: match budget.unit {
             model::BudgetUnit::Usd => Unit::NanoUsd,

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 use tollgate_crds::{
-    BudgetSpec, BudgetStatus, Condition, ConditionStatus, KeyPolicy, LLMGatewaySpec, LLMGatewayStatus,
-    ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec,
-    ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec,
-    VirtualKeyStatus,
+    BudgetSpec, BudgetStatus, Condition, ConditionStatus, Enforcement, ExhaustedAction, KeyPolicy, LLMGatewaySpec,
+    LLMGatewayStatus, ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode,
+    ProviderAccountSpec, ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText,
+    VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity};
@@ -318,6 +318,8 @@ impl<'a> Pass<'a> {
             Some(members) => Some(members.all).filter(|_| members.count > 0),
             None => self.spend(&format!("{}/Budget/{}", name.0, name.1)),
         };
+        let BudgetSpec { enforcement, when_exhausted, .. } = &object.spec;
+        let goes_on = *enforcement == Enforcement::Soft && when_exhausted.action == ExhaustedAction::Throttle;
         let fullest = members.map_or(spend, |members| spend.map(|_| members.fullest));
         statements.push(match (in_tables, cause, spend) {
             (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
@@ -326,6 +328,11 @@ impl<'a> Pass<'a> {
             (true, _, Some(_)) if let Some(members) = members => {
                 Statement::holds(AVAILABLE, AVAILABLE, members.sentence())
             }
+            (true, _, Some(spend)) if spend.used >= spend.limit && goes_on => Statement::holds(
+                AVAILABLE,
+                AVAILABLE,
+                "what may be spent is spent; a share of the usual rate is admitted",
+            ),
             (true, _, Some(spend)) if spend.used >= spend.limit => {
                 Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
             }

@@ -5,23 +5,26 @@
 //! those that a child of it counts, so one account may have rows with different filters. A key has one row per account,
 //! or several where no single filter says which calls count; a call that several let through counts once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tollgate_crds::{
     AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
-    LabelSelector, Threshold, WhenExhausted, WhenLow,
+    LabelSelector, SecretKeyRef, SecretSource, Threshold, WhenExhausted, WhenLow,
 };
 
+use super::credential;
+use super::endpoint;
 use super::gateway::Gateway;
-use super::input::{Input, Labels, Mode, Object};
+use super::input::{Document, Input, Labels, Mode, Object};
 use super::objects::{Everything, Grants};
 use super::previous::Previous;
 use super::report::{Report, Subject};
 use super::route::{self, Routes};
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
-use crate::model::{self, Budget, CalendarUnit, ModelSet, Name, PerCall, Period};
+use crate::model::{self, Budget, CalendarUnit, Credential, ModelSet, Name, PerCall, Period};
 
 /// Which calls of a key a row counts. What is empty holds for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -112,6 +115,7 @@ struct Defined<'a> {
     /// False where it selects what another gateway decides on: it binds nothing here.
     binds: bool,
     reset_token: Option<Name>,
+    thresholds: Vec<model::Threshold>,
 }
 
 /// The key that budgets are looked for.
@@ -141,6 +145,8 @@ pub(super) struct Budgets<'a> {
     row_of_all: Vec<Option<u32>>,
     row_of_object: HashMap<(usize, Option<Name>, Filter), u32, RandomState>,
     row_of_team: HashMap<InTeam, Option<u32>, RandomState>,
+    /// URLs that are called when thresholds are passed, by their ids.
+    webhooks: BTreeMap<Name, Arc<str>>,
 }
 
 /// A budget that is written into a team: the team's position, and that of the member whose it is.
@@ -157,8 +163,9 @@ impl<'a> Budgets<'a> {
     ) -> Budgets<'a> {
         let mut positions = Vec::with_capacity(everything.budgets.len());
         let mut defined = Vec::with_capacity(everything.budgets.len());
+        let mut webhooks = BTreeMap::new();
         for object in everything.budgets.iter() {
-            let budget = define(object, gateway, input, previous, report);
+            let budget = define(object, gateway, input, previous, &mut webhooks, report);
             positions.push(budget.is_some().then_some(defined.len()));
             defined.extend(budget);
         }
@@ -172,6 +179,7 @@ impl<'a> Budgets<'a> {
             row_of_all: Vec::new(),
             row_of_object: HashMap::default(),
             row_of_team: HashMap::default(),
+            webhooks,
         };
         budgets.link_parents(everything, &positions, report);
         budgets.row_of_all = vec![None; budgets.defined.len()];
@@ -197,7 +205,8 @@ impl<'a> Budgets<'a> {
         }
     }
 
-    pub fn into_rows(mut self, gateway: &Gateway<'_>) -> Vec<Budget> {
+    /// The rows, and the URLs that they name, sorted by id.
+    pub fn into_rows(mut self, gateway: &Gateway<'_>) -> (Vec<Budget>, Vec<Credential>) {
         // Budgets that no key is under yet are there to be seen.
         for at in 0..self.defined.len() {
             let Defined { object, per, binds, .. } = &self.defined[at];
@@ -206,7 +215,8 @@ impl<'a> Budgets<'a> {
                 self.row(at, None, filter);
             }
         }
-        self.rows
+        let webhooks = self.webhooks.into_iter().map(|(id, value)| Credential { id, value }).collect();
+        (self.rows, webhooks)
     }
 
     fn link_parents(&mut self, everything: &Everything<'a>, positions: &[Option<usize>], report: &mut Report) {
@@ -477,6 +487,7 @@ impl<'a> Budgets<'a> {
             deny_unavailable: !hard && object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Deny),
             when_low: object.spec.when_low.as_ref().map(when_low),
             throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
+            thresholds: self.defined[at].thresholds.clone(),
         };
         let row = self.push(budget);
         match is_plain {
@@ -568,6 +579,7 @@ fn define<'a>(
     gateway: &Gateway<'_>,
     input: &Input<'_>,
     previous: &Previous<'_>,
+    webhooks: &mut BTreeMap<Name, Arc<str>>,
     report: &mut Report,
 ) -> Option<Defined<'a>> {
     let BudgetSpec {
@@ -578,7 +590,7 @@ fn define<'a>(
         applies_to,
         per,
         parent_ref: _,
-        thresholds: _,
+        thresholds,
         when_low: _,
         when_exhausted: _,
         boost,
@@ -610,7 +622,8 @@ fn define<'a>(
         end_users: sorted(&applies_to.end_users),
     };
     let reset_token = reset_token.as_deref().map(Name::from);
-    Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token })
+    let thresholds = compile_thresholds(thresholds, input, subject, webhooks, report);
+    Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token, thresholds })
 }
 
 /// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written; without
@@ -653,6 +666,59 @@ fn written(
     Some(Budget { id: id.into(), limit, unit, hard, period, ..Budget::default() })
 }
 
+/// A webhook that cannot be called leaves its threshold to the Event and the metric.
+fn compile_thresholds(
+    thresholds: &[Threshold],
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    webhooks: &mut BTreeMap<Name, Arc<str>>,
+    report: &mut Report,
+) -> Vec<model::Threshold> {
+    let mut compiled = Vec::with_capacity(thresholds.len());
+    for (at, Threshold { percent, webhook }) in thresholds.iter().enumerate() {
+        let Ok(percent) = u32::try_from(*percent) else { continue };
+        let webhook = webhook.as_ref().and_then(|SecretSource { secret_ref }| {
+            let url =
+                webhook_url(secret_ref, input, subject, &format!("spec.thresholds[{at}].webhook.secretRef"), report)?;
+            let id = credential::id(subject.namespace, secret_ref);
+            webhooks.insert(id.clone(), url);
+            Some(id)
+        });
+        compiled.push(model::Threshold { percent, webhook });
+    }
+    compiled
+}
+
+/// A URL out of a Secret. Nothing of it is in a message: who may call it may write there.
+fn webhook_url(
+    reference: &SecretKeyRef,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    field: &str,
+    report: &mut Report,
+) -> Option<Arc<str>> {
+    let (secret, url) = credential::read(input, reference, subject, field, report)?;
+    let SecretKeyRef { name, key } = reference;
+    // What follows a `?` belongs to the receiver.
+    let Ok(endpoint) = endpoint::parse(url.split('?').next().unwrap_or_default()) else {
+        let message = format!("entry `{key}` of Secret `{name}` is no URL that begins with http:// or https://");
+        report.error(subject, Reason::InvalidValue, field, message);
+        return None;
+    };
+    if let Some(why) = endpoint::refusal(&endpoint.host, input.mode) {
+        let message = format!("the host in entry `{key}` of Secret `{name}` may not be called: {why}");
+        report.error(subject, Reason::HostNotAllowed, field, message);
+        return None;
+    }
+    if input.mode == Mode::Cluster && !credential::is_annotated(secret, &endpoint.host) {
+        let message = format!("Secret `{name}` does not allow the host in its entry `{key}`");
+        report.error(subject, Reason::CredentialHostNotAllowed, field, message).hint =
+            "whoever owns the Secret can annotate it with tollgate.dev/hosts: and the host".to_owned();
+        return None;
+    }
+    Some(url)
+}
+
 fn when_low(WhenLow { below_percent, models }: &WhenLow) -> model::WhenLow {
     model::WhenLow {
         below_percent: u32::try_from(*below_percent).unwrap_or(0).min(100),
@@ -667,6 +733,18 @@ fn throttle(WhenExhausted { action, percent }: &WhenExhausted) -> Option<u32> {
             percent.and_then(|percent| u32::try_from(percent).ok()).map(|one| one.clamp(1, 99))
         }
     }
+}
+
+/// When compiling again gives another result although nothing changed: the earliest end of a boost. Unix seconds.
+pub fn next_change(documents: &[Document], now: i64) -> Option<i64> {
+    let ends = documents.iter().filter_map(|document| match document {
+        Document::Budget(object) => {
+            let until = object.spec.boost.as_ref()?.until.as_ref()?;
+            Some(until.as_str().parse::<jiff::Timestamp>().ok()?.as_second())
+        }
+        _ => None,
+    });
+    ends.filter(|end| *end > now).min()
 }
 
 fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {
@@ -722,10 +800,7 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
 }
 
 fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
-    let BudgetSpec { enforcement, thresholds, when_exhausted, on_allocator_unavailable, .. } = spec;
-    for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
-        report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
-    }
+    let BudgetSpec { enforcement, when_exhausted, on_allocator_unavailable, .. } = spec;
     let WhenExhausted { action, percent } = when_exhausted;
     match (action, percent, enforcement) {
         (ExhaustedAction::Throttle, _, Enforcement::Hard) => {

@@ -1,7 +1,7 @@
 //! Which budgets bind which key, and how much they allow.
 
 use tollgate_snapshot::Reason;
-use tollgate_snapshot::compile::Compiled;
+use tollgate_snapshot::compile::{Compiled, Mode};
 use tollgate_snapshot::model::{CalendarUnit, Period};
 
 use crate::keys::world;
@@ -274,6 +274,47 @@ spec: {teamRef: {name: t}, budget: {limit: '1', period: {lifetime: {}}}, secret:
     assert_eq!(compiled.budget_ids_of("own"), ["default/VirtualKey/own", "default/Team/t"]);
     assert_eq!(compiled.budgets_of("own")[0].limit, 1_000_000_000);
     assert_eq!(compiled.summary(), Vec::<String>::new());
+}
+
+#[test]
+fn thresholds_name_webhooks_that_their_secrets_allow() {
+    let world = |mode, secret: &str| {
+        let yaml = format!(
+            "kind: Budget\nmetadata: {{name: b}}\nspec: {{limit: '1', {DAY}, thresholds: [{{percent: 80}}, \
+             {{percent: 100, webhook: {{secretRef: {{name: alerts, key: url}}}}}}]}}\n---\n{secret}"
+        );
+        World { mode, ..World::read(&yaml) }
+    };
+    let secret = |url: &str, hosts: &str| {
+        format!(
+            "kind: Secret\nmetadata: {{name: alerts, annotations: {{tollgate.dev/hosts: '{hosts}'}}}}\nstringData: {{url: '{url}'}}"
+        )
+    };
+    const FIELD: &str = "Budget default/b spec.thresholds[1].webhook.secretRef";
+    let url = "https://hooks.example.com/x?token=secret-part";
+    for (mode, secret, reason) in [
+        (Mode::Cluster, secret(url, "hooks.example.com"), None),
+        (Mode::Standalone, secret(url, ""), None),
+        (Mode::Standalone, secret("http://127.0.0.1:9/x", ""), None),
+        (Mode::Cluster, secret(url, "other.example.com"), Some("CredentialHostNotAllowed")),
+        (Mode::Cluster, secret("http://127.0.0.1:9/x", "*"), Some("HostNotAllowed")),
+        (Mode::Cluster, secret("https://169.254.169.254/x", "*"), Some("HostNotAllowed")),
+        (Mode::Standalone, secret("secret-part", ""), Some("InvalidValue")),
+        (Mode::Standalone, "kind: Namespace\nmetadata: {name: default}".to_owned(), Some("NotFound")),
+    ] {
+        let compiled = world(mode, &secret).compile();
+        let said: Vec<String> = reason.map(|reason| format!("Error {reason} {FIELD}")).into_iter().collect();
+        let of_webhook: Vec<String> = compiled.summary().into_iter().filter(|line| line.ends_with(FIELD)).collect();
+        assert_eq!(of_webhook, said, "{mode:?} {secret}");
+        let row = compiled.snapshot.budgets.iter().find(|row| &*row.id == "default/Budget/b").unwrap();
+        let thresholds: Vec<(u32, bool)> =
+            row.thresholds.iter().map(|one| (one.percent, one.webhook.is_some())).collect();
+        assert_eq!(thresholds, [(80, false), (100, reason.is_none())]);
+        let ids: Vec<&str> = compiled.webhooks.iter().map(|webhook| &*webhook.id).collect();
+        assert_eq!(ids, ["default/alerts/url"][..usize::from(reason.is_none())]);
+        let told = format!("{:?} {:?} {:?}", compiled.findings, compiled.snapshot, compiled.webhooks);
+        assert!(!told.contains("secret-part"), "a URL is a secret");
+    }
 }
 
 #[test]

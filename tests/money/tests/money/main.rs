@@ -1,6 +1,7 @@
 //! The promises about money, proved through the real interface against the provider's own invoice.
 
 mod caps;
+mod caps_injected;
 mod caps_rules;
 mod disk;
 mod exact;
@@ -11,4 +12,6 @@ mod low;
 mod members;
 mod retries;
 mod teams;
+mod tenants;
+mod thresholds;
 mod unpriced;
