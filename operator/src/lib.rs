@@ -15,7 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alerts;
-mod allocator;
+pub mod allocator;
 mod backoff;
 pub mod context;
 pub mod error;
