@@ -99,7 +99,7 @@ def wait_for_told(plane, namespace, name, number):
 def test_members_that_calls_bring_are_granted_and_summed(own_plane, start, proxies, namespace):
     start("one").wait_until_it_leads()
     own_plane.kubectl.apply(object_of("Budget", "each", limit="2", period=LIFETIME, per="EndUser"), namespace=namespace)
-    wait_for(own_plane, namespace, "Budget", "each", Programmed="True")
+    wait_for(own_plane, namespace, "Budget", "each", Programmed=("True", "Programmed"))
     proxies.spent = {f"{namespace}/Budget/each/{user}": used for user, used in [("alice", 2_000_000_000), ("b/ob", 500_000_000)]}
     there = status_becomes(own_plane, namespace, "each", spent="$2.50", limit="$2.00", usedPercent="100%", maxOvershoot="$0.00")
     available = next(each for each in there["status"]["conditions"] if each["type"] == "Available")
@@ -122,7 +122,7 @@ def test_thresholds_are_told_once_also_by_the_next_leader(own_plane, start, prox
         object_of("Budget", "b", limit="2", period=LIFETIME, enforcement="Soft",
                   thresholds=[{"percent": 50}, {"percent": 80, "webhook": webhook}, {"percent": 100, "webhook": webhook}]),
     ], namespace=namespace)
-    wait_for(own_plane, namespace, "Budget", "b", Programmed="True", ResolvedRefs="True")
+    wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"), ResolvedRefs=("True", "ResolvedRefs"))
     budget_id = f"{namespace}/Budget/b"
     proxies.spent = {budget_id: 1_700_000_000}
     message = received.get(timeout=60)

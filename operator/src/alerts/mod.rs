@@ -158,7 +158,7 @@ fn tell(context: &Context, Crossing { budget, percent, text }: &Crossing) {
         uid,
         warning: *percent >= 100,
         reason: "ThresholdPassed".to_owned(),
-        action: "Watch",
+        action: format!("Threshold{percent}"),
         note: text.clone(),
     });
 }

@@ -490,7 +490,7 @@ fn events(object: &ObjectRef, record: &Record, before: &Seen, now: &[Condition])
                 uid: record.uid.clone(),
                 warning: *status == ConditionStatus::False && *type_ != ACTIVE,
                 reason: reason.clone(),
-                action: "Reconcile",
+                action: "Reconcile".to_owned(),
                 note: message.clone(),
             });
         }

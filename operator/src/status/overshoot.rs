@@ -73,8 +73,7 @@ pub fn of(snapshot: &Snapshot, rows: &[&Budget], proxies: u32) -> Option<i64> {
     let unit = rows.first()?.unit;
     let is_row =
         |at: &u32| snapshot.budgets.get(*at as usize).is_some_and(|row| rows.iter().any(|one| std::ptr::eq(*one, row)));
-    let keys: Vec<&Key> =
-        snapshot.keys.iter().filter(|key| !key.disabled && key.budgets.iter().any(&is_row)).collect();
+    let keys: Vec<&Key> = snapshot.keys.iter().filter(|key| !key.disabled && key.budgets.iter().any(&is_row)).collect();
     let calls = calls(snapshot, &keys, u64::from(proxies))?;
     let serves = |deployment: &&Deployment| {
         rows.iter().any(|row| row.providers.is_empty() || row.providers.contains(&deployment.provider))

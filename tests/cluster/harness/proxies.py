@@ -91,21 +91,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.proxies.probed.append(body["deployment"])
             self._answer(200, self.proxies.verdict)
         elif self.path == "/operator/allowance" and self._is_operator():
+            # Proxies keep the question open for a while.
+            time.sleep(min(body["waitMs"], 500) / 1000)
             self._answer(200, {"batches": [{"replica": "r.1", "reports": self._reports()}]})
         else:
             self._answer(404, {})
 
     def _reports(self):
-        if self.client_is_first():
+        # One of them spends, the others do nothing.
+        if self.server.server_address[0].endswith(".1"):
             forever = (1 << 63) - 1
             span = {"kind": "Lifetime", "starts_at": 0, "ends_at": forever, "counts_until": forever, "label": "lifetime"}
             shared = {"unit": "NanoUsd", "span": span, "returned": 0, "held": 0}
             return [{**shared, "budget": budget, "used": used, "wanted": used} for budget, used in self.proxies.spent.items()]
         return []
-
-    def client_is_first(self):
-        """One of them spends, the others do nothing."""
-        return self.server.server_address[0].endswith(".1")
 
     def _is_operator(self):
         return self.headers.get("Authorization") == f"Bearer {self.proxies.token()}"
