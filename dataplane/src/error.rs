@@ -104,7 +104,18 @@ pub enum GatewayError {
         held: String,
         limit: String,
     },
+    /// A Soft budget that is spent, and goes on slowly.
+    BudgetThrottled {
+        budget: String,
+        spent: String,
+        limit: String,
+        retry_after: u64,
+    },
     BudgetUnavailable {
+        budget: String,
+    },
+    /// A budget with one for each member has no room for another member.
+    BudgetFull {
         budget: String,
     },
     PriceUnknown {
@@ -214,7 +225,9 @@ impl GatewayError {
                 (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false))
             }
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
+            BudgetThrottled { .. } => (429, "budget_exceeded", "budget_throttled", Fault::Client, None),
             BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
+            BudgetFull { .. } => (429, "budget_exceeded", "budget_full", Fault::Client, Some(false)),
             PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Fault::Client, None),
             CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Fault::Client, None),
             Overloaded { .. } => (503, "overloaded_error", "overloaded", Fault::Gateway, None),
@@ -237,7 +250,10 @@ impl GatewayError {
         match self {
             GatewayError::Upstream(failure) => failure.kind,
             GatewayError::ModelUnknown { .. } | GatewayError::ModelNotListed { .. } => ErrorKind::NotFound,
-            GatewayError::BudgetExhausted { .. } | GatewayError::BudgetReserved { .. } => ErrorKind::BudgetExceeded,
+            GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetThrottled { .. }
+            | GatewayError::BudgetFull { .. } => ErrorKind::BudgetExceeded,
             GatewayError::AllCoolingDown { .. } => ErrorKind::RateLimit,
             _ => match (facts.fault, facts.status) {
                 (Fault::Gateway, 500..) => {
@@ -259,7 +275,9 @@ impl GatewayError {
             | GatewayError::ModelNotListed { .. }
             | GatewayError::BudgetExhausted { .. }
             | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetThrottled { .. }
             | GatewayError::BudgetUnavailable { .. }
+            | GatewayError::BudgetFull { .. }
             | GatewayError::PriceUnknown { .. } => self.facts().code,
             GatewayError::Upstream(failure) if failure.kind == ErrorKind::ContextWindow => "context_length_exceeded",
             _ => "",
@@ -284,7 +302,9 @@ impl GatewayError {
             GatewayError::RateLimited { resets_in, .. } | GatewayError::DeploymentsFull { resets_in, .. } => {
                 Some(*resets_in)
             }
-            GatewayError::AllCoolingDown { retry_after, .. } => Some(*retry_after),
+            GatewayError::AllCoolingDown { retry_after, .. } | GatewayError::BudgetThrottled { retry_after, .. } => {
+                Some(*retry_after)
+            }
             GatewayError::BudgetReserved { .. } | GatewayError::BudgetUnavailable { .. } => Some(2),
             GatewayError::Overloaded { .. } | GatewayError::Draining => Some(1),
             _ => None,
@@ -343,7 +363,13 @@ impl GatewayError {
             BudgetReserved { budget, held, limit } => {
                 format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
             }
-            BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and it is a hard one."),
+            BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and calls must not go on without."),
+            BudgetThrottled { budget, spent, limit, retry_after } => format!(
+                "Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`. It goes on slowly: try again in {retry_after} s."
+            ),
+            BudgetFull { budget } => format!(
+                "Budget `{budget}` counts apart for more names than it has room for in this period; calls that bring a new one are refused."
+            ),
             PriceUnknown { model } => format!(
                 "No price is known for model `{model}`, and a budget or this gateway requires one. Set `spec.pricing` on its ModelDeployment."
             ),

@@ -23,6 +23,8 @@ pub mod head_guard;
 pub mod hold;
 pub mod limits;
 pub mod lines;
+pub mod low;
+pub mod mentions;
 pub mod metrics;
 pub mod names;
 pub mod outgoing;

@@ -122,7 +122,8 @@ impl Lines {
         let Some(index) = admitted.caller.key().and_then(|key| key.budgets.first()) else { return };
         let tables = &admitted.caller.tables;
         let budget = &tables.snapshot.budgets[*index as usize];
-        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd {
+        // Of a budget with one for each member, this call alone does not say which is the key's.
+        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd || budget.per.is_some() {
             return;
         }
         let spent = tables.budget(*index, &core.shared.builder).spent();

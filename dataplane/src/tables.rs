@@ -11,7 +11,7 @@ use http::HeaderValue;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId, PostgresTarget};
-use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
+use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, PerCall, Snapshot, Surface};
 use tollgate_snapshot::{Credential, catalogue};
 
 use crate::attribution;
@@ -39,12 +39,16 @@ pub struct Tables {
     pub teams: Vec<TeamEntry>,
     key_states: Vec<OnceLock<KeyState>>,
     budgets: Vec<OnceLock<Arc<tollgate_ledger::Budget>>>,
+    /// Of budgets that have one for each member.
+    members: HashMap<u32, Arc<tollgate_ledger::Members>, foldhash::fast::RandomState>,
     /// What every call must know of its budgets, packed: the budgets themselves are large and cold.
     pub budget_kinds: Vec<BudgetKind>,
     /// Of the gateway's rules for each model, by rule and route.
     pub model_usages: Vec<Vec<Arc<Usage>>>,
     /// Percent, by class; the last is of keys without a class. Empty: there are no classes.
     pub shares: Vec<u64>,
+    /// Some budget names models to call first when little is left of it.
+    pub has_low_models: bool,
     pub master: KeyState,
 }
 
@@ -55,6 +59,8 @@ pub struct BudgetKind {
     pub unit: model::BudgetUnit,
     /// Only some models or providers count: ask the budget.
     pub scoped: bool,
+    /// What the call brings decides whether it counts, or in which of many.
+    pub by_call: bool,
 }
 
 #[derive(Debug, Default)]
@@ -360,8 +366,15 @@ impl Builder {
                 }
             })
             .collect();
-        for budget in &snapshot.budgets {
-            self.ledger.update(&terms(budget));
+        let mut members = HashMap::default();
+        for (index, budget) in (0u32..).zip(&snapshot.budgets) {
+            match budget.per {
+                None => self.ledger.update(&terms(budget)),
+                Some(per) => {
+                    let private = matches!(per, PerCall::EndUser | PerCall::Tag);
+                    members.insert(index, self.ledger.members(&terms(budget), private));
+                }
+            }
         }
         if generation > 0 {
             // Before the first configuration nothing is known about where rows go.
@@ -377,6 +390,8 @@ impl Builder {
             teams,
             key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
             budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
+            members,
+            has_low_models: snapshot.budgets.iter().any(|budget| budget.when_low.is_some()),
             budget_kinds: snapshot
                 .budgets
                 .iter()
@@ -384,6 +399,7 @@ impl Builder {
                     hard: budget.hard,
                     unit: budget.unit,
                     scoped: budget.models.is_some() || !budget.providers.is_empty(),
+                    by_call: !budget.tags.is_empty() || !budget.end_users.is_empty() || budget.per.is_some(),
                 })
                 .collect(),
             model_usages: rules::of_models(&snapshot, &self.persistent),
@@ -595,7 +611,8 @@ fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
-        allow_unavailable: budget.allow_unavailable,
+        allow_unavailable: if budget.hard { budget.allow_unavailable } else { !budget.deny_unavailable },
+        throttle_percent: budget.throttle_percent,
     }
 }
 
@@ -656,5 +673,10 @@ impl Tables {
     pub fn budget(&self, budget: u32, builder: &Builder) -> &Arc<tollgate_ledger::Budget> {
         let terms = || terms(&self.snapshot.budgets[budget as usize]);
         self.budgets[budget as usize].get_or_init(|| builder.ledger.budget(&terms()))
+    }
+
+    /// Of a budget that has one for each member.
+    pub fn members(&self, budget: u32) -> Option<&Arc<tollgate_ledger::Members>> {
+        self.members.get(&budget)
     }
 }

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 pub mod allocator;
 mod backoff;
 pub mod config_maps;

@@ -10,7 +10,7 @@
 mod caller;
 mod desk;
 mod shards;
-mod terms;
+pub mod terms;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;

@@ -194,6 +194,7 @@ struct Said<'a> {
 impl<'a> Work<'_, 'a> {
     pub fn compile(mut self, served: &[Served<'a>], report: &mut Report) -> Keys {
         self.team_budgets(report);
+        self.budgets.report_low_models(self.routes, report);
         let mut keys = Vec::with_capacity(served.len());
         for Served { object, hash, replaced } in served {
             let Some(key) = self.key(object, *hash, report) else { continue };
@@ -431,6 +432,12 @@ impl<'a> Work<'_, 'a> {
             if self.gateway.admits(&self.teams[at].object.meta.namespace) {
                 self.bind_team(at, None, &mut Vec::new(), report);
             }
+        }
+        for team in self.teams {
+            let Team { object, chain, .. } = team;
+            let Some(&above) = chain.get(1) else { continue };
+            let name = &self.teams[above].object.meta.name;
+            self.budgets.report_above_team((chain[0], above), name, object.subject(), report);
         }
     }
 

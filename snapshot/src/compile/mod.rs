@@ -37,6 +37,7 @@ mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
+pub use budget::next_change;
 pub use input::{
     ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
 };
@@ -62,6 +63,8 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Those that the snapshot's deployments and stores use, sorted by id.
     pub credentials: Vec<Credential>,
+    /// URLs that are told of budgets, sorted by id. For whoever tells; proxies of a cluster never see them.
+    pub webhooks: Vec<Credential>,
     /// Sorted by object and field.
     pub findings: Vec<Finding>,
 }
@@ -103,7 +106,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     };
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);
-    let budgets = budgets.into_rows(&gateway);
+    let (budgets, webhooks) = budgets.into_rows(&gateway);
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;
@@ -112,5 +115,5 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let credentials = credentials.used_by(&deployments);
     let snapshot =
         Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };
-    Compiled { snapshot, credentials, findings: report.into_findings() }
+    Compiled { snapshot, credentials, webhooks, findings: report.into_findings() }
 }

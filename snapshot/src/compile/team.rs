@@ -65,6 +65,9 @@ pub(super) fn compile_all<'a>(
         };
         team.compiled.above =
             team.chain[1..].iter().filter(limits_something).filter_map(|above| u32::try_from(*above).ok()).collect();
+        if let Some(&above) = team.chain.get(1) {
+            report_above(&own[team.chain[0]], &own[above], team.object.subject(), report);
+        }
     }
     teams
 }
@@ -98,6 +101,29 @@ pub(super) fn of_gateway(teams: Vec<Team<'_>>, gateway: &Gateway<'_>, policies: 
         *above = positions[*above as usize];
     }
     wanted
+}
+
+/// Limits that are never reached, because those of the team above are less.
+fn report_above(below: &model::Team, above: &model::Team, subject: Subject<'_>, report: &mut Report) {
+    let Limits {
+        requests_per_minute,
+        tokens_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        parallel_requests,
+    } = below.limits;
+    for (field, own, bound) in [
+        ("requestsPerMinute", requests_per_minute, above.limits.requests_per_minute),
+        ("tokensPerMinute", tokens_per_minute, above.limits.tokens_per_minute),
+        ("inputTokensPerMinute", input_tokens_per_minute, above.limits.input_tokens_per_minute),
+        ("outputTokensPerMinute", output_tokens_per_minute, above.limits.output_tokens_per_minute),
+        ("parallelRequests", parallel_requests, above.limits.parallel_requests),
+    ] {
+        if own.zip(bound).is_some_and(|(own, bound)| own > bound) {
+            let message = format!("its limit is above that of Team `{}`, which binds it too", above.name);
+            report.warning(subject, Reason::AboveParent, format!("spec.limits.{field}"), message);
+        }
+    }
 }
 
 /// What is above a team.

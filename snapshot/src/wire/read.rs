@@ -186,9 +186,11 @@ impl Reader {
         understood: serde_json::Result<Understood>,
         error: &serde_json::Error,
     ) -> Result<Budget, ReadError> {
-        let Understood { id, hard, models, providers, of_one_key } = understood.map_err(|_| unreadable(part, error))?;
+        let Understood { id, hard, models, providers, tags, end_users, of_one_key } =
+            understood.map_err(|_| unreadable(part, error))?;
         self.left_out.push(LeftOut { object: format!("Budget {id}"), error: error.to_string() });
-        Ok(Budget { id, hard, models, providers, of_one_key, limit: 0, period: Period::Lifetime, ..Budget::default() })
+        let denied = Budget { id, hard, models, providers, tags, end_users, of_one_key, ..Budget::default() };
+        Ok(Budget { limit: 0, period: Period::Lifetime, ..denied })
     }
 
     /// Its index; one that is known already is not taken again.
@@ -361,6 +363,8 @@ struct Understood {
     hard: bool,
     models: Option<ModelSet>,
     providers: Vec<Name>,
+    tags: Vec<Name>,
+    end_users: Vec<Name>,
     of_one_key: bool,
 }
 
