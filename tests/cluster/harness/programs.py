@@ -43,6 +43,11 @@ def gateway():
     return path
 
 
+def previous_gateway():
+    """The `tollgate` of another version, for tests of upgrades: what TOLLGATE_PREVIOUS_BIN names, else the one under test."""
+    return pathlib.Path(os.environ.get("TOLLGATE_PREVIOUS_BIN") or gateway())
+
+
 def static_gateway():
     """The same, linked statically: what an image holds."""
     path = pathlib.Path(os.environ.get("TOLLGATE_STATIC_BIN", REPOSITORY / "target/static/debug/tollgate"))
