@@ -165,9 +165,15 @@ def test_a_key_is_made_rotated_and_made_anew(own_plane, gateway, namespace):
 
     # A Secret that was deleted may have leaked.
     api.delete(secret(namespace, "ci-key"))
-    api.merge(key, {"metadata": {"labels": {"touched": "yes"}}})
     third = hash_of(api.wait_until(secret(namespace, "ci-key"), lambda there: there and hash_of(there) != second))
     wait_for_tables(own_plane, namespace, lambda hashes: third in hashes and second not in hashes)
+
+    # What somebody writes into it is no key.
+    api.merge(secret(namespace, "ci-key"), {"stringData": {"key": "mine"}})
+    api.wait_until(secret(namespace, "ci-key"), lambda there: there["data"]["key"] != base64.b64encode(b"mine").decode())
+    # In all of this nothing was wrong with the key.
+    events = api.get(path("events.k8s.io/v1", "events", namespace))["items"]
+    assert [event["reason"] for event in events if event["regarding"]["kind"] == "VirtualKey" and event["type"] == "Warning"] == []
 
     api.delete(key)
     api.wait_until(secret(namespace, "ci-key"), lambda there: there is None)

@@ -239,11 +239,16 @@ impl<'a> Pass<'a> {
         let known = self.known.key(&meta.namespace, &meta.name, look.record);
         let mut statements = self.common(document, &look, compiled.is_some());
         // That there is no key yet is only what comes of it.
-        if let Some(known) = known
-            && let Some(Problem { reason, message }) = &known.problem
-            && (statements[1].is_true() || known.hash.is_none())
-        {
+        let problem = known.and_then(|known| known.problem.as_ref());
+        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
+        let has_none = is_generated && known.is_none_or(|known| known.hash.is_none());
+        if let Some(Problem { reason, message }) = problem.filter(|_| has_none || statements[1].is_true()) {
             statements[1] = Statement::fails(RESOLVED_REFS, reason, message.clone());
+        } else if has_none && statements[0].is_true() {
+            // In a moment it is there.
+            let message = "the key is being made";
+            statements[1] = Statement::unknown(RESOLVED_REFS, "Pending", message);
+            statements[2] = Statement::fails(PROGRAMMED, "Pending", message);
         }
         statements.push(ready(&statements, "every ready proxy knows it"));
         let expires_at = compiled.and_then(|compiled| compiled.expires_at);
@@ -295,7 +300,6 @@ impl<'a> Pass<'a> {
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
-        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
         match (key_hash, known) {
             (Some(hash), _) => status.key_hash = Some(hash.clone()),
             (None, Some(known)) if is_generated => known.write_status(&mut status),
