@@ -46,7 +46,8 @@ fn holds(now: &Value, then: &Value) -> bool {
 }
 
 fn span() -> Span {
-    let text = r#"{"kind":"Month","starts_at":1793491200,"ends_at":1796083200,"counts_until":1796083200,"label":"2026-11"}"#;
+    let text =
+        r#"{"kind":"Month","starts_at":1793491200,"ends_at":1796083200,"counts_until":1796083200,"label":"2026-11"}"#;
     serde_json::from_str(text).expect("a span")
 }
 

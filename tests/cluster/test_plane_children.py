@@ -171,12 +171,17 @@ def test_a_key_is_made_rotated_and_made_anew(own_plane, gateway, namespace):
     # What somebody writes into it is no key.
     api.merge(secret(namespace, "ci-key"), {"stringData": {"key": "mine"}})
     api.wait_until(secret(namespace, "ci-key"), lambda there: there["data"]["key"] != base64.b64encode(b"mine").decode())
-    # In all of this nothing was wrong with the key.
-    events = api.get(path("events.k8s.io/v1", "events", namespace))["items"]
-    assert [event["reason"] for event in events if event["regarding"]["kind"] == "VirtualKey" and event["type"] == "Warning"] == []
-
     api.delete(key)
     api.wait_until(secret(namespace, "ci-key"), lambda there: there is None)
+
+
+def test_nothing_is_wrong_with_keys_that_are_being_made(own_plane, gateway, namespace):
+    names = [f"key-{number}" for number in range(20)]
+    own_plane.kubectl.apply([object_of("VirtualKey", name, models=["m"], secret={"name": name}) for name in names], namespace=namespace)
+    for name in names:
+        own_plane.api.wait_until(where(namespace, "VirtualKey", name), lambda there: status(there, "Active") == "True")
+    events = own_plane.api.get(path("events.k8s.io/v1", "events", namespace))["items"]
+    assert [event["note"] for event in events if event["regarding"]["kind"] == "VirtualKey" and event["type"] == "Warning"] == []
 
 
 def test_a_secret_of_somebody_else_is_never_written(own_plane, gateway, namespace):
