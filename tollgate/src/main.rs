@@ -10,6 +10,7 @@ mod dataplane;
 mod explain;
 mod feed;
 mod import;
+mod listening;
 mod logs;
 mod memory;
 mod mock;

@@ -13,6 +13,7 @@ use super::document::{self, Parsed, Part, Variables};
 use super::files::{self, File};
 use super::keys::Keys;
 use super::last_good::{self, Kept, LastGood, Opened};
+use super::listeners::{self, Listener};
 use super::locate::locate;
 
 /// Where a configuration comes from.
@@ -60,7 +61,8 @@ pub struct Loaded {
     pub findings: Vec<Placed>,
     /// All generated keys of this configuration, old and new.
     pub keys: Vec<NewKey>,
-    /// `LLMGateway.spec.listeners` and the like are read by whoever starts.
+    /// Of the gateway; at least one.
+    pub listeners: Vec<Listener>,
     pub is_litellm: bool,
     /// For [`LastGood::keep`], once this configuration is served.
     pub kept: Vec<Kept>,
@@ -148,14 +150,16 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
         now: settings.now,
     };
     let Compiled { snapshot, credentials, findings } = compile(input);
+    let (listeners, of_certificates) = listeners::of(&gathered.documents, &gathered.secrets, &snapshot.gateway);
     let mut placed = gathered.findings;
-    placed.extend(findings.into_iter().map(|finding| place(finding, &gathered.entries, &files)));
+    placed.extend(findings.into_iter().chain(of_certificates).map(|finding| place(finding, &gathered.entries, &files)));
     sort(&mut placed);
     Ok(Loaded {
         snapshot,
         credentials,
         findings: placed,
         keys,
+        listeners,
         is_litellm: gathered.is_litellm,
         kept: gathered.kept,
         secrets: gathered.secret_files,
