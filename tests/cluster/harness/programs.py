@@ -44,8 +44,8 @@ def gateway():
 
 
 def previous_gateway():
-    """The `tollgate` of another version, for tests of upgrades: what TOLLGATE_PREVIOUS_BIN names, else the one under test."""
-    return pathlib.Path(os.environ.get("TOLLGATE_PREVIOUS_BIN") or gateway())
+    """The `tollgate` of another version, for tests of upgrades."""
+    return pathlib.Path(os.environ["TOLLGATE_PREVIOUS_BIN"])
 
 
 def static_gateway():
