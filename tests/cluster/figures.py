@@ -23,7 +23,7 @@ import time
 import urllib3
 
 from harness import programs
-from harness.api import path
+from harness.api import ApiError, path
 from harness.objects import object_of, where
 from harness.operator import Operator
 from harness.plane import Plane
@@ -35,6 +35,7 @@ GATEWAY = "g"
 MANIFEST = path("v1", "configmaps", NAMESPACE, f"tollgate-{GATEWAY}-manifest")
 READS = ("get", "list", "watch")
 CREATORS = 16
+CREATE_TRIES = 10
 IDLE_SECONDS = 60
 HERTZ = os.sysconf("SC_CLK_TCK")
 GENERATION = re.compile(rb'\\"generation\\":\s*(\d+)')
@@ -195,8 +196,8 @@ def create_all(plane, documents):
             except queue.Empty:
                 return
             try:
-                plane.api.create(where(NAMESPACE, document["kind"]), document)
-            except Exception as error:
+                create_one(plane, document)
+            except ApiError as error:
                 failures.append(error)
                 return
 
@@ -207,6 +208,20 @@ def create_all(plane, documents):
         creator.join()
     assert not failures, failures[0]
     return time.monotonic() - begun
+
+
+def create_one(plane, document):
+    """An API server on a busy machine loses its database for a moment now and then."""
+    for left in reversed(range(CREATE_TRIES)):
+        try:
+            plane.api.create(where(NAMESPACE, document["kind"]), document)
+            return
+        except ApiError as error:
+            if error.code == 409:
+                return
+            if error.code < 500 or not left:
+                raise
+            time.sleep(1)
 
 
 class Measured:
