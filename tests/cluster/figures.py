@@ -177,7 +177,9 @@ def documents(keys, budgets, models):
         pricing = {"perMillionTokens": {"input": "2.50", "output": "10"}}
         yield object_of("ModelDeployment", f"model-{number}", provider="openai-compatible", endpoint=endpoint, model="m", pricing=pricing, probe={"mode": "None"})
     for number in range(budgets):
-        yield object_of("Budget", f"budget-{number}", limit="100", period={"calendar": "Month"})
+        # Binds who names it; without a selector it would bind every key of the namespace.
+        selector = {"keySelector": {"matchLabels": {"budget": str(number)}}}
+        yield object_of("Budget", f"budget-{number}", limit="100", period={"calendar": "Month"}, appliesTo=selector)
     for number in range(keys):
         yield key(number, budgets)
 
@@ -362,7 +364,7 @@ class Stoppable:
         self.close = fleet.stop
 
 
-def large(plane, keys, budgets, models, proxies, real):
+def large(plane, keys, budgets, models, proxies, real, wait):
     print(f"\n{keys:,} keys, {budgets:,} budgets, {models:,} models, {proxies} proxies ({real} of them real)\n", flush=True)
     took = create_all(plane, documents(keys, budgets, models))
     say("(the API server takes the objects)", f"{took:.0f} s")
@@ -377,8 +379,11 @@ def large(plane, keys, budgets, models, proxies, real):
     with contextlib.closing(Stoppable(FakeFleet(plane, proxies, real))) as fleet:
         plane.api.wait_until(where(NAMESPACE, "LLMGateway", GATEWAY), lambda there: there["status"].get("proxies") == f"{proxies}/{proxies}", 600)
         say("from the start of the operator to all proxies ready", f"{time.monotonic() - begun:.1f} s")
-        wait_until_quiet(operator, 120 + (keys + budgets + models) // 40)
-        say("from the start of the operator to every status", f"{time.monotonic() - begun:.0f} s")
+        if wait:
+            wait_until_quiet(operator, 120 + (keys + budgets + models) // 40)
+            say("from the start of the operator to every status", f"{time.monotonic() - begun:.0f} s")
+        else:
+            say("(statuses that wait while edits are made)", f"{operator.metric('status_queue'):.0f}")
         edits(plane, operator, fleet.it, 20, "VirtualKey", "key-0", lambda number: {"disabled": number % 2 == 0})
         edits(plane, operator, fleet.it, 20, "ModelDeployment", "model-0", lambda number: {"weight": number + 2})
         idle(plane, operator)
@@ -397,6 +402,7 @@ def main():
     arguments.add_argument("--proxies", type=int, default=50)
     arguments.add_argument("--real", type=int, default=2, help="how many of the proxies are processes")
     arguments.add_argument("--only", choices=["small", "large"])
+    arguments.add_argument("--no-wait", action="store_true", help="edit while statuses are still written for the first time")
     given = arguments.parse_args()
     folder = RunFolder()
     (folder.path / "plane").mkdir()
@@ -410,7 +416,7 @@ def main():
         if given.only != "large":
             small(plane)
         if given.only != "small":
-            large(plane, given.keys, given.budgets, given.models, given.proxies, given.real)
+            large(plane, given.keys, given.budgets, given.models, given.proxies, given.real, not given.no_wait)
     finally:
         plane.stop()
         folder.remove()
