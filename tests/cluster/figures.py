@@ -377,7 +377,7 @@ def large(plane, keys, budgets, models, proxies, real, wait):
     plane.api.wait_until(MANIFEST, is_published, 600)
     say("from the start of the operator to the tables", f"{time.monotonic() - begun:.1f} s")
     with contextlib.closing(Stoppable(FakeFleet(plane, proxies, real))) as fleet:
-        plane.api.wait_until(where(NAMESPACE, "LLMGateway", GATEWAY), lambda there: there["status"].get("proxies") == f"{proxies}/{proxies}", 600)
+        operator.process.wait_until(lambda: operator.metric("proxies", state="ready") == proxies, 600)
         say("from the start of the operator to all proxies ready", f"{time.monotonic() - begun:.1f} s")
         if wait:
             wait_until_quiet(operator, 120 + (keys + budgets + models) // 40)
@@ -386,7 +386,8 @@ def large(plane, keys, budgets, models, proxies, real, wait):
             say("(statuses that wait while edits are made)", f"{operator.metric('status_queue'):.0f}")
         edits(plane, operator, fleet.it, 20, "VirtualKey", "key-0", lambda number: {"disabled": number % 2 == 0})
         edits(plane, operator, fleet.it, 20, "ModelDeployment", "model-0", lambda number: {"weight": number + 2})
-        idle(plane, operator)
+        if wait:
+            idle(plane, operator)
         say("memory", Measured(operator).memory())
         tables = plane.api.get(path("v1", "configmaps", NAMESPACE), labelSelector="tollgate.dev/tables")["items"]
         sizes = [len(value) for there in tables for value in there["data"].values()]

@@ -68,6 +68,10 @@ async fn follow(api: Api<Secret>, touched: mpsc::Sender<Named>) {
         let begun = Instant::now();
         if let Err(error) = watch_one(&api, &mut version, &touched).await {
             tracing::debug!(%error, "watch of Secrets with generated keys failed: {error}");
+            // Where it was may be too long ago.
+            if matches!(error, kube::Error::Api(_)) {
+                version.clear();
+            }
         }
         if begun.elapsed() >= AT_LEAST {
             again.reset();
