@@ -1,13 +1,10 @@
 //! What whoever runs a data plane sets once. Everything that users change while it runs is in the snapshot.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Settings of one data plane process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
     /// Threads that serve, each with its own listener and connections.
     pub cores: usize,
     /// Model servers on the same machine may be called.
@@ -37,7 +34,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            listen: SocketAddr::from(([127, 0, 0, 1], 4000)),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             allow_loopback: true,
             max_body_bytes: 32 << 20,

@@ -26,10 +26,10 @@ use crate::metrics::Metrics;
 use crate::world::{Objects, World};
 
 /// After which the server ends a watch and it begins anew.
-const WATCH: Duration = Duration::from_secs(290);
+pub(crate) const WATCH: Duration = Duration::from_secs(290);
 
 /// Longer silence than this means that the connection is dead.
-const SILENCE: Duration = Duration::from_secs(295);
+pub(crate) const SILENCE: Duration = Duration::from_secs(295);
 
 /// Between two tries to read one that may not be read: a RoleBinding may come.
 const FORBIDDEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
@@ -38,7 +38,7 @@ const FORBIDDEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const POLL: Duration = Duration::from_secs(20);
 
 /// A watch that ends sooner is no sign of health.
-const AT_LEAST: Duration = Duration::from_secs(5);
+pub(crate) const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Reads at once; watches are not counted.
 const READS: usize = 16;

@@ -53,6 +53,17 @@ def metrics(gateway):
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
         names |= {f"{name}_{end}" for end in ("bucket", "sum", "count")} if kind == "histogram" else {name}
     assert len(names) > 50
+    return names | operator_metrics()
+
+
+def operator_metrics():
+    """What the operator registers; running one needs an API server."""
+    source = (ROOT / "operator/src/metrics.rs").read_text()
+    names = set()
+    for unit, name in re.findall(r'registry\.register(_with_unit)?\(\s*"(\w+)"', source):
+        name = f"tollgate_operator_{name}"
+        names |= {f"{name}_seconds_bucket"} if unit else {name, f"{name}_total"}
+    assert len(names) > 10
     return names
 
 

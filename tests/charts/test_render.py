@@ -180,7 +180,7 @@ def test_everything_is_handed_over():
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["edge", "tollgate"]}
     assert find(objects, "ConfigMap", "text")["data"] == {"key": "tollgate"}
     dashboards = [one for one in objects if one["metadata"].get("labels", {}).get("grafana_dashboard")]
-    assert len(dashboards) == 3
+    assert len(dashboards) == 4
 
 
 def test_an_existing_master_key_is_only_named():

@@ -165,12 +165,23 @@ def test_a_key_is_made_rotated_and_made_anew(own_plane, gateway, namespace):
 
     # A Secret that was deleted may have leaked.
     api.delete(secret(namespace, "ci-key"))
-    api.merge(key, {"metadata": {"labels": {"touched": "yes"}}})
     third = hash_of(api.wait_until(secret(namespace, "ci-key"), lambda there: there and hash_of(there) != second))
     wait_for_tables(own_plane, namespace, lambda hashes: third in hashes and second not in hashes)
 
+    # What somebody writes into it is no key.
+    api.merge(secret(namespace, "ci-key"), {"stringData": {"key": "mine"}})
+    api.wait_until(secret(namespace, "ci-key"), lambda there: there["data"]["key"] != base64.b64encode(b"mine").decode())
     api.delete(key)
     api.wait_until(secret(namespace, "ci-key"), lambda there: there is None)
+
+
+def test_nothing_is_wrong_with_keys_that_are_being_made(own_plane, gateway, namespace):
+    names = [f"key-{number}" for number in range(20)]
+    own_plane.kubectl.apply([object_of("VirtualKey", name, models=["m"], secret={"name": name}) for name in names], namespace=namespace)
+    for name in names:
+        own_plane.api.wait_until(where(namespace, "VirtualKey", name), lambda there: status(there, "Active") == "True")
+    events = own_plane.api.get(path("events.k8s.io/v1", "events", namespace))["items"]
+    assert [event["note"] for event in events if event["regarding"]["kind"] == "VirtualKey" and event["type"] == "Warning"] == []
 
 
 def test_a_secret_of_somebody_else_is_never_written(own_plane, gateway, namespace):

@@ -1,4 +1,5 @@
-"""The chart's RBAC against a real API server: what operator and proxies do is allowed, and what is allowed they do."""
+"""The chart's RBAC against a real API server: what operator and proxies do is allowed, and what is allowed they do; what
+each value of the chart grants, and to which people."""
 
 import secrets
 
@@ -11,6 +12,7 @@ from harness.helm import Helm
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
 from harness.pki import Authority
+from harness.plane import Plane
 from harness.proxy import Proxy
 
 CHART = programs.REPOSITORY / "charts/tollgate"
@@ -23,15 +25,33 @@ CHILDREN = [
 ]
 
 
+class Release:
+    """The chart installed in `home` with these values."""
+
+    def __init__(self, plane, home, values):
+        self.home = home
+        self.helm = Helm(plane)
+        self.set(values)
+
+    def set(self, values):
+        """These values and no others; without nodes nothing runs the operator, the tests do."""
+        text = yaml.safe_dump({"replicas": 0, **values})
+        self.helm.run("upgrade", "--install", "tollgate", CHART, "--namespace", self.home, "--reset-values", "--values", "-", text=text)
+
+    def documents(self):
+        manifest = self.helm.run("get", "manifest", "tollgate", "--namespace", self.home)
+        return [document for document in yaml.safe_load_all(manifest) if document]
+
+    def remove(self):
+        self.helm.run("uninstall", "tollgate", "--namespace", self.home)
+
+
 class Installed:
     """The chart in two namespaces: `home` of the release and its gateway, `team` with Secrets and a gateway `edge`."""
 
     def __init__(self, plane, home, team, everywhere):
         self.plane, self.home, self.team, self.everywhere = plane, home, team, everywhere
-        self.helm = Helm(plane)
-        values = {
-            # Without nodes nothing runs them; the tests do.
-            "replicas": 0,
+        self.release = Release(plane, home, {
             "watchNamespaces": [] if everywhere else [team],
             "gateways": [{"namespace": team, "names": ["edge"]}],
             "secrets": {
@@ -39,13 +59,11 @@ class Installed:
                 "generate": {"namespaces": [team]},
             },
             "gateway": {"enabled": True, "spec": {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"llm": "yes"}}}}},
-        }
-        self.helm.run("install", "tollgate", CHART, "--namespace", home, "--values", "-", text=yaml.safe_dump(values))
-        manifest = self.helm.run("get", "manifest", "tollgate", "--namespace", home)
-        self.documents = [document for document in yaml.safe_load_all(manifest) if document]
+        })
+        self.documents = self.release.documents()
 
     def remove(self):
-        self.helm.run("uninstall", "tollgate", "--namespace", self.home)
+        self.release.remove()
 
     def grants(self, namespace, account):
         """What bindings of the release grant a ServiceAccount: by role, group, resource and verb, the names that it is for
@@ -213,3 +231,131 @@ def test_all_that_is_done_is_allowed_and_all_that_is_allowed_is_done(own_plane, 
         assert not refused, refused
     for account in accounts:
         assert unused(installed.grants(home, account), [call for call in calls(account) if call.allowed]) == [], account
+
+
+def may(plane, user, verb, resource, *, namespace, name="", group="", subresource=""):
+    """What `kubectl auth can-i` asks, and the answer."""
+    asked = {"verb": verb, "group": group, "resource": resource, "subresource": subresource, "namespace": namespace, "name": name}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
+    return plane.api.as_user(user).create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)["status"]["allowed"]
+
+
+@pytest.fixture
+def release(own_plane, crds, namespace):
+    release = Release(own_plane, namespace, {})
+    yield release
+    release.remove()
+
+
+@pytest.fixture
+def other(own_plane):
+    """A namespace that the release knows nothing of."""
+    name = own_plane.make_namespace("other")
+    yield name
+    own_plane.delete_namespace(name)
+
+
+# Values of the chart, and what the operator may then do to Secrets: in the release's namespace, in another one to the
+# Secret `openai` and to the Secret `database`.
+READ, WRITE, NONE = {"get", "watch"}, {"create", "get", "patch", "watch"}, set()
+SECRETS = {
+    "as_it_comes": ({}, WRITE, NONE, NONE),
+    # Credentials of the gateway are made there.
+    "nothing_here": ({"read": {"ownNamespace": False}, "generate": {"ownNamespace": False}}, {"create"}, NONE, NONE),
+    "single_names": (lambda other: {"read": {"names": [{"namespace": other, "names": ["openai", "azure"]}]}}, WRITE, READ, NONE),
+    "a_namespace": (lambda other: {"read": {"namespaces": [other]}}, WRITE, READ, READ),
+    "a_namespace_of_keys": (lambda other: {"generate": {"namespaces": [other]}}, WRITE, WRITE, WRITE),
+    "everywhere": ({"read": {"allNamespaces": True}}, WRITE, READ, READ),
+    "keys_everywhere": ({"generate": {"allNamespaces": True}}, WRITE, WRITE, WRITE),
+}
+
+
+def test_values_grant_the_secrets_that_they_name_and_never_a_list(own_plane, release, other):
+    operator = f"system:serviceaccount:{release.home}:tollgate-operator"
+    verbs = ["get", "watch", "create", "patch", "update", "list", "delete"]
+    granted = lambda namespace, name: {
+        # Nobody can be allowed to create a name.
+        verb for verb in verbs if may(own_plane, operator, verb, "secrets", namespace=namespace, name="" if verb == "create" else name)
+    }
+    seen, expected = {}, {}
+    for case, (values, *grants) in SECRETS.items():
+        release.set({"secrets": values(other) if callable(values) else values})
+        seen[case] = [granted(release.home, "any"), granted(other, "openai"), granted(other, "database")]
+        expected[case] = grants
+        assert may(own_plane, operator, "get", "secrets", namespace="kube-system") == ("everywhere" in case), case
+    assert seen == expected
+
+
+def test_an_operator_reads_a_secret_that_is_named_and_no_other(own_plane, release, other, started):
+    own_plane.kubectl.apply([
+        object_of("LLMGateway", "edge"),
+        secret("openai", key="sk-one"),
+        secret("database", key="not for you"),
+        object_of("ModelDeployment", "allowed", provider="openai", model="gpt-4o", credential=secret_ref("openai")),
+        object_of("ModelDeployment", "refused", provider="openai", model="gpt-4o", credential=secret_ref("database")),
+    ], namespace=other)
+    release.set({"gateways": [{"namespace": other, "names": ["edge"]}], "secrets": {"read": {"names": [{"namespace": other, "names": ["openai"]}]}}})
+    account = own_plane.make_service_account_kubeconfig(release.home, "tollgate-operator")
+    position = own_plane.audit.position()
+    started.append(Operator(own_plane, f"operator-{release.home}", ["all"], account, home=release.home))
+    wait_for(own_plane, other, "ModelDeployment", "allowed", ResolvedRefs=("True", "ResolvedRefs"))
+    wait_for(own_plane, other, "ModelDeployment", "refused", ResolvedRefs=("False", "SecretForbidden"))
+    calls = own_plane.audit.calls(position, f"system:serviceaccount:{release.home}:tollgate-operator")
+    asked = {(call.name, call.allowed) for call in calls if call.resource == "secrets" and call.namespace == other and "credentials" not in call.name}
+    assert asked == {("openai", True), ("database", False)}
+
+
+# What a person of a role of the cluster may do to resources, in the namespace where it is bound.
+TENANTS = ["provideraccounts", "modeldeployments", "routegroups", "teams", "virtualkeys", "budgets"]
+PEOPLE = {
+    "view": {"reads": ["llmgateways", *TENANTS], "writes": []},
+    "edit": {"reads": ["llmgateways", *TENANTS], "writes": TENANTS},
+    "admin": {"reads": ["llmgateways", *TENANTS], "writes": ["llmgateways", *TENANTS]},
+}
+
+
+def test_roles_of_the_cluster_are_those_of_people_who_use_tollgate(own_plane, release, other):
+    for role in PEOPLE:
+        own_plane.kubectl.run("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}", "--namespace", other)
+    # A controller puts the roles together.
+    role_of_cluster = lambda role: path("rbac.authorization.k8s.io/v1", "clusterroles", None, role)
+    has = lambda there: any("tollgate.dev" in rule.get("apiGroups", []) for rule in there["rules"])
+    for role in PEOPLE:
+        own_plane.api.wait_until(role_of_cluster(role), has)
+    asks = lambda user, verb, kind, **more: may(own_plane, user, verb, kind, group="tollgate.dev", **{"namespace": other, **more})
+    for role, expected in PEOPLE.items():
+        for verbs, kinds in [(["get", "list", "watch"], expected["reads"]), (["create", "update", "patch", "delete"], expected["writes"])]:
+            for verb in verbs:
+                assert [kind for kind in ["llmgateways", *TENANTS] if asks(role, verb, kind)] == kinds, (role, verb)
+        # Neither statuses, which are the operator's, nor anything in a namespace where they are nobody.
+        assert not asks(role, "patch", "virtualkeys", subresource="status"), role
+        assert not asks(role, "get", "virtualkeys", namespace=release.home), role
+    assert [asks(role, "patch", "llmgateways", subresource="scale") for role in PEOPLE] == [False, False, True]
+
+    release.set({"rbac": {"aggregatedRoles": False}})
+    for role in PEOPLE:
+        own_plane.api.wait_until(role_of_cluster(role), lambda there: not has(there))
+    assert not asks("edit", "create", "virtualkeys")
+
+
+def test_where_owners_are_guarded_the_chart_can_let_the_operator_own(run_folder, started):
+    """With the admission plugin that OpenShift turns on, who makes an object that blocks the deletion of its owner must be
+    allowed to."""
+    folder = run_folder.path / "guarded-plane"
+    folder.mkdir()
+    plane = Plane(folder, flags=["--enable-admission-plugins=OwnerReferencesPermissionEnforcement"])
+    try:
+        plane.install_crds()
+        home = plane.make_namespace("guarded")
+        release = Release(plane, home, {"gateway": {"enabled": True}})
+        account = plane.make_service_account_kubeconfig(home, "tollgate-operator")
+        operator = Operator(plane, f"operator-{home}", ["all"], account, home=home)
+        started.append(operator)
+        wait_for(plane, home, "LLMGateway", "default", Programmed=("False", "Forbidden"))
+        release.set({"gateway": {"enabled": True}, "rbac": {"ownerFinalizers": True}})
+        wait_for(plane, home, "LLMGateway", "default", Programmed=("Unknown", "NoProxies"))
+        plane.kubectl.apply(object_of("VirtualKey", "ci", models=["*"], secret={"name": "ci"}), namespace=home)
+        plane.api.wait_until(path("v1", "secrets", home, "ci"), bool)
+        operator.stop()
+    finally:
+        plane.stop()

@@ -11,6 +11,7 @@ mod dataplane;
 mod explain;
 mod feed;
 mod import;
+mod listening;
 mod logs;
 mod memory;
 mod mock;

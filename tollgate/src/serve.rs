@@ -2,7 +2,7 @@
 //! it, the mock provider; watches the files and swaps what changed; stops in good order.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,8 +12,6 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
-use tollgate_dataplane::serve::{self as listeners, Listener};
-use tollgate_dataplane::settings::Settings as DataplaneSettings;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::Allocation;
@@ -28,6 +26,7 @@ use crate::config::keys::Keys;
 use crate::config::last_good::{Kept, LastGood};
 use crate::config::load::{Before, Loaded, NewKey, Placed, Settings, Source, line, load};
 use crate::config::watch::Watch;
+use crate::listening::Open;
 use crate::memory::{self, Frugal};
 use crate::process::{self, End, Limits, Serving, Signals};
 
@@ -41,9 +40,9 @@ pub struct Arguments {
     #[arg(long, env = "TOLLGATE_HOST", value_name = "ADDRESS")]
     host: Option<IpAddr>,
 
-    /// Port to listen on; 0 takes a free one.
-    #[arg(long, short, env = "TOLLGATE_PORT", default_value_t = 4000, value_name = "PORT")]
-    port: u16,
+    /// Port of the first listener; 0 takes a free one. Default: the LLMGateway's, else 4000.
+    #[arg(long, short, env = "TOLLGATE_PORT", value_name = "PORT")]
+    port: Option<u16>,
 
     /// Folder for the ledger and generated keys; made if it is not there. Default: tollgate in the user's data folder.
     #[arg(long, env = "TOLLGATE_DATA", value_name = "FOLDER")]
@@ -60,6 +59,9 @@ pub struct Arguments {
     #[arg(skip)]
     master_key: Option<String>,
 }
+
+/// The demo has no listeners of its own.
+const DEMO_PORT: u16 = 4000;
 
 /// Serves until a signal asks to stop.
 ///
@@ -96,12 +98,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Source::Demo => IpAddr::from([127, 0, 0, 1]),
         Source::Path(_) => IpAddr::from([0, 0, 0, 0]),
     });
-    let settings = DataplaneSettings { listen: SocketAddr::new(host, arguments.port), ..arguments.limits.settings() };
+    let settings = arguments.limits.settings();
     // Before the configuration is read: two gateways on one port is the mistake that should show at once.
-    let sockets = listeners::bind(settings.listen, settings.cores)
-        .and_then(listeners::listen)
-        .with_context(|| format!("cannot listen on {}", settings.listen))?;
-    let address = sockets[0].local_addr()?;
+    let first_port = arguments.port.or((loader.source == Source::Demo).then_some(DEMO_PORT));
+    let first_sockets = first_port.map(|port| Open::bind(host, port, settings.cores)).transpose()?;
     let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own, arguments.limits.spool())?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
@@ -114,8 +114,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
-    let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, is_litellm, kept, secrets } = first;
+    let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, listeners, is_litellm, kept, secrets } =
+        first;
     let webhooks = Arc::new(ArcSwap::from_pointee(webhooks));
+    let (mut open, serving_listeners) = Open::listeners(host, first_sockets, listeners, settings.cores)?;
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
         tables: Arc::new(ArcSwap::from_pointee(tables)),
@@ -129,14 +131,14 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     });
     note(&shared, &loader, 1, &findings);
     report(&findings, &[], &loader);
-    let serving = Serving::start(&shared, vec![Listener { sockets, tls: None }], writers)?;
-    banner(&shared, &loader, address, &keys, is_litellm, begun.elapsed())?;
+    let serving = Serving::start(&shared, serving_listeners, writers)?;
+    banner(&shared, &loader, &open, &keys, is_litellm, begun.elapsed())?;
     loader.remember(&shared, &kept, secrets);
     drop(kept);
     drop(frugal);
     let reason = tokio::select! {
         reason = signals.next() => reason,
-        () = follow(&mut loader, watch, &shared, &webhooks, findings, next_change) => "the watch ended",
+        () = follow(&mut loader, watch, &shared, &webhooks, &mut open, findings, next_change) => "the watch ended",
         () = alerts::run(&data, &shared, &webhooks) => "nobody is told of budgets any more",
     };
     tracing::info!("stopping: {reason}; streams may go on for {} s", shared.settings.drain.as_secs());
@@ -250,6 +252,7 @@ async fn follow(
     watch: Option<Watch>,
     shared: &Arc<Shared>,
     told: &ArcSwap<Vec<Credential>>,
+    open: &mut Open,
     mut findings: Vec<Placed>,
     mut next_change: Option<i64>,
 ) {
@@ -281,10 +284,12 @@ async fn follow(
                     findings: new,
                     next_change: next,
                     keys: _,
+                    listeners,
                     is_litellm: _,
                     kept,
                     secrets,
                 } = loaded;
+                open.take(listeners);
                 next_change = next;
                 told.store(Arc::new(webhooks));
                 let old = shared.tables.swap(Arc::new(shared.builder.build(generation, snapshot, &credentials)));
@@ -354,17 +359,14 @@ fn report(findings: &[Placed], before: &[Placed], loader: &Loader) {
 fn banner(
     shared: &Shared,
     loader: &Loader,
-    address: SocketAddr,
+    open: &Open,
     keys: &[NewKey],
     is_litellm: bool,
     took: Duration,
 ) -> anyhow::Result<()> {
     let tables = shared.tables.load();
     let snapshot = &tables.snapshot;
-    // Something a browser or curl on this machine can reach.
-    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let url = format!("http://{host}:{}", address.port());
+    let url = open.url();
     let mut names: Vec<&str> = snapshot.routes.iter().filter(|route| !route.hidden).map(|route| &*route.name).collect();
     names.sort_unstable();
     names.dedup();
@@ -374,6 +376,9 @@ fn banner(
     let mut out = std::io::stdout().lock();
     writeln!(out, "tollgate {} at {url} (ready after {} ms)", env!("CARGO_PKG_VERSION"), took.as_millis())?;
     let format = if is_litellm { " (LiteLLM)" } else { "" };
+    for (name, url) in open.others() {
+        writeln!(out, "also:    {url} (listener `{name}`)")?;
+    }
     writeln!(out, "config:  {}{format}, generation {}", loader.source, tables.generation)?;
     let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
     writeln!(out, "models:  {shown}{and_more} ({} deployments)", snapshot.deployments.len())?;

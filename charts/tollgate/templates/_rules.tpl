@@ -103,7 +103,7 @@ verbs that are used: a test in a real API server fails on one that is missing an
 {{- define "tollgate.rules.keyWriter" -}}
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [create, get, patch]
+  verbs: [create, get, patch, watch]
 {{- end }}
 
 {{/* The Lease; in the operator's namespace. `create` cannot be bound to a name. */}}

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::api::{Api, DynamicObject};
+use kube::core::TypeMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
@@ -28,7 +29,7 @@ pub struct Child {
 }
 
 impl Child {
-    pub fn of(mut object: DynamicObject) -> Child {
+    pub fn of(kind: Kind, mut object: DynamicObject) -> Child {
         let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
         let owner = owner.map(|owner| owner.uid.clone());
         let owns_replicas = object.managed_fields().iter().any(|entry| {
@@ -38,6 +39,9 @@ impl Child {
                 && fields.is_some_and(|fields| fields["f:spec"]["f:replicas"].is_object())
         });
         object.metadata.managed_fields = None;
+        // What comes in a list does not say what it is.
+        let resource = kind.resource();
+        object.types = Some(TypeMeta { api_version: resource.api_version, kind: resource.kind });
         Child {
             uid: object.metadata.uid.clone().unwrap_or_default(),
             resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
@@ -51,10 +55,20 @@ impl Child {
 /// Where a watch looks; `None`: everywhere.
 type Scope = (Kind, Option<String>);
 
-/// Something that a watch saw.
+/// Something that a watch saw; no event: it failed.
 pub struct Seen {
     scope: Scope,
-    event: Event<DynamicObject>,
+    event: Option<Event<DynamicObject>>,
+}
+
+/// Whether what is absent of a kind is really absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    Yes,
+    /// Its first list is under way.
+    NotYet,
+    /// Its first list failed.
+    Failed,
 }
 
 /// All children of all gateways.
@@ -65,6 +79,8 @@ pub struct Live {
     listing: HashMap<Scope, HashSet<(String, String)>>,
     /// Scopes that were listed once.
     complete: HashSet<Scope>,
+    /// Scopes whose first list failed so far.
+    failed: HashSet<Scope>,
 }
 
 impl Live {
@@ -80,15 +96,26 @@ impl Live {
         };
     }
 
-    /// Whether what is absent of this kind in this namespace is really absent.
-    pub fn is_complete(&self, kind: Kind, namespace: &str) -> bool {
-        self.complete.contains(&(kind, None)) || self.complete.contains(&(kind, Some(namespace.to_owned())))
+    /// Of this kind in this namespace.
+    pub fn listed(&self, kind: Kind, namespace: &str) -> Listed {
+        let scopes = [(kind, None), (kind, Some(namespace.to_owned()))];
+        if scopes.iter().any(|scope| self.complete.contains(scope)) {
+            Listed::Yes
+        } else if scopes.iter().any(|scope| self.failed.contains(scope)) {
+            Listed::Failed
+        } else {
+            Listed::NotYet
+        }
     }
 
     /// Takes over what was seen; the gateways whose children it was, by namespace and name. `None`: any may be.
     pub fn apply(&mut self, seen: Seen) -> Option<(String, String)> {
         let Seen { scope, event } = seen;
         let kind = scope.0;
+        let Some(event) = event else {
+            let is_news = !self.complete.contains(&scope) && self.failed.insert(scope);
+            return if is_news { None } else { Some(Default::default()) };
+        };
         match event {
             Event::Init => {
                 self.listing.insert(scope, HashSet::new());
@@ -97,7 +124,7 @@ impl Live {
             Event::InitApply(object) => {
                 let gateway = gateway_of(&object);
                 let key = (object.namespace().unwrap_or_default(), object.name_any());
-                self.set(kind, &key.0, &key.1, Some(Child::of(object)));
+                self.set(kind, &key.0, &key.1, Some(Child::of(kind, object)));
                 self.listing.entry(scope).or_default().insert(key);
                 Some(gateway)
             }
@@ -107,13 +134,14 @@ impl Live {
                     let in_scope = *other == kind && scope.1.as_ref().is_none_or(|scope| scope == namespace);
                     !in_scope || listed.contains(&(namespace.clone(), name.clone()))
                 });
+                self.failed.remove(&scope);
                 self.complete.insert(scope);
                 None
             }
             Event::Apply(object) => {
                 let gateway = gateway_of(&object);
                 let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-                self.set(kind, &namespace, &name, Some(Child::of(object)));
+                self.set(kind, &namespace, &name, Some(Child::of(kind, object)));
                 Some(gateway)
             }
             Event::Delete(object) => {
@@ -151,16 +179,33 @@ fn watch_one(client: &Client, scope: Scope) -> BoxStream<'static, Seen> {
     let selector = format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/component={PROXY}");
     watcher(api, watcher::Config::default().labels(&selector))
         .default_backoff()
-        .filter_map(move |event| {
+        .map(move |event| {
             let scope = scope.clone();
-            let seen = match event {
-                Ok(event) => Some(Seen { scope, event }),
-                Err(error) => {
-                    tracing::warn!(kind = ?scope.0, namespace = scope.1, %error, "cannot watch {:?}s", scope.0);
-                    None
-                }
+            let failed = |error: watcher::Error| {
+                tracing::warn!(kind = ?scope.0, namespace = scope.1, %error, "cannot watch {:?}s", scope.0);
             };
-            std::future::ready(seen)
+            let event = event.map_err(failed).ok();
+            Seen { scope, event }
         })
         .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_list_that_failed_is_worth_telling() {
+        let scope = (Kind::Service, None);
+        let mut live = Live::default();
+        let mut saw = |event| {
+            let whose = live.apply(Seen { scope: scope.clone(), event });
+            (live.listed(Kind::Service, "n"), whose.is_none())
+        };
+        assert_eq!(saw(Some(Event::Init)), (Listed::NotYet, false));
+        assert_eq!(saw(None), (Listed::Failed, true));
+        assert_eq!(saw(None), (Listed::Failed, false), "said once");
+        assert_eq!(saw(Some(Event::InitDone)), (Listed::Yes, true));
+        assert_eq!(saw(None), (Listed::Yes, false), "a watch that breaks later is taken up again");
+    }
 }

@@ -124,7 +124,9 @@ async fn look_at(context: &Context, name: Named, live: &mut Live, settled: &mut 
     let Some(gateway) = gateway else { return };
     let mut reconciler = Reconciler { client: &context.client, settings: &context.settings, live, settled };
     match timeout(LONGEST, reconciler.run(&gateway)).await {
-        Ok(Ok(outcome)) => {
+        // The list that is missing brings it here again.
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(outcome))) => {
             due.failures.remove(&name);
             if let Some(again) = outcome.again {
                 due.put(name.clone(), again);

@@ -12,7 +12,7 @@ use tollgate_crds::LLMGateway;
 
 use super::child::{Kind, project};
 use super::children::{APPLIED, Children, children, selector_text};
-use super::live::{Child, Live};
+use super::live::{Child, Listed, Live};
 use super::{rollout, service};
 use crate::facts::{GatewayFact, Problem};
 use crate::names::{self, MANAGER};
@@ -94,9 +94,11 @@ pub(super) struct Reconciler<'a> {
 }
 
 impl Reconciler<'_> {
+    /// `None`: what is there is not known yet; it is to be called again once it is.
+    ///
     /// # Errors
     /// The API server cannot be asked, or something else wrote first: to be tried again.
-    pub async fn run(&mut self, gateway: &LLMGateway) -> Result<Outcome, kube::Error> {
+    pub async fn run(&mut self, gateway: &LLMGateway) -> Result<Option<Outcome>, kube::Error> {
         let (namespace, name) = (gateway.namespace().unwrap_or_default(), gateway.name_any());
         let mut again = None;
         let problem = match children(gateway, self.settings) {
@@ -107,6 +109,7 @@ impl Reconciler<'_> {
                     again = Some(if problem.reason == INVALID { REFUSED_AGAIN } else { LOOK_AGAIN });
                     Some(problem)
                 }
+                Err(Stop::NotYet) => return Ok(None),
                 Err(Stop::Failed(error)) => return Err(error),
             },
         };
@@ -118,26 +121,32 @@ impl Reconciler<'_> {
             selector: Some(selector_text(&name)),
             problem: problem.or_else(|| deployment.and_then(|deployment| rollout::problem(deployment, self.settings))),
         };
-        Ok(Outcome { fact, again })
+        Ok(Some(Outcome { fact, again }))
     }
 
     async fn make(&mut self, gateway: &LLMGateway, children: &Children, namespace: &str) -> Result<(), Stop> {
         let owner = gateway.metadata.uid.as_deref().unwrap_or_default();
         let name = names::proxies(&gateway.name_any());
+        for kind in Kind::ALL {
+            match self.live.listed(kind, namespace) {
+                Listed::Yes => {}
+                Listed::NotYet => return Err(Stop::NotYet),
+                Listed::Failed => {
+                    let message = format!("the operator cannot watch {kind:?}s of namespace `{namespace}`");
+                    return Err(Stop::Problem(Problem { reason: "Forbidden", message }));
+                }
+            }
+        }
         if self.live.get(Kind::Deployment, namespace, &name).is_none_or(|child| rollout::is_refused(&child.object)) {
             self.find_service_account(namespace).await?;
         }
         for (kind, wanted) in children.objects() {
-            if !self.live.is_complete(kind, namespace) {
-                let message = format!("the operator cannot watch {kind:?}s of namespace `{namespace}`");
-                return Err(Stop::Problem(Problem { reason: "Forbidden", message }));
-            }
             let mut action = self.settled.decide(kind, owner, self.live.get(kind, namespace, &name), wanted.as_ref());
             if action == Action::Apply && self.live.get(kind, namespace, &name).is_none() {
                 // The watch sees only what has our labels.
                 let found =
                     self.api(kind, namespace).get_opt(&name).await.map_err(|error| denied(error, kind, namespace))?;
-                let found = found.map(Child::of);
+                let found = found.map(|found| Child::of(kind, found));
                 action = self.settled.decide(kind, owner, found.as_ref(), wanted.as_ref());
                 if action != Action::Foreign {
                     self.live.set(kind, namespace, &name, found);
@@ -181,7 +190,7 @@ impl Reconciler<'_> {
         }
         let parameters = PatchParams::apply(MANAGER).force();
         let applied = self.api(kind, namespace).patch(name, &parameters, &Patch::Apply(&wanted)).await;
-        let mut applied = Child::of(applied.map_err(|error| denied(error, kind, namespace))?);
+        let mut applied = Child::of(kind, applied.map_err(|error| denied(error, kind, namespace))?);
         tracing::info!(kind = ?kind, namespace, name, stamp = %clean["metadata"]["annotations"][APPLIED], "applied {kind:?} `{namespace}/{name}`");
         if let (Some(autoscaling), None) = (autoscaling, &before) {
             applied = self.hand_over_replicas(namespace, name, &json!(autoscaling.min_replicas), &applied).await?;
@@ -207,7 +216,7 @@ impl Reconciler<'_> {
         });
         let parameters = PatchParams::apply(SCALING_MANAGER).force();
         let applied = self.api(Kind::Deployment, namespace).patch(name, &parameters, &Patch::Apply(&wanted)).await;
-        Ok(Child::of(applied.map_err(|error| denied(error, Kind::Deployment, namespace))?))
+        Ok(Child::of(Kind::Deployment, applied.map_err(|error| denied(error, Kind::Deployment, namespace))?))
     }
 
     async fn delete(&mut self, kind: Kind, namespace: &str, name: &str) -> Result<(), Stop> {
@@ -243,6 +252,8 @@ impl Reconciler<'_> {
 
 /// Why children are not as they should be.
 enum Stop {
+    /// Not everything that is there was listed yet.
+    NotYet,
     /// It is for somebody to change.
     Problem(Problem),
     /// It passes.

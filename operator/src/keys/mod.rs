@@ -8,15 +8,17 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod text;
+mod watch;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tollgate_crds::{KeyPolicy, VirtualKeySpec};
 use tollgate_snapshot::compile::Object;
@@ -27,6 +29,7 @@ pub use text::{new_key, prefix};
 use self::plan::Wish;
 use self::rounds::Rounds;
 use self::secret::Place;
+use self::watch::Watches;
 use self::work::{Outcome, Work};
 use crate::facts::Named;
 use crate::{Context, Ended};
@@ -58,12 +61,17 @@ struct Keeper<'a> {
     rounds: Rounds,
     /// The round of the world that was looked through last.
     seen: u64,
+    watches: Watches,
+    /// Keys whose Secret somebody touched.
+    touched: mpsc::Receiver<Named>,
     looks: FuturesUnordered<BoxFuture<'static, (Named, Outcome)>>,
 }
 
 impl Keeper<'_> {
     fn new(context: &Context) -> Keeper<'_> {
-        Keeper { context, rounds: Rounds::default(), seen: 0, looks: FuturesUnordered::new() }
+        let (watches, touched) = Watches::new(context.client.clone());
+        let looks = FuturesUnordered::new();
+        Keeper { context, rounds: Rounds::default(), seen: 0, watches, touched, looks }
     }
 
     async fn run(mut self) -> Infallible {
@@ -86,6 +94,7 @@ impl Keeper<'_> {
                         self.look_through();
                     }
                 }
+                Some(key) = self.touched.recv() => self.rounds.touch(key, now()),
                 Some((key, outcome)) = self.looks.next(), if !self.looks.is_empty() => self.done(&key, outcome),
                 () = pause(wait, &mut pace), if wait.is_some() => {
                     if let Some(key) = self.rounds.take(now()) {
@@ -125,6 +134,7 @@ impl Keeper<'_> {
         if there.len() != self.rounds.len() {
             self.rounds.retain(|key| there.contains(key));
         }
+        self.watches.keep(there.iter().map(|(namespace, _)| namespace.as_str()).collect::<BTreeSet<&str>>());
     }
 
     fn look(&mut self, key: Named) {

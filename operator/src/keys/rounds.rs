@@ -42,6 +42,13 @@ impl Rounds {
         }
     }
 
+    /// Something happened to the key's Secret: it is due now, if it is there.
+    pub fn touch(&mut self, key: Named, now: i64) {
+        if self.keys.contains_key(&key) {
+            self.put(key, Some(now));
+        }
+    }
+
     pub fn remove(&mut self, key: &Named) {
         if let Some(Some(at)) = self.keys.remove(key) {
             self.due.remove(&(at, key.clone()));
@@ -63,7 +70,7 @@ impl Rounds {
         Some(key)
     }
 
-    /// The next key of the slow round, which finds what no watch tells: a Secret that was deleted.
+    /// The next key of the slow round, which finds what no watch told.
     pub fn take_next(&mut self) -> Option<Named> {
         use std::ops::Bound::{Excluded, Unbounded};
         let after = self.last.clone();
@@ -146,6 +153,15 @@ mod tests {
         rounds.remove(&key("a"));
         rounds.settled(&key("a"), Some(3));
         assert_eq!((rounds.len(), rounds.next()), (0, None), "it is gone");
+    }
+
+    #[test]
+    fn a_touched_key_is_due_unless_it_is_gone() {
+        let mut rounds = Rounds::default();
+        rounds.put(key("a"), None);
+        rounds.touch(key("a"), 5);
+        rounds.touch(key("gone"), 5);
+        assert_eq!([rounds.take(5), rounds.take(5)], [Some(key("a")), None]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tollgate_crds::{
     VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
-use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
@@ -119,7 +119,9 @@ impl<'a> Pass<'a> {
         let mut summary = statements.clone();
         summary.extend(self.probed(object, &look));
         let ready = ready(&summary, "it serves");
-        self.ready.insert((&meta.namespace, &meta.name), ready.status);
+        // One that proxies are about to take over serves as it was.
+        let state = if ready.reason == "Pending" { ConditionStatus::Unknown } else { ready.status };
+        self.ready.insert((&meta.namespace, &meta.name), state);
         statements.push(ready);
         let ModelDeploymentSpec { account_ref, provider, model_names, .. } = &object.spec;
         let of_account = || {
@@ -240,11 +242,16 @@ impl<'a> Pass<'a> {
         let known = self.known.key(&meta.namespace, &meta.name, look.record);
         let mut statements = self.common(document, &look, compiled.is_some());
         // That there is no key yet is only what comes of it.
-        if let Some(known) = known
-            && let Some(Problem { reason, message }) = &known.problem
-            && (statements[1].is_true() || known.hash.is_none())
-        {
+        let problem = known.and_then(|known| known.problem.as_ref());
+        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
+        let has_none = is_generated && known.is_none_or(|known| known.hash.is_none());
+        if let Some(Problem { reason, message }) = problem.filter(|_| has_none || statements[1].is_true()) {
             statements[1] = Statement::fails(RESOLVED_REFS, reason, message.clone());
+        } else if is_generated && statements[0].is_true() && look.findings.iter().any(is_of_key_to_come) {
+            // It is made in a moment, or is made and not compiled yet.
+            let message = "the key is being made";
+            statements[1] = Statement::unknown(RESOLVED_REFS, "Pending", message);
+            statements[2] = Statement::fails(PROGRAMMED, "Pending", message);
         }
         statements.push(ready(&statements, "every ready proxy knows it"));
         let expires_at = compiled.and_then(|compiled| compiled.expires_at);
@@ -296,7 +303,6 @@ impl<'a> Pass<'a> {
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
-        let is_generated = secret.as_ref().is_some_and(|secret| secret.policy == KeyPolicy::Generate);
         match (key_hash, known) {
             (Some(hash), _) => status.key_hash = Some(hash.clone()),
             (None, Some(known)) if is_generated => known.write_status(&mut status),
@@ -463,6 +469,11 @@ fn holds(it: bool) -> ConditionStatus {
     if it { ConditionStatus::True } else { ConditionStatus::False }
 }
 
+/// Where a key is generated, nothing else is said of this field.
+fn is_of_key_to_come(finding: &Finding) -> bool {
+    finding.reason == Reason::NotFound && finding.field == "spec.secret"
+}
+
 fn not_probed() -> Statement {
     Statement::unknown(READY, "NotProbed", "no proxy has probed it yet")
 }
@@ -479,6 +490,8 @@ fn events(object: &ObjectRef, record: &Record, before: &Seen, now: &[Condition])
         let turned = match (was, status) {
             // Of what is new only what is wrong is worth saying.
             (None, status) => *status == ConditionStatus::False,
+            // What nobody knows has not happened.
+            (Some(_), ConditionStatus::Unknown) => false,
             (Some(was), ConditionStatus::False) => was.status != *status || *was.reason != **reason,
             (Some(was), status) => was.status != *status,
         };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tollgate_crds::{
-    Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs, Metrics, ObjectRef,
-    PostgresStore, Prices, Stores, Telemetry, Unpriced,
+    Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LocalRef, LogFormat, LogLevel, Logs, Metrics,
+    ObjectRef, PostgresStore, Prices, SecretKeyRef, Stores, Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -23,8 +23,8 @@ pub(super) const SHORTEST_KEY: usize = 20;
 /// Proxies of a gateway that says nothing about their number.
 const USUAL_REPLICAS: i32 = 2;
 
-/// The port that `serve` listens on unless its flag says otherwise.
-const USUAL_PORT: i32 = 4000;
+/// What a Secret of type `kubernetes.io/tls` has.
+const CERTIFICATE_ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
 
 /// The gateway, and what decides who attaches to it.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ fn compile<'a>(
         pod_template: _,
     } = &object.spec;
     if input.mode == Mode::Standalone {
-        report_listeners(listeners, subject, report);
+        report_certificates(listeners, input, subject, report);
         report_logs(&telemetry.logs, subject, report);
     }
     report_stores(stores, telemetry, subject, report);
@@ -340,16 +340,16 @@ fn defaults_of(defaults: &GatewayDefaults, mut reader: Reader<'_, '_>) -> model:
     }
 }
 
-fn report_listeners(listeners: &[Listener], subject: Subject<'_>, report: &mut Report) {
-    for (at, Listener { name: _, port, tls }) in listeners.iter().enumerate() {
-        let field = format!("spec.listeners[{at}]");
-        if let Some(ListenerTls { certificate_ref: _ }) = tls {
-            report.not_yet(subject, format!("{field}.tls"), "standalone, only HTTP is served");
-        } else if at > 0 {
-            report.not_yet(subject, field, "standalone, one listener is served");
-        } else if *port != USUAL_PORT {
-            let message = "standalone, the port is that of the flag --port";
-            report.not_yet(subject, format!("{field}.port"), message);
+/// In a cluster the kubelet brings certificates to the proxies; here whoever serves takes them from the Secrets.
+fn report_certificates(listeners: &[Listener], input: &Input<'_>, subject: Subject<'_>, report: &mut Report) {
+    for (at, Listener { name: _, port: _, tls }) in listeners.iter().enumerate() {
+        let Some(ListenerTls { certificate_ref: LocalRef { name } }) = tls else { continue };
+        for entry in CERTIFICATE_ENTRIES {
+            let reference = SecretKeyRef { name: name.clone(), key: entry.to_owned() };
+            let field = format!("spec.listeners[{at}].tls.certificateRef");
+            if credential::read(input, &reference, subject, &field, report).is_none() {
+                break;
+            }
         }
     }
 }

@@ -14,9 +14,9 @@ LEASE = "tollgate-operator"
 
 class Operator:
     """Looks at `namespaces` (`["all"]`: everywhere) and keeps its Lease in `home`, else in the first of them. `kubeconfig`
-    is who it is to the API server."""
+    is who it is to the API server, `program` its binary where that is another one than the one under test."""
 
-    def __init__(self, cluster, name, namespaces, kubeconfig, home=None):
+    def __init__(self, cluster, name, namespaces, kubeconfig, home=None, program=None):
         self.cluster = cluster
         self.name = name
         self.home = home or namespaces[0]
@@ -26,7 +26,7 @@ class Operator:
         self._http = urllib3.PoolManager(retries=False, timeout=5, headers={"Connection": "close"})
         environment = {"POD_NAMESPACE": self.home, "POD_NAME": name, "TOLLGATE_LOG": "info,tollgate_operator=debug"}
         arguments = [
-            programs.gateway(),
+            program or programs.gateway(),
             "operator",
             f"--kubeconfig={kubeconfig}",
             f"--namespaces={','.join(namespaces)}",

@@ -34,9 +34,10 @@ class Host:
 
 
 class Plane(cluster.Cluster):
-    """Started when it is made. `place` is where its programs run and listen: a `Host`, or the namespaces of a node."""
+    """Started when it is made. `place` is where its programs run and listen: a `Host`, or the namespaces of a node. `flags`
+    are more of the API server's."""
 
-    def __init__(self, folder, place=None):
+    def __init__(self, folder, place=None, flags=()):
         self.folder = folder
         self.place = place or Host()
         self.authority = Authority(folder / "pki")
@@ -45,7 +46,7 @@ class Plane(cluster.Cluster):
         # Last started, first ended.
         self.processes = []
         self._kubeconfigs = itertools.count(1)
-        self._server_flags = self._make_server_flags()
+        self._server_flags = [*self._make_server_flags(), *flags]
         super().__init__(self.make_kubeconfig("admin", ["system:masters"]), self._make_api(), folder / "kubectl-cache")
         self.audit = audit.Audit(self._audit_log, self.api)
 

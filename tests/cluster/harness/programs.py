@@ -43,6 +43,11 @@ def gateway():
     return path
 
 
+def previous_gateway():
+    """The `tollgate` of another version, for tests of upgrades."""
+    return pathlib.Path(os.environ["TOLLGATE_PREVIOUS_BIN"])
+
+
 def static_gateway():
     """The same, linked statically: what an image holds."""
     path = pathlib.Path(os.environ.get("TOLLGATE_STATIC_BIN", REPOSITORY / "target/static/debug/tollgate"))

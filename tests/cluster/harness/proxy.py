@@ -6,29 +6,31 @@ from harness import programs
 from harness.api import path
 from harness.process import Process
 
+CLIENT_PORT = 4000
 # The operator asks proxies at this port of a pod's address.
 STATUS_PORT = 4001
 
 
 class Proxy:
     """Serves a gateway (`namespace/name`) at `address`, a loopback address of its own. `kubeconfig` is who it is to the API
-    server."""
+    server, `program` its binary where that is another one than the one under test."""
 
-    def __init__(self, cluster, name, gateway, kubeconfig, address):
+    def __init__(self, cluster, name, gateway, kubeconfig, address, program=None):
         self.cluster = cluster
         self.namespace, self.gateway = gateway.split("/")
         self.address = address
+        self.url = f"http://{address}:{CLIENT_PORT}"
         self._http = urllib3.PoolManager(retries=False, timeout=5)
         folders = [cluster.folder / f"{name}-{purpose}" for purpose in ("data", "cache")]
         for folder in folders:
             folder.mkdir()
         arguments = [
-            programs.gateway(),
+            program or programs.gateway(),
             "dataplane",
             f"--kubeconfig={kubeconfig}",
             f"--gateway={gateway}",
             f"--host={address}",
-            "--listen=http=0",
+            f"--listen=http={CLIENT_PORT}",
             f"--status-port={STATUS_PORT}",
             f"--data={folders[0]}",
             f"--cache={folders[1]}",
@@ -45,14 +47,16 @@ class Proxy:
         return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}/snapshot").json()["generation"]
 
     def be_pod(self):
-        """Has one of the gateway's pods be ready and have this address."""
+        """Has one of the gateway's pods that has no address be ready and have this one."""
         pods = path("v1", "pods", self.namespace)
         selector = f"tollgate.dev/gateway={self.gateway}"
         listed = self.cluster.api.get(pods, labelSelector=selector)
-        pod = next(iter(listed["items"]), None)
+        is_free = lambda pod: not pod.get("status", {}).get("podIP")
+        pod = next(filter(is_free, listed["items"]), None)
         if pod is None:
             version = listed["metadata"]["resourceVersion"]
-            _, pod = next(self.cluster.api.watch(pods, version, labelSelector=selector))
+            seen = (pod for _, pod in self.cluster.api.watch(pods, version, labelSelector=selector))
+            pod = next(filter(is_free, seen))
         status = {
             "phase": "Running",
             "podIP": self.address,

@@ -15,6 +15,7 @@ use super::document::{self, Parsed, Part, Variables};
 use super::files::{self, File};
 use super::keys::Keys;
 use super::last_good::{self, Kept, LastGood, Opened};
+use super::listeners::{self, Listener};
 use super::locate::locate;
 
 /// Where a configuration comes from.
@@ -66,7 +67,8 @@ pub struct Loaded {
     pub next_change: Option<i64>,
     /// All generated keys of this configuration, old and new.
     pub keys: Vec<NewKey>,
-    /// `LLMGateway.spec.listeners` and the like are read by whoever starts.
+    /// Of the gateway; at least one.
+    pub listeners: Vec<Listener>,
     pub is_litellm: bool,
     /// For [`LastGood::keep`], once this configuration is served.
     pub kept: Vec<Kept>,
@@ -155,8 +157,9 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
     };
     let Compiled { snapshot, credentials, webhooks, findings } = compile(input);
     let next_change = next_change(&gathered.documents, settings.now);
+    let (listeners, of_certificates) = listeners::of(&gathered.documents, &gathered.secrets, &snapshot.gateway);
     let mut placed = gathered.findings;
-    placed.extend(findings.into_iter().map(|finding| place(finding, &gathered.entries, &files)));
+    placed.extend(findings.into_iter().chain(of_certificates).map(|finding| place(finding, &gathered.entries, &files)));
     sort(&mut placed);
     Ok(Loaded {
         snapshot,
@@ -165,6 +168,7 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
         findings: placed,
         next_change,
         keys,
+        listeners,
         is_litellm: gathered.is_litellm,
         kept: gathered.kept,
         secrets: gathered.secret_files,

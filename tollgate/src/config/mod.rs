@@ -7,6 +7,7 @@ pub mod document;
 pub mod files;
 pub mod keys;
 pub mod last_good;
+pub mod listeners;
 pub mod load;
 pub mod locate;
 pub mod simple_yaml;
