@@ -29,7 +29,7 @@ async fn stage(models: &[&str], budgets: impl IntoIterator<Item = Object>) -> St
         deployments.chain(budgets).collect()
     })
     .await;
-    models.iter().for_each(|name| stage.mock.script(&format!("up-{name}"), [each()]));
+    models.iter().for_each(|name| stage.mock.script(format!("up-{name}"), [each()]));
     stage
 }
 

@@ -13,7 +13,7 @@ async fn stage(company: Object) -> Stage {
     let key = |name: &str, team: &str| {
         objects::key(name, &objects::key_text(name)).set("spec.teamRef", json!({"name": team}))
     };
-    let stage = Stage::start(|mock| {
+    Stage::start(|mock| {
         vec![
             objects::deployment("m", mock),
             company,
@@ -24,8 +24,7 @@ async fn stage(company: Object) -> Stage {
             key("two", "crew"),
         ]
     })
-    .await;
-    stage
+    .await
 }
 
 fn each() -> Step {
