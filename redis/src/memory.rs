@@ -44,7 +44,7 @@ impl Remembered {
 }
 
 /// All accounts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory(HashMap<AccountKey, Remembered>);
 
 impl Memory {

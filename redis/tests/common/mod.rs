@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tollgate_allocator::{Answer, Asker, Batch, Budget, CalendarUnit, Period, ReplicaId, Report, Terms};
 use tollgate_harness::{PATIENCE, RedisServer};
-use tollgate_redis::{Address, Decided, GatewayKeys, Header, Memory, SHARDS, Store};
+use tollgate_redis::{Address, Decided, Exchanged, GatewayKeys, Header, Memory, SHARDS, Store};
 
 pub const HOUR: i64 = 3_600;
 
@@ -85,11 +85,11 @@ fn now_ms() -> i64 {
 
 /// A real server, known for long, that has lost nothing.
 pub struct Shared {
-    runtime: Runtime,
+    pub runtime: Runtime,
     pub store: Store,
     pub memory: Memory,
     pub told: [i64; SHARDS],
-    raw: redis::Connection,
+    pub raw: redis::Connection,
 }
 
 impl Shared {
@@ -146,13 +146,27 @@ pub fn exchange(
     replica: &ReplicaId,
     report: &Report,
 ) -> (Header, Decided) {
-    let batch = Batch { replica: replica.clone(), reports: vec![report.clone()] };
-    let terms_of = |_: &str| Some(terms.clone());
-    let exchanged = runtime.block_on(store.exchange(&[batch], memory, told, None, &terms_of, PATIENCE));
+    let exchanged = exchange_within(PATIENCE, runtime, store, memory, told, terms, replica, report);
     assert!(exchanged.failed.is_none(), "{:?}", exchanged.failed);
     let (_, header) = exchanged.headers.into_iter().next().unwrap();
     let (_, decided) = exchanged.decided.into_iter().next().unwrap();
     (header, decided)
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that there is")]
+pub fn exchange_within(
+    deadline: Duration,
+    runtime: &Runtime,
+    store: &Store,
+    memory: &mut Memory,
+    told: &[i64; SHARDS],
+    terms: &Terms,
+    replica: &ReplicaId,
+    report: &Report,
+) -> Exchanged {
+    let batch = Batch { replica: replica.clone(), reports: vec![report.clone()] };
+    let terms_of = |_: &str| Some(terms.clone());
+    runtime.block_on(store.exchange(&[batch], memory, told, None, &terms_of, deadline))
 }
 
 impl Contract for Shared {
@@ -172,6 +186,3 @@ impl Contract for Shared {
         }
     }
 }
-
-/// The longest wait, for tests that need no more.
-pub const A_MOMENT: Duration = Duration::from_secs(10);
