@@ -34,6 +34,7 @@ pub mod reply;
 pub mod serve;
 pub mod server;
 pub mod settings;
+pub mod shared_budgets;
 pub mod status;
 pub mod status_port;
 pub mod tables;

@@ -18,6 +18,7 @@ use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
 use crate::outgoing::Mode;
+use crate::shared_budgets::RedisLink;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -183,6 +184,7 @@ pub struct Persistent {
     usages: Mutex<HashMap<String, Arc<Usage>>>,
     deployments: Mutex<HashMap<Name, Arc<DeploymentState>>>,
     endpoints: Mutex<HashMap<Endpoint, usize>>,
+    pub redis: RedisLink,
 }
 
 impl Persistent {
@@ -255,6 +257,8 @@ impl Builder {
                 }
             })
             .collect();
+        let value = |id: &str| values.get(id).map(|credential| credential.value.clone());
+        self.persistent.redis.follow(generation, &snapshot.gateway, value);
         for budget in &snapshot.budgets {
             self.ledger.update(&terms(budget));
         }
@@ -438,7 +442,7 @@ fn bucket(hash: &KeyHash) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn terms(budget: &model::Budget) -> BudgetTerms {
+pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
     use tollgate_ledger::{CalendarUnit, Mode, Period, Unit};
     BudgetTerms {
         id: budget.id.to_string(),

@@ -42,5 +42,5 @@ pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use tollgate_allocator::{
-    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Unit,
+    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms, Unit,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::budget::{Budget, GrantWait};
-use tollgate_allocator::{Mode, Period, Unit};
+use tollgate_allocator::{Mode, Period, Terms, Unit};
 
 /// A name in the dictionary. 0 is no name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +45,14 @@ pub struct BudgetTerms {
     pub reset_token: Option<String>,
     /// A Hard budget admits also what it has no allowance for while its allocator does not answer.
     pub allow_unavailable: bool,
+}
+
+impl BudgetTerms {
+    /// What an allocator must know of them.
+    pub fn shared(&self) -> Terms {
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = self;
+        Terms { unit: *unit, limit: *limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
+    }
 }
 
 /// An attempt that is about to be sent to a provider.

@@ -151,8 +151,8 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
         let namespace = &document.meta().namespace;
         match document {
             Document::LLMGateway(object) => {
-                let LLMGatewaySpec { master_key, .. } = &object.spec;
-                if let Some(source) = master_key {
+                let LLMGatewaySpec { master_key, stores, .. } = &object.spec;
+                for source in master_key.iter().chain(&stores.redis) {
                     want(namespace, &source.secret_ref.name);
                 }
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tollgate_allocator::{Answer, Batch, ReplicaId, Terms};
 
@@ -61,7 +62,9 @@ pub trait Spender: Send + Sync {
 
 /// Keeps one spender and one server together.
 pub struct Client<S> {
-    address: Address,
+    addresses: watch::Receiver<Option<Address>>,
+    /// Of the server that was tried last, for people.
+    address: String,
     keys: GatewayKeys,
     spender: S,
     counters: Arc<Counters>,
@@ -85,10 +88,17 @@ struct Failing {
 }
 
 impl<S: Spender> Client<S> {
-    /// `gateway`: `namespace/name`, whose budgets these are.
-    pub fn new(address: Address, gateway: &str, spender: S, counters: Arc<Counters>) -> Client<S> {
+    /// `addresses`: where the server is; a new one is gone to at once, and is taken for the same server. `gateway`:
+    /// `namespace/name`, whose budgets these are.
+    pub fn new(
+        addresses: watch::Receiver<Option<Address>>,
+        gateway: &str,
+        spender: S,
+        counters: Arc<Counters>,
+    ) -> Client<S> {
         Client {
-            address,
+            addresses,
+            address: String::new(),
             keys: GatewayKeys::new(gateway),
             spender,
             counters,
@@ -104,7 +114,17 @@ impl<S: Spender> Client<S> {
     /// For ever. Cancelling it loses nothing: what was told may be told again.
     pub async fn run(mut self) -> std::convert::Infallible {
         loop {
-            match Store::open(&self.address, self.keys.clone()).await {
+            let Some(address) = self.addresses.borrow_and_update().clone() else {
+                // It is not known yet, because its Secret is missing.
+                self.spender.unanswered();
+                let changed = tokio::time::timeout(AWAY, self.addresses.changed()).await;
+                if let Ok(Err(_)) = changed {
+                    std::future::pending::<()>().await;
+                }
+                continue;
+            };
+            self.address = address.to_string();
+            match Store::open(&address, self.keys.clone()).await {
                 Ok(mut store) => {
                     self.connected(&mut store).await;
                     self.serve(&store).await;
@@ -134,6 +154,9 @@ impl<S: Spender> Client<S> {
         let mut look = Duration::ZERO;
         loop {
             let wake = (Instant::now() + look).min(next_sign.max(Instant::now()));
+            if self.addresses.has_changed().unwrap_or(false) {
+                return;
+            }
             let is_urgent = tokio::select! {
                 () = self.spender.urgent() => true,
                 () = tokio::time::sleep_until(wake) => false,
@@ -236,7 +259,8 @@ impl<S: Spender> Client<S> {
             self.tells_all = true;
             self.spender.tell_all();
         }
-        if header.lost && !is_first {
+        // Each shard finds it out for itself.
+        if header.lost && !is_first && !had_doubt {
             self.counters.lost_tails.fetch_add(1, Relaxed);
         }
         self.doubts[shard] = header.doubt;

@@ -19,6 +19,7 @@ mod counters;
 mod decode;
 mod keys;
 mod memory;
+mod read;
 mod store;
 
 pub use address::{Address, AddressError};

@@ -12,7 +12,7 @@ use crate::decode::{Decided, Header, decode};
 use crate::keys::{GatewayKeys, SHARDS, shard_of};
 use crate::memory::{Memory, Place};
 
-/// Numbers that the script counts exactly: doubles do to 2^53. Nine million USD, and no budget's limit may be larger.
+/// Numbers that the script counts exactly: doubles do to 2^53. Nine million USD, and a larger limit counts as this one.
 pub const MOST: i64 = 9_000_000_000_000_000;
 
 /// Reports in one call: the server serves nobody else meanwhile, about half a millisecond.
@@ -54,6 +54,15 @@ impl Store {
     pub async fn open(address: &Address, keys: GatewayKeys) -> Result<Store, StoreError> {
         let connection = Connection::open(address).await?;
         Ok(Store { connection, script: Script::new(include_str!("sync.lua")), keys })
+    }
+
+    pub(crate) fn keys(&self) -> &GatewayKeys {
+        &self.keys
+    }
+
+    /// Clones share what is under way.
+    pub(crate) fn connection(&self) -> Connection {
+        self.connection.clone()
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -178,8 +187,8 @@ fn encode(report: &Report, replica: &ReplicaId, terms: Option<Terms>, memory: &M
         period: Period::Lifetime,
         reset_token: reset_token.clone(),
     });
-    // A limit that the script cannot count is none that anything is granted of.
-    let limit = if terms.limit > MOST { 0 } else { terms.limit };
+    // A larger limit counts as the largest that can be counted.
+    let limit = terms.limit.min(MOST);
     let is_known = has_terms && terms.unit == *unit && terms.reset_token == *reset_token;
     let own = terms.period.span(span.starts_at);
     let may_open = own.kind == span.kind && own.starts_at == span.starts_at && own.ends_at == span.ends_at;

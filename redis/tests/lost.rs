@@ -73,8 +73,7 @@ impl Process {
     fn confirm(&mut self, epoch: i64) {
         self.told = [epoch; SHARDS];
         let batches: [Batch; 0] = [];
-        let sign =
-            self.store.exchange(&batches, &mut self.memory, &self.told, Some(&self.id), &|_| None, PATIENCE);
+        let sign = self.store.exchange(&batches, &mut self.memory, &self.told, Some(&self.id), &|_| None, PATIENCE);
         let exchanged = self.runtime.block_on(sign);
         assert!(exchanged.failed.is_none(), "{:?}", exchanged.failed);
     }
@@ -203,15 +202,32 @@ fn a_replica_that_missed_the_whole_doubt_still_has_what_it_was_granted() {
 /// A step of a history in which the server loses its tail.
 #[derive(Clone, Debug)]
 enum Step {
-    Want { process: usize, more: i64 },
-    Spend { process: usize, amount: i64 },
-    GiveBack { process: usize },
+    Want {
+        process: usize,
+        more: i64,
+    },
+    Spend {
+        process: usize,
+        amount: i64,
+    },
+    GiveBack {
+        process: usize,
+    },
     /// A report goes out, and its answer never comes.
-    Unanswered { process: usize, more: i64 },
-    Die { process: usize, proves: bool },
+    Unanswered {
+        process: usize,
+        more: i64,
+    },
+    Die {
+        process: usize,
+        proves: bool,
+    },
     Save,
     /// The server is what it was at the last `Save`, or empty. `by`: who heard of it last.
-    Lose { all: bool, by: usize },
+    Lose {
+        all: bool,
+        by: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -14,6 +14,7 @@ use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::serve::{self as listeners, Listener};
 use tollgate_dataplane::settings::Settings as DataplaneSettings;
+use tollgate_dataplane::shared_budgets::SharedBudgets;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::Allocation;
@@ -100,7 +101,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .and_then(listeners::listen)
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = sockets[0].local_addr()?;
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own)?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
     let watch = match &loader.source {
@@ -109,6 +109,11 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     let frugal = Frugal::begin();
     let first = loader.load_first()?;
+    let allocation = match first.snapshot.gateway.redis {
+        Some(_) => Allocation::Shared,
+        None => Allocation::Own,
+    };
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation)?;
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
@@ -124,6 +129,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         body_bytes: 0.into(),
         started: begun,
     });
+    let budgets = SharedBudgets::start(&shared)?;
     note(&shared, &loader, 1, &findings);
     report(&findings, &[], &loader);
     let serving = Serving::start(&shared, vec![Listener { sockets, tls: None }], writers)?;
@@ -139,6 +145,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     shared.draining.store(true, Relaxed);
     if serving.drain(&mut signals).await? == End::Drained {
         mock.stop().await;
+    }
+    if let Some(budgets) = budgets {
+        process::tell_last(&ledger).await;
+        budgets.stop();
     }
     ledger.close().context("cannot close the ledger")?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use tollgate_crds::{
     Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs, Metrics, ObjectRef,
-    Prices, Stores, Telemetry, Unpriced,
+    Prices, SecretSource, Stores, Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -12,13 +12,19 @@ use super::objects::{Grants, Objects, age};
 use super::report::{Report, Subject};
 use super::values::Reader;
 use crate::finding::Reason;
-use crate::model::{self, GatewayName, KeyHash};
+use crate::model::{self, Credential, GatewayName, KeyHash};
 
 /// Shorter keys can be guessed.
 pub(super) const SHORTEST_KEY: usize = 20;
 
 /// The port that `serve` listens on unless its flag says otherwise.
 const USUAL_PORT: i32 = 4000;
+
+/// How the URL of a Redis or Valkey may begin.
+const REDIS_SCHEMES: [&str; 5] = ["redis://", "rediss://", "valkey://", "valkeys://", "unix:"];
+
+/// Scripts in Redis count in doubles. In the unit of the budget: nano-USD, tokens, requests.
+const LARGEST_IN_REDIS: i64 = 9_000_000_000_000_000;
 
 /// The gateway, and what decides who attaches to it.
 #[derive(Debug)]
@@ -147,6 +153,36 @@ impl<'a> Gateway<'a> {
         admitted
     }
 
+    /// The URLs of databases.
+    pub fn stores(&self, input: &Input<'_>, report: &mut Report) -> Vec<Credential> {
+        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return Vec::new() };
+        let Some(SecretSource { secret_ref }) = &object.spec.stores.redis else { return Vec::new() };
+        let (subject, field) = (object.subject(), "spec.stores.redis.secretRef");
+        let Some((_, value)) = credential::read(input, secret_ref, subject, field, report) else { return Vec::new() };
+        if !REDIS_SCHEMES.iter().any(|scheme| value.starts_with(scheme)) {
+            let message = format!("entry `{}` of Secret `{}` is no URL of a Redis", secret_ref.key, secret_ref.name);
+            report.error(subject, Reason::InvalidValue, field, message).hint =
+                "write redis://HOST:6379, or rediss://HOST:6379 for TLS".to_owned();
+            return Vec::new();
+        }
+        vec![Credential { id: credential::id(&object.meta.namespace, secret_ref), value }]
+    }
+
+    /// Lowers limits that are larger than the gateway's store can count.
+    pub fn bound_limits(&self, budgets: &mut [model::Budget], report: &mut Report) {
+        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return };
+        if self.compiled.redis.is_none() {
+            return;
+        }
+        for budget in budgets.iter_mut().filter(|budget| budget.limit > LARGEST_IN_REDIS) {
+            budget.limit = LARGEST_IN_REDIS;
+            let message =
+                format!("budget `{}` counts up to 9,000,000 USD (or 9 * 10^15), its limit is larger", budget.id);
+            report.warning(object.subject(), Reason::InvalidValue, "spec.stores.redis", message).hint =
+                "Redis counts exactly so far; split the budget".to_owned();
+        }
+    }
+
     fn name(&self) -> GatewayName {
         let model::Gateway { namespace, name, .. } = &self.compiled;
         GatewayName { namespace: namespace.to_string(), name: name.to_string() }
@@ -229,6 +265,7 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         master_key,
         allowed_hosts: allowed_hosts.iter().map(|host| host.as_str().into()).collect(),
         metrics_require_auth: *require_auth,
+        redis: stores.redis.as_ref().map(|source| credential::id(&object.meta.namespace, &source.secret_ref)),
         ..defaults_of(defaults, Reader::new(report, subject))
     }
 }
@@ -308,8 +345,8 @@ fn report_logs(logs: &Logs, subject: Subject<'_>, report: &mut Report) {
 }
 
 fn report_stores(stores: &Stores, telemetry: &Telemetry, prices: &Prices, subject: Subject<'_>, report: &mut Report) {
-    let Stores { redis, postgres, cache } = stores;
-    for (name, store) in [("redis", redis), ("postgres", postgres), ("cache", cache)] {
+    let Stores { redis: _, postgres, cache } = stores;
+    for (name, store) in [("postgres", postgres), ("cache", cache)] {
         if store.is_some() {
             report.not_yet(subject, format!("spec.stores.{name}"), format!("{name} is not used yet"));
         }

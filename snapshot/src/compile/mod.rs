@@ -55,10 +55,18 @@ use upstream::Judge;
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub snapshot: Snapshot,
-    /// Those that deployments of the snapshot use, sorted by id.
+    /// Those that deployments of the snapshot and the gateway itself use, sorted by id.
     pub credentials: Vec<Credential>,
     /// Sorted by object and field.
     pub findings: Vec<Finding>,
+}
+
+/// Both, sorted by id, each once.
+fn with_stores(mut credentials: Vec<Credential>, stores: Vec<Credential>) -> Vec<Credential> {
+    credentials.extend(stores);
+    credentials.sort_by(|a, b| a.id.cmp(&b.id));
+    credentials.dedup_by(|a, b| a.id == b.id);
+    credentials
 }
 
 /// The snapshot of the gateway that the documents describe, or of a default one where they describe none. The same
@@ -95,12 +103,14 @@ pub fn compile(input: Input<'_>) -> Compiled {
     };
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);
-    let budgets = budgets.into_rows(&gateway);
+    let mut budgets = budgets.into_rows(&gateway);
+    gateway.bound_limits(&mut budgets, &mut report);
+    let stores = gateway.stores(&input, &mut report);
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;
     let deployments = deployments.compiled;
-    let credentials = credentials.used_by(&deployments);
+    let credentials = with_stores(credentials.used_by(&deployments), stores);
     let snapshot =
         Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };
     Compiled { snapshot, credentials, findings: report.into_findings() }

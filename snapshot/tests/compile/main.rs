@@ -10,4 +10,5 @@ mod gateways;
 mod keys;
 mod names;
 mod samples;
+mod stores;
 mod world;

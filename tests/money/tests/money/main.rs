@@ -8,4 +8,5 @@ mod flagged;
 mod kills;
 mod leaks;
 mod retries;
+mod shared;
 mod unpriced;
