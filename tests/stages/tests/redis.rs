@@ -61,9 +61,8 @@ async fn budgets_are_counted_over_tls() {
     let tls = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"];
     let port = port.to_string();
     let [a, b, c, d, e, f] = tls;
-    let Some(server) = RedisServer::start(["--tls-port", &port, a, b, c, d, e, f, "--requirepass", "pa55"]) else {
-        return;
-    };
+    let Some(server) = RedisServer::start(["--tls-port", &port, a, b, c, d, e, f]) else { return };
+    server.command("CONFIG SET requirepass pa55");
     let starter = Starter::default().variable("SSL_CERT_FILE", &certificate);
     let url = format!("rediss://:pa55@localhost:{port}/0");
     let stage = stage(&url, starter, &[("caller", hard())]).await;
