@@ -196,6 +196,7 @@ impl<S: Spender> Client<S> {
                 Some(error) => {
                     // What it was about is told again.
                     self.spender.tell_all();
+                    self.tells_all = true;
                     let is_late = matches!(error, StoreError::Late(_));
                     self.failed(&error).await;
                     next_sign = Instant::now();
