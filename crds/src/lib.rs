@@ -54,7 +54,7 @@ pub use label_selector::{LabelExpression, LabelOperator, LabelSelector};
 pub use limits::{KeyLimits, Limits, ModelLimits};
 pub use llm_gateway::{
     Autoscaling, Egress, GatewayService, LLMGateway, LLMGatewaySpec, LLMGatewayStatus, Listener, ListenerTls,
-    PriceOverlay, Prices, ServiceType, Stores,
+    PostgresStore, PriceOverlay, Prices, ServiceType, Stores,
 };
 pub use model_deployment::{
     JsonFields, ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus, Parameters, Probe, ProbeMode,

@@ -3,9 +3,11 @@
 use crate::allowed_namespaces::AllowedNamespaces;
 use crate::bounded;
 use crate::condition::Condition;
+use crate::decimal::DecimalText;
 use crate::gateway_defaults::GatewayDefaults;
 use crate::pod_template::PodTemplate;
-use crate::reference::{ConfigMapKeyRef, LocalRef, SecretSource};
+use crate::pricing::Pricing;
+use crate::reference::{ConfigMapKeyRef, LocalRef, SecretKeyRef, SecretSource};
 use crate::telemetry::Telemetry;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -117,7 +119,7 @@ pub struct LLMGatewaySpec {
     pub telemetry: Telemetry,
 
     /// Prices beside the built-in table. Default: none.
-    /// Example: `{overlays: [{name: contract, configMapRef: {name: contract-prices, key: prices.jsonl}}]}`.
+    /// Example: `{overlays: [{name: contract, provider: openai, discountPercent: "12"}]}`.
     #[serde(default, skip_serializing_if = "Prices::is_empty")]
     pub prices: Prices,
 
@@ -244,9 +246,10 @@ pub struct Stores {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<SecretSource>,
 
-    /// URL of a PostgreSQL that keeps the ledger. Example: `{secretRef: {name: postgres, key: url}}`.
+    /// A PostgreSQL that keeps a row of each attempt, and sums of each day.
+    /// Example: `{secretRef: {name: postgres, key: url}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgres: Option<SecretSource>,
+    pub postgres: Option<PostgresStore>,
 
     /// URL of a Redis or Valkey that keeps cached answers. Example: `{secretRef: {name: cache, key: url}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,12 +263,27 @@ impl Stores {
     }
 }
 
+/// A PostgreSQL for rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresStore {
+    /// The entry of a Secret that holds the URL, `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full`.
+    /// Example: `{name: postgres, key: url}`.
+    pub secret_ref: SecretKeyRef,
+
+    /// Days that rows are kept, today with them; sums of days stay. Default: for ever. Example: `90`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
+    pub retention_days: Option<i32>,
+}
+
 /// Prices beside the built-in table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Prices {
-    /// Price tables that replace models of the built-in one; a later entry wins.
-    /// Example: `[{name: contract, configMapRef: {name: contract-prices, key: prices.jsonl}}]`.
+    /// What the gateway's models cost instead of, or relative to, the built-in table. They are applied in their order,
+    /// each to what those before it left; `pricing` of a ModelDeployment comes last.
+    /// Example: `[{name: contract, provider: openai, discountPercent: "12"}]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
@@ -279,17 +297,43 @@ impl Prices {
     }
 }
 
-/// One further price table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// One change of prices. Exactly one of `pricing`, `discountPercent`, `surchargePercent`, `configMapRef`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("(has(self.pricing) ? 1 : 0) + (has(self.discountPercent) ? 1 : 0) + (has(self.surchargePercent) ? 1 : 0) + (has(self.configMapRef) ? 1 : 0) == 1")
+    .message("exactly one of pricing, discountPercent, surchargePercent, configMapRef must be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct PriceOverlay {
-    /// Name of the table in reports. Example: `contract`.
+    /// Name of the change, in the ledger and in reports. Example: `contract`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
 
-    /// The entry of a ConfigMap that holds the table, in the form of the built-in one.
-    /// Example: `{name: contract-prices, key: prices.jsonl}`.
-    pub config_map_ref: ConfigMapKeyRef,
+    /// Only for models of this provider. Default: of every provider. Example: `openai`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub provider: Option<String>,
+
+    /// Only for these models, by the provider's own names; they may end in `*`. Default: all. Example: `["gpt-5*"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    pub models: Vec<String>,
+
+    /// Prices in the place of those before: single rates, all of another model (`like`), or none (`free`).
+    /// Example: `{perMillionTokens: {input: "2.00", output: "8.00"}}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
+
+    /// So many percent less than before, on every rate; at most 100, with at most four decimals. Example: `"12.5"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discount_percent: Option<DecimalText>,
+
+    /// So many percent more than before, on every rate; at most 1000, with at most four decimals. Example: `"3"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surcharge_percent: Option<DecimalText>,
+
+    /// The entry of a ConfigMap that holds whole prices of models, a line each, in the form of the built-in table
+    /// (`tollgate prices show MODEL --output lines` prints it). Example: `{name: contract-prices, key: prices.jsonl}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<ConfigMapKeyRef>,
 }
 
 /// What deployments may call.

@@ -64,6 +64,10 @@ fn budget() -> Value {
     json!({"limit": "1", "period": {"calendar": "Month"}})
 }
 
+fn overlay(change: Value) -> Value {
+    json!({"prices": {"overlays": [with(&json!({"name": "contract"}), change)]}})
+}
+
 fn group() -> Value {
     json!({"targets": [{"name": "a", "modelDeploymentRef": {"name": "a"}}]})
 }
@@ -287,6 +291,12 @@ fn each_rule_is_kept_by_one_spec_and_broken_by_another() {
             "exactly one of value, secretRef, configMapRef must be set",
             env(json!({"value": "a"})),
             env(json!({"value": "a", "secretRef": secret})),
+        ),
+        (
+            "LLMGateway",
+            "exactly one of pricing, discountPercent, surchargePercent, configMapRef must be set",
+            overlay(json!({"discountPercent": "5"})),
+            overlay(json!({"discountPercent": "5", "surchargePercent": "5"})),
         ),
     ];
     for (kind, message, good, bad) in &cases {

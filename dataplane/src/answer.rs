@@ -82,10 +82,12 @@ pub fn readiness(core: &Core) -> Response<ReplyBody> {
     if generation == 0 {
         return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "no configuration yet"}));
     }
-    // `db` is where LiteLLM's probes look; the ledger needs no server.
+    // `db` is where LiteLLM's probes look. Without one rows wait, and calls are served.
+    let is_connected = core.shared.builder.ledger.postgres().is_some_and(|postgres| postgres.is_connected);
+    let db = if is_connected { "connected" } else { "Not connected" };
     json_reply(
         StatusCode::OK,
-        &json!({"status": "healthy", "db": "Not connected", "generation": generation, "version": env!("CARGO_PKG_VERSION")}),
+        &json!({"status": "healthy", "db": db, "generation": generation, "version": env!("CARGO_PKG_VERSION")}),
     )
 }
 
@@ -151,6 +153,16 @@ fn health(core: &Core, headers: &HeaderMap, query: &str) -> Result<Response<Repl
             })
         })
         .collect();
+    // What a database says is the operator's business.
+    let postgres = core.shared.builder.ledger.postgres().filter(|_| caller.is_master()).map(|view| {
+        json!({
+            "connected": view.is_connected,
+            "waiting_rows": view.waiting,
+            "dropped_rows": view.dropped + view.expired + view.refused,
+            "lag_seconds": view.lag_ms as f64 / 1000.0,
+            "error": view.error,
+        })
+    });
     let none_healthy = wanted.is_some() && healthy.is_empty();
     let status = if none_healthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok(json_reply(
@@ -163,6 +175,7 @@ fn health(core: &Core, headers: &HeaderMap, query: &str) -> Result<Response<Repl
             "unhealthy_endpoints": unhealthy,
             "version": env!("CARGO_PKG_VERSION"),
             "uptime": core.shared.started.elapsed().as_secs(),
+            "postgres": postgres,
             "config": {
                 "source": if caller.is_master() { loaded.source } else { String::new() },
                 "generation": tables.generation,

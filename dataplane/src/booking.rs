@@ -10,10 +10,11 @@ use tollgate_dialects::usage::Usage;
 use tollgate_ledger::{Amounts, Hold, Outcome, Settlement};
 use tollgate_snapshot::model::Name;
 use tollgate_snapshot::money::NanoUsd;
-use tollgate_snapshot::price::{Cost, CostContext, PriceSheet};
+use tollgate_snapshot::price::{Cost, CostContext, CostError, PriceSheet};
 
 use crate::core::Core;
 use crate::limits::Permits;
+use crate::surcharge::Surcharge;
 use crate::tables::DeploymentState;
 
 /// Counts an attempt under way at its deployment, for least-busy routing.
@@ -52,6 +53,7 @@ pub struct Booking {
     /// The provider says what a call cost, and is believed.
     pub trusts_reported_cost: bool,
     pub requested_service_tier: Option<Box<str>>,
+    pub surcharge: Surcharge,
     pub started: Instant,
     pub started_unix_ms: i64,
     pub first_byte: Option<Duration>,
@@ -75,26 +77,43 @@ impl Booking {
             requested_service_tier: self.requested_service_tier.as_deref(),
             at_unix_seconds: Some(self.started_unix_ms / 1000),
             trust_reported_cost: self.trusts_reported_cost,
+            region: self.surcharge.region(),
+            speed: self.surcharge.speed(),
             ..CostContext::default()
         };
-        let cost = match &self.price {
-            None => Some(Cost::default()),
-            Some(price) => price.cost(&usage, &context).ok(),
+        let Some(price) = &self.price else {
+            return self.finish(usage, Cost::default(), status, Outcome::Unpriced);
         };
-        let Some(cost) = cost else {
-            // A unit without a price was used: the true cost is unknown, the hold bounds what was foreseen.
-            tracing::warn!("the provider reported usage that the model's price does not cover; the hold was charged");
-            return self.charge(status);
-        };
-        let outcome = if self.price.is_none() { Outcome::Unpriced } else { Outcome::Exact };
-        self.finish(usage, cost, status, outcome)
+        match price.cost(&usage, &context) {
+            Ok(cost) => self.finish(usage, cost, status, Outcome::Exact),
+            // No money was held that could stand for it: what is known is booked, and the row says that it is not all.
+            Err(CostError::Unpriced { unit, known }) if !self.hard || self.held.nano_usd == 0 => {
+                if self.held.nano_usd > 0 {
+                    // Else it was counted when it was held.
+                    self.core.bank.own.unpriced.add(1);
+                }
+                tracing::debug!(unit = unit.name(), "the model's price does not cover what was used");
+                let cost = Cost { total: known, other: known, ..Cost::default() };
+                self.finish(usage, cost, status, Outcome::Unpriced)
+            }
+            // The true cost is unknown, the hold bounds what was foreseen.
+            Err(error) => {
+                tracing::warn!(%error, "what the provider reported has no price; the hold was charged: {error}");
+                self.charge(status)
+            }
+        }
     }
 
     /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged.
     pub fn estimate(&mut self, output_bytes: u64, status: u16) -> Booked {
         let usage =
             Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
-        let context = CostContext { at_unix_seconds: Some(self.started_unix_ms / 1000), ..CostContext::default() };
+        let context = CostContext {
+            at_unix_seconds: Some(self.started_unix_ms / 1000),
+            region: self.surcharge.region(),
+            speed: self.surcharge.speed(),
+            ..CostContext::default()
+        };
         let cost = match &self.price {
             None => Cost::default(),
             Some(price) => price.cost(&usage, &context).unwrap_or_default(),

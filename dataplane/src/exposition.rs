@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use tollgate_ledger::CounterValues;
+use tollgate_ledger::{CounterValues, PostgresView};
 use tollgate_redis::BUCKETS_US;
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
@@ -327,6 +327,13 @@ fn attempts(text: &mut String, core: &Core, registry: &Registry, names: &Names) 
         let labels = format!(r#"deployment="{}""#, quoted(&entry.id));
         value(text, "tollgate_deployment_in_flight", &labels, entry.state.in_flight.load(Relaxed));
     }
+    // One series a deployment; another version comes only with other prices.
+    head(text, "tollgate_price_info", "gauge", "Where the price of a deployment comes from; always 1.");
+    for (entry, deployment) in tables.deployments.iter().zip(&tables.snapshot.deployments) {
+        let version = deployment.price.as_ref().map_or("", |price| &**price.version());
+        let labels = format!(r#"deployment="{}",version="{}""#, quoted(&entry.id), quoted(version));
+        value(text, "tollgate_price_info", &labels, 1);
+    }
     head(text, "litellm_deployment_cooled_down_total", "counter", "Times a deployment was benched.");
     for (label, count) in registry.cooled_down_counts() {
         value(text, "litellm_deployment_cooled_down_total", &described(label), count);
@@ -398,7 +405,7 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     gauge(
         "tollgate_unpriced_total",
         "counter",
-        "Attempts at models without a price.",
+        "Attempts at models without a price, or with one that does not cover all that is used.",
         registry.sum(|one| one.unpriced.get() as i64),
     );
     let loaded = core.shared.status.read();
@@ -476,6 +483,7 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
         "Attempts that cost more than was held in a hard budget.",
         bound_violations as i64,
     );
+    postgres(text, core.shared.builder.ledger.postgres());
     head(text, "tollgate_build_info", "gauge", "Version.");
     value(text, "tollgate_build_info", concat!(r#"version=""#, env!("CARGO_PKG_VERSION"), '"'), 1);
 }
@@ -514,6 +522,34 @@ fn allocator(text: &mut String, core: &Core) {
     value(text, &format!("{name}_bucket"), r#"le="+Inf""#, asked);
     value(text, &format!("{name}_sum"), "", sum_us as f64 / 1e6);
     value(text, &format!("{name}_count"), "", asked);
+}
+
+/// The way of rows to PostgreSQL. One metric has a label, with three values.
+fn postgres(text: &mut String, view: Option<PostgresView>) {
+    if let Some(view) = &view {
+        let name = "tollgate_ledger_postgres_up";
+        head(text, name, "gauge", "Whether rows are written to PostgreSQL now.");
+        value(text, name, "", i64::from(view.is_connected));
+    }
+    let PostgresView { is_connected: _, written, waiting, dropped, expired, refused, errors, lag_ms, error: _ } =
+        view.unwrap_or_default();
+    let name = "tollgate_ledger_postgres_rows_total";
+    head(text, name, "counter", "Rows written to PostgreSQL.");
+    value(text, name, "", written);
+    let name = "tollgate_ledger_postgres_waiting_rows";
+    head(text, name, "gauge", "Rows that wait on disk for PostgreSQL.");
+    value(text, name, "", waiting);
+    let name = "tollgate_ledger_postgres_lag_seconds";
+    head(text, name, "gauge", "Age of the oldest row that waits for PostgreSQL.");
+    value(text, name, "", lag_ms as f64 / 1000.0);
+    let name = "tollgate_ledger_postgres_errors_total";
+    head(text, name, "counter", "Connections and transactions that failed; their rows wait.");
+    value(text, name, "", errors);
+    let name = "tollgate_ledger_postgres_dropped_rows_total";
+    head(text, name, "counter", "Rows that are not in PostgreSQL: no room to wait, too old, not taken.");
+    for (reason, rows) in [("full", dropped), ("expired", expired), ("refused", refused)] {
+        value(text, name, &format!("reason=\"{reason}\""), rows);
+    }
 }
 
 fn budgets(text: &mut String, core: &Core) {

@@ -11,15 +11,17 @@ use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, AttemptStart, Budget, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit};
 use tollgate_snapshot::money::NanoUsd;
-use tollgate_snapshot::price::{Bounds, CacheWrites};
+use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
 
 use crate::admit::Admitted;
+use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::condition;
 use crate::core::Core;
 use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
 use crate::record::Record;
+use crate::surcharge::Surcharge;
 use crate::tables::Tables;
 
 /// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
@@ -36,6 +38,7 @@ pub struct Terms {
     budgets: Budgets,
     amounts: Amounts,
     hard: bool,
+    surcharge: Surcharge,
     /// Cap to send along because the client named none.
     pub inject_output: Option<u64>,
 }
@@ -65,24 +68,23 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
-        return Ok(Terms { budgets: Budgets::new(), amounts: requests, hard: false, inject_output: None });
+        let budgets = Budgets::new();
+        let surcharge = Surcharge::default();
+        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, inject_output: None });
     }
-    let Some(price) = &deployment.price else {
-        if hard_usd || snapshot.gateway.deny_unpriced {
-            return Err(GatewayError::PriceUnknown { model: admitted.model.to_string() }.into());
-        }
-        core.bank.own.unpriced.add(1);
-        let input = input_bound(call, deployment);
-        let tokens = input.unwrap_or_default().saturating_add(admitted.asked_output.unwrap_or_default());
-        let amounts = Amounts { tokens: tokens as i64, ..requests };
-        return Ok(Terms { budgets, amounts, hard, inject_output: None });
-    };
+    let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
+    let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
+    let price = deployment.price.as_deref();
+    if price.is_none() && needs_price {
+        return Err(unpriced().into());
+    }
     let input_tokens = match input_bound(call, deployment) {
         Ok(bound) => bound,
         Err(error) if hard_usd || hard_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
     };
     let modalities = &call.head.modalities;
+    let surcharge = Surcharge::of(call, deployment);
     let bounds = Bounds {
         input_tokens,
         choices: call.head.answers(),
@@ -91,6 +93,8 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
         images: modalities.images > 0,
         cache_writes: cache_writes(call, deployment),
         requested_service_tier: call.service_tier.as_deref(),
+        region: surcharge.region(),
+        speed: surcharge.speed(),
         ..Bounds::default()
     };
     let has_output = call.operation != Operation::Embeddings;
@@ -113,15 +117,18 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
         }
     };
     let bounds = Bounds { output_tokens, ..bounds };
-    let Some(worst) = price.worst_case(&bounds) else {
-        if hard_usd {
-            return Err(GatewayError::PriceUnknown { model: admitted.model.to_string() }.into());
+    // A sheet that lacks a rate for something that may be used is as good as none.
+    let nano_usd = match price.and_then(|price| price.worst_case(&bounds)) {
+        Some(NanoUsd(worst)) => worst,
+        None if needs_price => return Err(unpriced().into()),
+        None => {
+            core.bank.own.unpriced.add(1);
+            0
         }
-        return Ok(Terms { budgets, amounts: requests, hard, inject_output });
     };
-    let NanoUsd(nano_usd) = worst;
     let tokens = input_tokens.saturating_add(output_tokens.saturating_mul(bounds.choices)).min(i64::MAX as u64);
-    Ok(Terms { budgets, amounts: Amounts { nano_usd, tokens: tokens as i64, requests: 1 }, hard, inject_output })
+    let amounts = Amounts { nano_usd, tokens: tokens as i64, requests: 1 };
+    Ok(Terms { budgets, amounts, hard, surcharge, inject_output })
 }
 
 /// Whether a budget counts calls like this one.
@@ -162,12 +169,12 @@ fn cache_writes(call: &crate::call::Call, deployment: &model::Deployment) -> Cac
 fn affordable(
     core: &Rc<Core>,
     budgets: &[Arc<Budget>],
-    price: &tollgate_snapshot::price::PriceSheet,
+    price: Option<&PriceSheet>,
     bounds: &Bounds<'_>,
     cap: u64,
 ) -> u64 {
     let calls = core.in_flight.get().max(1) as i64 * core.shared.settings.cores.max(1) as i64;
-    let rate = price.output_rate_bound(bounds).filter(|rate| rate.0 > 0);
+    let rate = price.and_then(|price| price.output_rate_bound(bounds)).filter(|rate| rate.0 > 0);
     let mut affordable = cap;
     for budget in budgets {
         let Some(left) = budget.hard_left() else { continue };
@@ -212,14 +219,19 @@ impl<'a> Wanted<'a> {
         let entry = &tables.deployments[deployment_index as usize];
         let state = admitted.caller.state(&core.shared.builder);
         let started = Instant::now();
+        let Attribution { model, served_model, tags, end_user, end_user_name } =
+            attribution::of(core, admitted, deployment_index);
         let start = AttemptStart {
             attempt_id: record.id ^ u128::from(record.attempts),
             started_at_ms: core.unix_ms(started),
             key: state.name_id,
             team: admitted.caller.team_entry().map(|team| team.name_id).unwrap_or_default(),
             user: state.user_id,
-            end_user: end_user(admitted),
-            model: tables.routes[admitted.route as usize].name_id,
+            end_user,
+            end_user_name,
+            tags,
+            model,
+            served_model,
             deployment: entry.name_id,
             provider: entry.provider_id,
             namespace: state.namespace_id,
@@ -252,6 +264,7 @@ impl<'a> Wanted<'a> {
             permits: std::mem::take(permits),
             in_flight: in_flight.take(),
             requested_service_tier: admitted.call.service_tier.clone(),
+            surcharge: terms.surcharge,
             trusts_reported_cost: entry.trusts_reported_cost,
             started: *started,
             started_unix_ms: start.started_at_ms,
@@ -308,14 +321,6 @@ fn amount(budget: &Budget, units: i64) -> String {
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),
         tollgate_ledger::Unit::Requests => format!("{units} requests"),
     }
-}
-
-/// A bounded trace of who the end user is: clients choose the text, so rows hold its hash.
-fn end_user(admitted: &Admitted) -> u64 {
-    let call = &admitted.call;
-    let Some(name) = call.end_user() else { return 0 };
-    let digest = model::KeyHash::of(name.as_bytes()).0;
-    u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
 }
 
 /// Whether a target's condition lets this call through.

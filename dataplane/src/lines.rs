@@ -96,8 +96,12 @@ impl Lines {
 
     /// What a call cost, in all and by its parts.
     pub fn add_cost(&mut self, cost: &Cost) {
-        self.amount(name!("x-litellm-response-cost-original"), cost.total);
-        self.amount(name!("x-litellm-response-cost"), cost.total);
+        const ORIGINAL: &[u8] = name!("x-litellm-response-cost-original");
+        let value = self.0.len() + ORIGINAL.len();
+        self.amount(ORIGINAL, cost.total);
+        let value = value..self.0.len();
+        self.0.extend_from_slice(name!("x-litellm-response-cost"));
+        self.0.extend_from_within(value);
         for (name, amount) in [
             (name!("x-litellm-response-cost-input"), cost.input),
             (name!("x-litellm-response-cost-output"), cost.output),

@@ -161,7 +161,7 @@ pub fn refused(error: &ErrorBody) -> Box<GatewayError> {
 }
 
 /// The provider's name of the model; what a wildcard matched takes the place of the `*`.
-fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) -> std::borrow::Cow<'a, str> {
+pub fn upstream_model<'a>(route: &Route, deployment: &'a Deployment, asked: &str) -> std::borrow::Cow<'a, str> {
     if !deployment.model.contains('*') {
         return std::borrow::Cow::Borrowed(&deployment.model);
     }

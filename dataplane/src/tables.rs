@@ -10,10 +10,11 @@ use hashbrown::HashTable;
 use http::HeaderValue;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
-use tollgate_ledger::{BudgetTerms, Ledger, NameId};
+use tollgate_ledger::{BudgetTerms, Ledger, NameId, PostgresTarget};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
 use tollgate_snapshot::{Credential, catalogue};
 
+use crate::attribution;
 use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
@@ -70,6 +71,8 @@ pub struct DeploymentEntry {
     pub label: Label,
     pub name_id: NameId,
     pub provider_id: NameId,
+    /// The provider's name of the model; `None` where it is a pattern.
+    pub model_id: Option<NameId>,
     /// Where the price comes from, for rows.
     pub price_version: NameId,
     /// How its usage differs from its dialect's.
@@ -137,6 +140,8 @@ pub struct DeploymentState {
 pub struct RouteEntry {
     pub label: Label,
     pub name_id: NameId,
+    /// Clients choose what stands for its `*`.
+    pub is_pattern: bool,
     pub group: HeaderValue,
     /// In the order of the route's targets.
     pub targets: Box<[TargetEntry]>,
@@ -176,6 +181,8 @@ pub struct KeyState {
     pub name_id: NameId,
     pub user_id: NameId,
     pub namespace_id: NameId,
+    /// The key's own, as one name.
+    pub tags: NameId,
 }
 
 /// State that belongs to names and lives as long as the process.
@@ -262,6 +269,10 @@ impl Builder {
         for budget in &snapshot.budgets {
             self.ledger.update(&terms(budget));
         }
+        if generation > 0 {
+            // Before the first configuration nothing is known about where rows go.
+            self.ledger.send_rows_to(postgres_target(&snapshot.gateway, &values));
+        }
         Tables {
             generation,
             keys,
@@ -304,6 +315,7 @@ impl Builder {
         RouteEntry {
             label: self.registry.label(&route.name),
             name_id: self.ledger.intern(&route.name),
+            is_pattern: route.name.ends_with('*'),
             group: header_value(&route.name),
             targets: route.targets.iter().map(target).collect(),
         }
@@ -348,6 +360,7 @@ impl Builder {
             label: self.registry.label(&id),
             name_id: self.ledger.intern(&id),
             provider_id: self.ledger.intern(&deployment.provider),
+            model_id: (!deployment.model.contains('*')).then(|| self.ledger.intern(&deployment.model)),
             price_version: deployment
                 .price
                 .as_ref()
@@ -442,6 +455,15 @@ fn bucket(hash: &KeyHash) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
+fn postgres_target(gateway: &model::Gateway, values: &HashMap<&str, &Credential>) -> Option<PostgresTarget> {
+    let model::PostgresStore { credential, retention_days } = gateway.postgres.as_ref()?;
+    Some(PostgresTarget {
+        url: values.get(&**credential).map(|credential| credential.value.clone()),
+        gateway: format!("{}/{}", gateway.namespace, gateway.name).into(),
+        retention_days: *retention_days,
+    })
+}
+
 pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
     use tollgate_ledger::{CalendarUnit, Mode, Period, Unit};
     BudgetTerms {
@@ -510,6 +532,7 @@ impl Tables {
                 name_id: builder.ledger.intern(&id),
                 user_id: key.user.as_deref().map_or_else(NameId::default, |user| builder.ledger.intern(user)),
                 namespace_id: builder.ledger.intern(namespace),
+                tags: attribution::of_key(&builder.ledger, &policy.tags),
                 usage: builder.persistent.usage(format!("key {id}")),
             }
         })

@@ -21,6 +21,7 @@ mod name;
 mod node;
 mod note;
 mod price;
+mod price_map;
 mod print;
 mod provider;
 mod retry;
@@ -30,6 +31,7 @@ mod share;
 
 pub use detect::is_litellm;
 pub use note::Note;
+pub use price_map::{PriceMap, is_price_map, read_price_map};
 
 use environment::Process;
 use tollgate_snapshot::compile::{Document, Secret};

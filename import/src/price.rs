@@ -12,7 +12,7 @@ const MILLION: i64 = 1_000_000;
 const MILLION_PLACES: i32 = 6;
 
 /// Field → unit. Those of tokens are the ones with `Token` in their name.
-const FIELDS: [(&str, &str); 30] = [
+pub(crate) const FIELDS: [(&str, &str); 30] = [
     ("input_cost_per_token", "InputToken"),
     ("output_cost_per_token", "OutputToken"),
     ("cache_read_input_token_cost", "CacheReadToken"),

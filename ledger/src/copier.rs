@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use crate::counters::Counters;
 use crate::durable::Adjustment;
 use crate::grants::Request;
-use crate::journal::{Pool, Segment, read_slots, row_id};
+use crate::journal::{Pool, Segment, each_slot, row_id};
 use crate::log::sync_folder;
 use crate::names::Names;
-use crate::record::Slot;
-use crate::store::{Row, Store};
+use crate::record::{Layout, Slot};
+use crate::spool::Spool;
+use crate::store::{Copying, Row, Store};
 use crate::terms::Amounts;
 
-/// Rows of one transaction: enough to make its cost small, few enough that readers do not wait.
-const BATCH: usize = 4096;
+/// Rows of one transaction, or a segment more: sums of a day are updated once for all of them, and few are in a page.
+const BATCH: usize = 32_768;
 
 /// What the copier is told.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Copier {
     pub store: Option<Store>,
     pub names: Arc<Names>,
     pub pool: Arc<Pool>,
+    /// Rows for PostgreSQL.
+    pub spool: Arc<Spool>,
     pub counters: Arc<Counters>,
     pub grants: SyncSender<Request>,
     pub inherited: Vec<Inherited>,
@@ -86,6 +89,36 @@ impl Tracked {
         }
     }
 
+    /// Copies what has ended. Answers the slots, which are in the database when the transaction is committed. `kept`: the
+    /// rows go there too, where there is a use for them.
+    fn copy(&mut self, copying: &mut Copying<'_>, kept: &mut Option<Vec<Row>>) -> Result<Vec<u32>, CopyError> {
+        let mut slots = Vec::new();
+        if self.segment.ended.load(Acquire) == self.copied_count {
+            return Ok(slots);
+        }
+        let Segment { file, path, number, written, .. } = &*self.segment;
+        each_slot(file, Layout::Current, *number, self.low, written.load(Acquire), |place, slot| {
+            match slot {
+                // One that is being written right now reads as bad; the next pass sees it whole.
+                Slot::Empty | Slot::Bad => {}
+                Slot::Intent(intent) if intent.settlement.is_some() && !self.is_copied(place.slot) => {
+                    let row = Row { id: row_id(place), intent };
+                    copying.add(&row)?;
+                    slots.push(place.slot);
+                    kept.iter_mut().for_each(|kept| kept.push(row.clone()));
+                }
+                Slot::Intent(_) => {}
+            }
+            Ok::<_, CopyError>(())
+        })?;
+        // The journal is at least as durable as its copy.
+        file.sync_data()?;
+        if !std::mem::replace(&mut self.is_named, true) {
+            sync_folder(path.parent().unwrap_or(path))?;
+        }
+        Ok(slots)
+    }
+
     fn is_done(&self) -> bool {
         // `full` first: after it no intent is written.
         self.segment.full.load(Acquire) && self.copied_count == self.segment.written.load(Acquire)
@@ -99,6 +132,7 @@ impl Copier {
         store: Option<Store>,
         names: Arc<Names>,
         pool: Arc<Pool>,
+        spool: Arc<Spool>,
         counters: Arc<Counters>,
         grants: SyncSender<Request>,
         inherited: Vec<Inherited>,
@@ -106,7 +140,20 @@ impl Copier {
         interval: Duration,
     ) -> Copier {
         let (segments, failing) = (Vec::new(), false);
-        Copier { path, store, names, pool, counters, grants, inherited, adjustments, interval, segments, failing }
+        Copier {
+            path,
+            store,
+            names,
+            pool,
+            spool,
+            counters,
+            grants,
+            inherited,
+            adjustments,
+            interval,
+            segments,
+            failing,
+        }
     }
 
     /// Copies until all who could write are gone. What is then not copied is copied by the next process.
@@ -172,8 +219,9 @@ impl Copier {
             let _ = self.grants.try_send(Request::AdjustmentsCopied { id: last });
         }
         self.copy_inherited()?;
-        for at in 0..self.segments.len() {
-            self.copy_segment(at)?;
+        let mut done = 0;
+        while done < self.segments.len() {
+            done += self.copy_segments(done)?;
         }
         self.retire()
     }
@@ -191,24 +239,21 @@ impl Copier {
         self.store.as_mut().ok_or_else(|| "the database is not open".to_owned())
     }
 
-    fn copy_rows(&mut self, rows: &[Row]) -> Result<(), String> {
-        let known = self.store()?.known_names();
-        let names = self.names.since(known).map_err(text)?;
-        let copied = self.store()?.copy(rows, &names).map_err(text)?;
-        self.counters.rows_copied.fetch_add(copied as u64, Relaxed);
-        Ok(())
-    }
-
     fn copy_inherited(&mut self) -> Result<(), String> {
         if self.inherited.is_empty() {
             return Ok(());
         }
-        for at in 0..self.inherited.len() {
-            let rows = std::mem::take(&mut self.inherited[at].rows);
-            let copied = rows.chunks(BATCH).try_for_each(|batch| self.copy_rows(batch));
-            self.inherited[at].rows = rows;
-            copied?;
+        let Copier { store, names, spool, inherited, counters, .. } = self;
+        let store = store.as_mut().ok_or("the database is not open")?;
+        for batch in inherited.iter().flat_map(|inherited| inherited.rows.chunks(BATCH)) {
+            let copied = store.copy(|copying| {
+                batch.iter().try_for_each(|row| copying.add(row))?;
+                add_names(copying, names)
+            });
+            counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+            spool.append(batch).map_err(text)?;
         }
+        self.spool.sync().map_err(text)?;
         self.store()?.sync().map_err(text)?;
         for Inherited { number, path, rows: _ } in std::mem::take(&mut self.inherited) {
             self.pool.remove(&path);
@@ -218,36 +263,31 @@ impl Copier {
         Ok(())
     }
 
-    fn copy_segment(&mut self, at: usize) -> Result<(), String> {
-        let tracked = &self.segments[at];
-        let segment = tracked.segment.clone();
-        if segment.ended.load(Acquire) == tracked.copied_count {
-            return Ok(());
-        }
-        let slots =
-            read_slots(&segment.file, segment.number, tracked.low, segment.written.load(Acquire)).map_err(text)?;
-        let mut rows = Vec::new();
-        for (place, slot) in slots {
-            match slot {
-                // One that is being written right now reads as bad; the next pass sees it whole.
-                Slot::Empty | Slot::Bad => {}
-                Slot::Intent(intent) if intent.settlement.is_some() && !tracked.is_copied(place.slot) => {
-                    rows.push((place.slot, Row { id: row_id(place), intent }));
+    /// Copies what has ended in the segments from `from` on. Answers how many it did.
+    fn copy_segments(&mut self, from: usize) -> Result<usize, String> {
+        let Copier { store, names, spool, segments, counters, .. } = self;
+        let store = store.as_mut().ok_or("the database is not open")?;
+        let mut kept = spool.is_on().then(Vec::new);
+        let mut copied_slots: Vec<Vec<u32>> = Vec::new();
+        let copied = store.copy(|copying| {
+            let mut rows = 0;
+            for tracked in &mut segments[from..] {
+                if rows >= BATCH {
+                    break;
                 }
-                Slot::Intent(_) => {}
+                let slots = tracked.copy(copying, &mut kept)?;
+                rows += slots.len();
+                copied_slots.push(slots);
             }
+            add_names(copying, names)
+        });
+        counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+        // After the copy, whose rows are there once however often it is tried.
+        kept.map_or(Ok(()), |rows| spool.append(&rows)).map_err(text)?;
+        for (tracked, slots) in segments[from..].iter_mut().zip(&copied_slots) {
+            slots.iter().for_each(|slot| tracked.mark(*slot));
         }
-        // The journal is at least as durable as its copy.
-        segment.file.sync_data().map_err(text)?;
-        if !std::mem::replace(&mut self.segments[at].is_named, true) {
-            sync_folder(segment.path.parent().unwrap_or(&segment.path)).map_err(text)?;
-        }
-        for batch in rows.chunks(BATCH) {
-            let (slots, rows): (Vec<u32>, Vec<Row>) = batch.iter().cloned().unzip();
-            self.copy_rows(&rows)?;
-            slots.into_iter().for_each(|slot| self.segments[at].mark(slot));
-        }
-        Ok(())
+        Ok(copied_slots.len())
     }
 
     /// Lets segments go: rows durable in the database, then their sums durable in the grants log, then the file.
@@ -255,6 +295,7 @@ impl Copier {
         if !self.segments.iter().any(Tracked::is_done) {
             return Ok(());
         }
+        self.spool.sync().map_err(text)?;
         self.store()?.sync().map_err(text)?;
         let (done, left): (Vec<Tracked>, Vec<Tracked>) =
             std::mem::take(&mut self.segments).into_iter().partition(Tracked::is_done);
@@ -274,8 +315,13 @@ impl Copier {
     }
 
     fn retire_one(&mut self, segment: &Segment) -> Result<(), String> {
-        let slots = read_slots(&segment.file, segment.number, 1, segment.written.load(Acquire)).map_err(text)?;
-        let used = sums(slots.iter().map(|(_, slot)| slot)).into_iter().collect();
+        let mut used = HashMap::new();
+        each_slot(&segment.file, Layout::Current, segment.number, 1, segment.written.load(Acquire), |_, slot| {
+            add_used(&mut used, &slot);
+            std::io::Result::Ok(())
+        })
+        .map_err(text)?;
+        let used = used.into_iter().collect();
         let (done, answer) = std::sync::mpsc::sync_channel(1);
         let gone = |_| "the grants thread is gone".to_owned();
         self.grants.send(Request::Retire { segment: segment.number, used, done }).map_err(|_| gone(()))?;
@@ -286,20 +332,31 @@ impl Copier {
     }
 }
 
-/// What each account used in these slots; what has no settlement counts by its hold.
-pub fn sums<'a>(slots: impl Iterator<Item = &'a Slot>) -> HashMap<u32, Amounts> {
-    let mut used: HashMap<u32, Amounts> = HashMap::new();
-    for slot in slots {
-        let Slot::Intent(intent) = slot else { continue };
-        let cost = intent.cost();
-        for account in intent.accounts() {
-            let sum = used.entry(*account).or_default();
-            sum.nano_usd = sum.nano_usd.saturating_add(cost.nano_usd.max(0));
-            sum.tokens = sum.tokens.saturating_add(cost.tokens.max(0));
-            sum.requests = sum.requests.saturating_add(cost.requests.max(0));
-        }
+/// Adds what each account of a slot used; what has no settlement counts by its hold.
+pub fn add_used(used: &mut HashMap<u32, Amounts>, slot: &Slot) {
+    let Slot::Intent(intent) = slot else { return };
+    let cost = intent.cost();
+    for account in intent.accounts() {
+        let sum = used.entry(*account).or_default();
+        sum.nano_usd = sum.nano_usd.saturating_add(cost.nano_usd.max(0));
+        sum.tokens = sum.tokens.saturating_add(cost.tokens.max(0));
+        sum.requests = sum.requests.saturating_add(cost.requests.max(0));
     }
-    used
+}
+
+/// Adds the names that the database does not have. After the rows: those that they name are there then.
+fn add_names(copying: &mut Copying<'_>, names: &Names) -> Result<(), CopyError> {
+    let since = names.since(copying.known_names())?;
+    Ok(copying.add_names(&since)?)
+}
+
+/// Why rows were not copied.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    #[error(transparent)]
+    Database(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Journal(#[from] std::io::Error),
 }
 
 fn text(error: impl std::fmt::Display) -> String {

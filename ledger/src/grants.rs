@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
@@ -19,6 +20,11 @@ use tollgate_allocator::Mode;
 
 /// Requests that share one sync at most.
 const BATCH: usize = 1024;
+
+/// Requests that follow a sync so closely are not alone, as when ten thousand keys call for the first time in a period:
+/// a moment is waited for more of them. A sync costs as much as many calls.
+const STORM: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(4);
 
 /// A low budget is granted what it burns in this time.
 const CHUNK_SECONDS: i64 = 10;
@@ -99,10 +105,15 @@ impl Grants {
 
     /// Serves requests until all who could ask are gone.
     pub fn run(mut self, requests: &Receiver<Request>) {
+        let mut synced: Option<Instant> = None;
         while let Ok(first) = requests.recv() {
+            if synced.is_some_and(|synced| synced.elapsed() < STORM) {
+                std::thread::sleep(GATHER);
+            }
             let mut batch = vec![first];
             batch.extend(requests.try_iter().take(BATCH - 1));
             self.serve(batch);
+            synced = Some(Instant::now());
         }
     }
 

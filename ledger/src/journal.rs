@@ -17,10 +17,11 @@ use std::time::Duration;
 use memmap2::MmapMut;
 
 use crate::map::map_segment;
-use crate::record::{self, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Slot};
+use crate::record::{self, Layout, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Slot};
 use crate::terms::{AttemptStart, Settlement};
 
-const MAGIC: &[u8; 8] = b"TollgJ01";
+const FIRST_MAGIC: &[u8; 8] = b"TollgJ01";
+const MAGIC: &[u8; 8] = b"TollgJ02";
 
 /// Extension of a segment that is being made.
 pub const UNFINISHED: &str = "unfinished";
@@ -30,7 +31,7 @@ pub const SLOT_BITS: u32 = 16;
 pub const SEQUENCE_BITS: u32 = 24;
 
 /// Files kept for use again: what a busy second fills.
-const MAX_SPENT: usize = 4;
+const MAX_SPENT: usize = 12;
 
 /// How often a stuck factory looks again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -125,7 +126,8 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..48)?;
         let checksum = u32::from_le_bytes(bytes[44..48].try_into().expect("four bytes"));
-        if &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..44]) != checksum {
+        let known = [MAGIC, FIRST_MAGIC].iter().any(|magic| bytes.starts_with(*magic));
+        if !known || crc32fast::hash(&bytes[..44]) != checksum {
             return None;
         }
         Some(Header {
@@ -135,6 +137,11 @@ impl Header {
             slots: u32::from_le_bytes(bytes[40..44].try_into().expect("four bytes")),
         })
     }
+}
+
+/// How the slots of a segment are laid out that begins with these bytes.
+pub fn layout_of(header: &[u8]) -> Layout {
+    if header.starts_with(FIRST_MAGIC) { Layout::First } else { Layout::Current }
 }
 
 /// Where a segment's file is.
@@ -153,18 +160,47 @@ pub fn row_id(place: Place) -> i64 {
     ((place.segment << SLOT_BITS) | u64::from(place.slot)) as i64
 }
 
+/// Slots that are read at once.
+const READ_SLOTS: usize = 64;
+
+/// Tells slots `first..=last` of a segment's file, in their order.
+///
+/// # Errors
+/// The file is shorter, or cannot be read, or what is told fails: the rest is not told.
+pub fn each_slot<E: From<io::Error>>(
+    file: &File,
+    layout: Layout,
+    number: u64,
+    first: u32,
+    last: u32,
+    mut tell: impl FnMut(Place, Slot) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut bytes = [0; READ_SLOTS * SLOT_BYTES];
+    let mut next = first;
+    while next <= last {
+        let count = READ_SLOTS.min((last - next) as usize + 1);
+        let bytes = &mut bytes[..count * SLOT_BYTES];
+        file.read_exact_at(bytes, u64::from(next) * SLOT_BYTES as u64)?;
+        for bytes in bytes.chunks_exact(SLOT_BYTES) {
+            let place = Place { segment: number, slot: next };
+            tell(place, record::decode(layout, place, bytes))?;
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
 /// Reads slots `first..=last` of a segment's file.
 ///
 /// # Errors
 /// The file is shorter, or cannot be read.
-pub fn read_slots(file: &File, number: u64, first: u32, last: u32) -> io::Result<Vec<(Place, Slot)>> {
-    if last < first {
-        return Ok(Vec::new());
-    }
-    let mut bytes = vec![0; (last - first + 1) as usize * SLOT_BYTES];
-    file.read_exact_at(&mut bytes, u64::from(first) * SLOT_BYTES as u64)?;
-    let places = (first..=last).map(|slot| Place { segment: number, slot });
-    Ok(places.zip(bytes.chunks_exact(SLOT_BYTES)).map(|(place, bytes)| (place, record::decode(place, bytes))).collect())
+pub fn read_slots(file: &File, layout: Layout, number: u64, first: u32, last: u32) -> io::Result<Vec<(Place, Slot)>> {
+    let mut slots = Vec::new();
+    each_slot(file, layout, number, first, last, |place, slot| {
+        slots.push((place, slot));
+        io::Result::Ok(())
+    })?;
+    Ok(slots)
 }
 
 impl Pool {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,13 +21,18 @@ use crate::hold::Writer;
 use crate::journal::{Journal, KernelBoot, Pool};
 use crate::lock::{Lock, LockError};
 use crate::names::Names;
+use crate::postgres::{Control, Phase, PostgresTarget, PostgresView, Progress, Sender};
 use crate::recover::{RecoveryReport, recover};
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::terms::{BudgetTerms, BudgetView, NameId};
 use tollgate_allocator::{Answer, Batch, ReplicaId, Terms};
 
 /// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
 const GRANT_QUEUE: usize = 4096;
+
+/// How long the end waits for PostgreSQL to take the last rows; those that are left go with the next process.
+const LAST_ROWS: Duration = Duration::from_secs(5);
 
 /// What the ledger is opened with.
 #[derive(Clone, Debug)]
@@ -40,6 +45,8 @@ pub struct Options {
     pub segment_bytes: usize,
     /// Segments on disk, in use or waiting to be copied. When all are taken, attempts are refused.
     pub max_segments: usize,
+    /// Disk for rows that wait for PostgreSQL; what comes above it is left out there, and counted. Bytes.
+    pub max_spool_bytes: u64,
     /// How often rows are copied to the database.
     pub copy_interval: Duration,
     /// Unix milliseconds.
@@ -60,13 +67,14 @@ pub enum Allocation {
 }
 
 impl Options {
-    /// The usual settings for a folder: segments of 1 MiB, 256 of them, copied each second.
+    /// The usual settings for a folder: segments of 1 MiB, 256 of them, copied each second, and a spool of 1 GiB.
     pub fn new(folder: impl Into<PathBuf>, cores: usize) -> Options {
         Options {
             folder: folder.into(),
             cores,
             segment_bytes: 1 << 20,
             max_segments: 256,
+            max_spool_bytes: 1 << 30,
             copy_interval: Duration::from_secs(1),
             clock: system_clock,
             kernel_boot: kernel_boot(),
@@ -122,6 +130,9 @@ pub struct Shared {
     pub allowances: Option<Arc<Allowances>>,
     names: Arc<Names>,
     pool: Arc<Pool>,
+    spool: Arc<Spool>,
+    /// `None` until rows are wanted in PostgreSQL.
+    sending: Mutex<Option<Sending>>,
     budgets: RwLock<HashMap<Box<str>, Arc<Budget>, foldhash::fast::RandomState>>,
     /// Of earlier boots, for budgets that are not in use yet.
     closed: Mutex<HashMap<Box<str>, Vec<Closed>>>,
@@ -132,6 +143,14 @@ pub struct Shared {
     _lock: Lock,
 }
 
+/// The thread that writes rows to PostgreSQL, as seen from here.
+#[derive(Debug)]
+struct Sending {
+    control: tokio::sync::watch::Sender<Control>,
+    progress: Arc<Progress>,
+    ended: Receiver<()>,
+}
+
 impl Ledger {
     /// Opens the ledger of a folder: takes its lock, closes the books of the last process, starts the threads. Gives a
     /// writer for each core.
@@ -140,8 +159,17 @@ impl Ledger {
     /// Another process has the folder, the grants log is damaged, or the disk refuses. A database that cannot be opened
     /// is no error: rows wait in the journal.
     pub fn open(options: Options) -> Result<(Ledger, Vec<Writer>, RecoveryReport), OpenError> {
-        let Options { folder, cores, segment_bytes, max_segments, copy_interval, clock, kernel_boot, allocation } =
-            options;
+        let Options {
+            folder,
+            cores,
+            segment_bytes,
+            max_segments,
+            max_spool_bytes,
+            copy_interval,
+            clock,
+            kernel_boot,
+            allocation,
+        } = options;
         let journal = folder.join("journal");
         std::fs::create_dir_all(&journal).map_err(OpenError::io("make", &journal))?;
         let lock_path = folder.join("lock");
@@ -169,6 +197,9 @@ impl Ledger {
         let max_segments = max_segments.max(cores + 2) + live;
         let boot = recovered.report.boot;
         let pool = Arc::new(Pool::new(journal, boot, kernel_boot, segment_bytes, max_segments, live));
+        let spool_path = folder.join("spool");
+        let spool = Spool::open(spool_path.clone(), max_spool_bytes).map_err(OpenError::io("read", &spool_path))?;
+        let spool = Arc::new(spool);
         let mut closed: HashMap<Box<str>, Vec<Closed>> = HashMap::new();
         // What earlier processes spent is counted elsewhere, where limits are shared.
         let own = recovered.state.closed.iter().filter(|_| allocation == Allocation::Own).cloned();
@@ -196,6 +227,7 @@ impl Ledger {
             store,
             names.clone(),
             pool.clone(),
+            spool.clone(),
             counters.clone(),
             grants_sender.clone(),
             recovered.inherited,
@@ -210,6 +242,8 @@ impl Ledger {
             allowances,
             names,
             pool: pool.clone(),
+            spool,
+            sending: Mutex::default(),
             budgets: RwLock::default(),
             closed: Mutex::new(closed),
             next_order: AtomicU64::new(0),
@@ -236,6 +270,11 @@ impl Ledger {
     /// The number of a name. The first time, it is written to the dictionary.
     pub fn intern(&self, name: &str) -> NameId {
         self.0.names.intern(name)
+    }
+
+    /// The number of a name that a client chose; `None` where there are too many of them.
+    pub fn intern_chosen(&self, name: &str) -> Option<NameId> {
+        self.0.names.intern_chosen(name)
     }
 
     /// The live budget with the id of these terms, which it takes over. The same id gives the same budget.
@@ -357,6 +396,68 @@ impl Ledger {
         self.0.counters.values(self.0.pool.live.load(Relaxed))
     }
 
+    /// From now on rows are written to this PostgreSQL as well, by a thread that is started at the first time; `None`: to
+    /// none any more. While the URL of one is not known, rows wait, or go where they went.
+    pub fn send_rows_to(&self, target: Option<PostgresTarget>) {
+        let mut sending = guard(&self.0.sending);
+        let kept = match &target {
+            Some(_) => self.0.spool.turn_on(),
+            None => {
+                self.0.spool.turn_off();
+                Ok(())
+            }
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "rows are not written to PostgreSQL: there is no spool for them: {error}");
+            return;
+        }
+        if let Some(Sending { control, .. }) = &*sending {
+            control.send_if_modified(|control| {
+                let known = control.target.as_ref().and_then(|target| target.url.clone());
+                let target = target.map(|target| PostgresTarget { url: target.url.clone().or(known), ..target });
+                let is_new = control.target.as_deref() != target.as_ref();
+                if is_new {
+                    control.target = target.map(Arc::new);
+                }
+                is_new
+            });
+        } else if target.is_some() {
+            let first = Control { target: target.map(Arc::new), phase: Phase::Sending };
+            let (control, receiver) = tokio::sync::watch::channel(first);
+            let progress = Arc::new(Progress::default());
+            let (spool, names) = (self.0.spool.clone(), self.0.names.clone());
+            let sender = Sender::new(spool, progress.clone(), names, receiver, self.0.clock);
+            let (end, ended) = sync_channel(1);
+            match spawn("ledger-postgres", move || sender.run(end)) {
+                Ok(thread) => guard(&self.0.threads).push(thread),
+                Err(error) => tracing::error!(%error, "rows are not written to PostgreSQL: no thread: {error}"),
+            }
+            *sending = Some(Sending { control, progress, ended });
+        }
+    }
+
+    /// How the way to PostgreSQL stands; `None` where rows were never to go there.
+    pub fn postgres(&self) -> Option<PostgresView> {
+        let sending = guard(&self.0.sending);
+        let Sending { progress, .. } = sending.as_ref()?;
+        let spool = &self.0.spool;
+        Some(progress.view(spool.waiting(), spool.dropped.load(Relaxed), (self.0.clock)()))
+    }
+
+    /// Gives the last rows a moment to reach PostgreSQL.
+    fn finish_sending(&self) {
+        let Some(Sending { control, progress: _, ended }) = guard(&self.0.sending).take() else { return };
+        control.send_modify(|control| control.phase = Phase::Finishing);
+        // In time or not, the rest is on disk.
+        let _ = ended.recv_timeout(LAST_ROWS);
+        drop(control);
+        self.0.spool.close();
+        let waiting = self.0.spool.waiting();
+        if waiting > 0 {
+            tracing::warn!("{waiting} rows wait for PostgreSQL; the next process writes them");
+        }
+    }
+
     /// Waits until all that has ended by now is in the database. Blocks: for tests, reports and shutdown.
     ///
     /// # Errors
@@ -385,6 +486,7 @@ impl Ledger {
         let (done, answer) = sync_channel(1);
         grants.send(Request::Close { segments, done }).map_err(|_| gone())?;
         let closed = answer.recv().map_err(|_| gone())?;
+        self.finish_sending();
         copied.and(closed).map_err(|reason| FlushError { reason })
     }
 
@@ -404,6 +506,7 @@ impl Drop for Shared {
         // Without their queues the threads end; without them the folder may be opened again.
         guard(&self.copier).take();
         guard(&self.grants).take();
+        guard(&self.sending).take();
         self.pool.stopping.store(true, Release);
         let threads = std::mem::take(&mut *guard(&self.threads));
         for thread in threads {

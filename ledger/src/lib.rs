@@ -10,8 +10,10 @@
 //!    │ runs low                        │ a segment is full, its attempts ended
 //!    ▼                                  ▼
 //! grants thread ─► grants.log (fsync)  copier thread ─► ledger.sqlite ─► sums to grants.log ─► file removed
+//!                                          └─► spool ─► sender thread ─► PostgreSQL, where there is one
 //! ```
-//! Files of the data folder: `lock`, `grants.log` and `names.log` (text), `journal/*.segment`, `ledger.sqlite`.
+//! Files of the data folder: `lock`, `grants.log` and `names.log` (text), `journal/*.segment`, `ledger.sqlite`,
+//! `spool/*.spool` where rows go to PostgreSQL.
 #![deny(unsafe_code)]
 
 mod account;
@@ -28,8 +30,10 @@ mod lock;
 mod log;
 mod map;
 mod names;
+mod postgres;
 mod record;
 mod recover;
+mod spool;
 mod store;
 mod terms;
 
@@ -38,6 +42,7 @@ pub use counters::CounterValues;
 pub use hold::{Hold, Writer};
 pub use journal::KernelBoot;
 pub use ledger::{Allocation, FlushError, Ledger, OpenError, Options, kernel_boot};
+pub use postgres::{PostgresTarget, PostgresView};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};

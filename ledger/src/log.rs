@@ -129,6 +129,14 @@ impl Log {
         self.file.sync_data()
     }
 
+    /// The file, to be synced by who does not hold the log meanwhile.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn share(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     pub fn size_bytes(&self) -> u64 {
         self.size
     }

@@ -4,13 +4,18 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::log::{self, Log};
 use crate::terms::NameId;
 
 /// Longer names are cut: rows are for people.
 const MAX_NAME_BYTES: usize = 1024;
+
+/// Names that clients chose which one process takes, and with how many of all kinds it stops taking them: about 150 bytes
+/// each stay in memory.
+const MAX_CHOSEN: usize = 100_000;
+const MAX_WITH_CHOSEN: usize = 1_000_000;
 
 /// The dictionary.
 #[derive(Debug)]
@@ -20,9 +25,11 @@ pub struct Names {
 
 #[derive(Debug)]
 struct Inner {
-    ids: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    ids: HashMap<Arc<str>, u32, foldhash::fast::RandomState>,
     /// Name of id 1, 2, ...
-    names: Vec<Box<str>>,
+    names: Vec<Arc<str>>,
+    /// Names that clients chose, taken by this process.
+    chosen: usize,
     log: Log,
     /// Names from here on are not in the file: writing failed.
     unwritten_from: usize,
@@ -34,13 +41,13 @@ impl Names {
     /// # Errors
     /// The file cannot be read or written.
     pub fn open(path: &Path) -> io::Result<Names> {
-        let contents = log::read::<(u32, Box<str>)>(path)?;
+        let contents = log::read::<(u32, Arc<str>)>(path)?;
         if let Some(offset) = contents.damaged_at {
             tracing::error!("{} is damaged at byte {offset}: some rows will show placeholders", path.display());
             std::fs::copy(path, path.with_extension("damaged"))?;
         }
         let log = Log::open(path, contents.intact_bytes)?;
-        let mut names: Vec<Box<str>> = Vec::with_capacity(contents.records.len());
+        let mut names: Vec<Arc<str>> = Vec::with_capacity(contents.records.len());
         for (id, name) in contents.records {
             while names.len() + 1 < id as usize {
                 names.push(placeholder(names.len() + 1));
@@ -48,7 +55,7 @@ impl Names {
             names.push(name);
         }
         let ids = names.iter().enumerate().map(|(at, name)| (name.clone(), at as u32 + 1)).collect();
-        Ok(Names { inner: RwLock::new(Inner { ids, unwritten_from: names.len(), names, log }) })
+        Ok(Names { inner: RwLock::new(Inner { ids, unwritten_from: names.len(), names, chosen: 0, log }) })
     }
 
     /// The number of a name; a new one if it has none yet. The empty name is 0.
@@ -69,6 +76,29 @@ impl Names {
         NameId(id)
     }
 
+    /// The number of a name that a client chose. `None` for a new one where those there are are enough: clients must not
+    /// fill memory and disk with names.
+    pub fn intern_chosen(&self, name: &str) -> Option<NameId> {
+        let name = cut(name);
+        if name.is_empty() {
+            return Some(NameId(0));
+        }
+        if let Some(id) = self.read().ids.get(name) {
+            return Some(NameId(*id));
+        }
+        let mut inner = self.write();
+        if let Some(id) = inner.ids.get(name) {
+            return Some(NameId(*id));
+        }
+        if inner.chosen >= MAX_CHOSEN || inner.names.len() >= MAX_WITH_CHOSEN {
+            return None;
+        }
+        inner.chosen += 1;
+        let id = inner.add(name.into());
+        inner.write_out();
+        Some(NameId(id))
+    }
+
     /// Makes sure that numbers up to this one are taken, by placeholders where their names were lost.
     pub fn reserve(&self, highest: u32) {
         let mut inner = self.write();
@@ -79,11 +109,16 @@ impl Names {
         inner.write_out();
     }
 
+    /// Names with numbers above this one.
+    pub fn above(&self, known: usize) -> Vec<Arc<str>> {
+        self.read().names.get(known..).unwrap_or_default().to_vec()
+    }
+
     /// Names with numbers above this one, made durable.
     ///
     /// # Errors
     /// The disk's.
-    pub fn since(&self, known: u32) -> io::Result<Vec<(u32, Box<str>)>> {
+    pub fn since(&self, known: u32) -> io::Result<Vec<(u32, Arc<str>)>> {
         if self.read().names.len() <= known as usize {
             return Ok(Vec::new());
         }
@@ -92,9 +127,14 @@ impl Names {
         if inner.unwritten_from < inner.names.len() {
             return Err(io::Error::other("new names could not be written"));
         }
-        inner.log.sync()?;
+        let file = inner.log.share()?;
         let start = known as usize;
-        Ok(inner.names[start..].iter().enumerate().map(|(at, name)| ((start + at) as u32 + 1, name.clone())).collect())
+        let names =
+            inner.names[start..].iter().enumerate().map(|(at, name)| ((start + at) as u32 + 1, name.clone())).collect();
+        // Calls that bring a name of their own do not wait for the disk.
+        drop(inner);
+        file.sync_data()?;
+        Ok(names)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -107,7 +147,7 @@ impl Names {
 }
 
 impl Inner {
-    fn add(&mut self, name: Box<str>) -> u32 {
+    fn add(&mut self, name: Arc<str>) -> u32 {
         self.names.push(name.clone());
         let id = self.names.len() as u32;
         self.ids.insert(name, id);
@@ -134,7 +174,7 @@ impl Inner {
     }
 }
 
-fn placeholder(id: usize) -> Box<str> {
+fn placeholder(id: usize) -> Arc<str> {
     format!("lost-name-{id}").into()
 }
 
@@ -160,6 +200,18 @@ mod tests {
         let names = Names::open(&path).unwrap();
         assert_eq!((names.intern("b\n\"ü"), names.intern("c")), (NameId(2), NameId(3)));
         assert_eq!(names.since(1).unwrap(), [(2, "b\n\"ü".into()), (3, "c".into())]);
+    }
+
+    #[test]
+    fn names_that_clients_choose_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = Names::open(&folder.path().join("names.log")).unwrap();
+        let own = names.intern("own");
+        assert_eq!(names.intern_chosen("theirs"), Some(NameId(2)));
+        names.write().chosen = MAX_CHOSEN;
+        assert_eq!(names.intern_chosen("new"), None);
+        assert_eq!((names.intern_chosen("own"), names.intern_chosen("theirs")), (Some(own), Some(NameId(2))));
+        assert_eq!(names.intern("new"), NameId(3));
     }
 
     #[test]

@@ -10,7 +10,13 @@ pub const SLOT_BYTES: usize = 256;
 pub const MAX_BUDGETS: usize = 16;
 
 /// Where the settlement begins in a slot.
-pub const SETTLEMENT_AT: usize = 160;
+pub const SETTLEMENT_AT: usize = 176;
+
+/// Where it began in [`Layout::First`], which has the intent without its last names.
+const FIRST_SETTLEMENT_AT: usize = 160;
+
+/// Where the names are that came with the second layout; four bytes after them are free.
+const LATER_NAMES_AT: usize = FIRST_SETTLEMENT_AT;
 
 /// Bytes of an intent.
 pub const INTENT_BYTES: usize = SETTLEMENT_AT;
@@ -29,6 +35,15 @@ const FLAG_OVER_HOLD: u8 = 1;
 pub struct Place {
     pub segment: u64,
     pub slot: u32,
+}
+
+/// How the slots of a segment are laid out; its header says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The first one, still read.
+    First,
+    /// What is written.
+    Current,
 }
 
 /// What a slot says.
@@ -51,7 +66,10 @@ pub struct Intent {
     pub team: NameId,
     pub user: NameId,
     pub end_user: u64,
+    pub end_user_name: NameId,
+    pub tags: NameId,
     pub model: NameId,
+    pub served_model: NameId,
     pub deployment: NameId,
     pub provider: NameId,
     pub namespace: NameId,
@@ -79,11 +97,10 @@ impl Intent {
     /// The highest name number it refers to.
     pub fn highest_name(&self) -> u32 {
         let Intent { key, team, user, model, deployment, provider, namespace, price_version, .. } = self;
-        [key, team, user, model, deployment, provider, namespace, price_version]
-            .map(|name| name.0)
-            .into_iter()
-            .max()
-            .unwrap_or(0)
+        let Intent { end_user_name, tags, served_model, .. } = self;
+        let names = [key, team, user, model, deployment, provider, namespace, price_version];
+        let later = [served_model, tags, end_user_name];
+        names.into_iter().chain(later).map(|name| name.0).max().unwrap_or(0)
     }
 }
 
@@ -103,6 +120,56 @@ pub fn charged(hold: Amounts, outcome: Outcome) -> Settlement {
     }
 }
 
+/// The bytes of a slot that says this.
+pub fn encode(place: Place, intent: &Intent) -> [u8; SLOT_BYTES] {
+    let Intent {
+        attempt_id,
+        started_at_ms,
+        key,
+        team,
+        user,
+        end_user,
+        end_user_name,
+        tags,
+        model,
+        served_model,
+        deployment,
+        provider,
+        namespace,
+        attempt_no,
+        price_version,
+        hold,
+        accounts: _,
+        account_count: _,
+        settlement,
+        over_hold,
+    } = *intent;
+    let start = AttemptStart {
+        attempt_id,
+        started_at_ms,
+        key,
+        team,
+        user,
+        end_user,
+        end_user_name,
+        tags,
+        model,
+        served_model,
+        deployment,
+        provider,
+        namespace,
+        attempt_no,
+        price_version,
+        hold,
+    };
+    let mut slot = [0; SLOT_BYTES];
+    slot[..INTENT_BYTES].copy_from_slice(&encode_intent(place, &start, intent.accounts()));
+    if let Some(settlement) = settlement {
+        slot[SETTLEMENT_AT..].copy_from_slice(&encode_settlement(place, &settlement, over_hold));
+    }
+    slot
+}
+
 /// The bytes of an intent.
 pub fn encode_intent(place: Place, start: &AttemptStart, accounts: &[u32]) -> [u8; INTENT_BYTES] {
     let AttemptStart {
@@ -112,7 +179,10 @@ pub fn encode_intent(place: Place, start: &AttemptStart, accounts: &[u32]) -> [u
         team,
         user,
         end_user,
+        end_user_name,
+        tags,
         model,
+        served_model,
         deployment,
         provider,
         namespace,
@@ -134,6 +204,9 @@ pub fn encode_intent(place: Place, start: &AttemptStart, accounts: &[u32]) -> [u
     put_amounts(&mut bytes[72..96], hold);
     for (at, account) in accounts.iter().take(MAX_BUDGETS).enumerate() {
         bytes[96 + 4 * at..100 + 4 * at].copy_from_slice(&account.to_le_bytes());
+    }
+    for (at, name) in [served_model, tags, end_user_name].into_iter().enumerate() {
+        bytes[LATER_NAMES_AT + 4 * at..LATER_NAMES_AT + 4 + 4 * at].copy_from_slice(&name.0.to_le_bytes());
     }
     let checksum = checksum(place, 0, &bytes[4..]);
     bytes[..4].copy_from_slice(&checksum.to_le_bytes());
@@ -171,8 +244,11 @@ pub fn encode_settlement(place: Place, settlement: &Settlement, over_hold: bool)
 }
 
 /// Reads a slot of [`SLOT_BYTES`].
-pub fn decode(place: Place, slot: &[u8]) -> Slot {
-    let (intent, rest) = slot.split_at(INTENT_BYTES);
+pub fn decode(layout: Layout, place: Place, slot: &[u8]) -> Slot {
+    let (intent, rest) = slot.split_at(match layout {
+        Layout::First => FIRST_SETTLEMENT_AT,
+        Layout::Current => SETTLEMENT_AT,
+    });
     if intent.iter().all(|byte| *byte == 0) {
         return if rest.iter().all(|byte| *byte == 0) { Slot::Empty } else { Slot::Bad };
     }
@@ -181,6 +257,10 @@ pub fn decode(place: Place, slot: &[u8]) -> Slot {
         return Slot::Bad;
     }
     let name = |at: usize| NameId(u32_at(intent, 32 + 4 * at));
+    let later_name = |at: usize| match layout {
+        Layout::First => NameId(0),
+        Layout::Current => NameId(u32_at(intent, LATER_NAMES_AT + 4 * at)),
+    };
     let mut accounts = [0; MAX_BUDGETS];
     for (at, account) in accounts.iter_mut().enumerate() {
         *account = u32_at(intent, 96 + 4 * at);
@@ -197,6 +277,9 @@ pub fn decode(place: Place, slot: &[u8]) -> Slot {
         provider: name(5),
         namespace: name(6),
         price_version: name(7),
+        served_model: later_name(0),
+        tags: later_name(1),
+        end_user_name: later_name(2),
         end_user: u64_at(intent, 64),
         hold: amounts_at(intent, 72),
         attempt_no: intent[5],
@@ -273,7 +356,10 @@ mod tests {
             team: NameId(2),
             user: NameId(3),
             end_user: u64::MAX,
+            end_user_name: NameId(11),
+            tags: NameId(10),
             model: NameId(4),
+            served_model: NameId(9),
             deployment: NameId(5),
             provider: NameId(6),
             namespace: NameId(7),
@@ -294,7 +380,7 @@ mod tests {
     }
 
     fn read(place: Place, slot: &[u8]) -> Option<Intent> {
-        match decode(place, slot) {
+        match decode(Layout::Current, place, slot) {
             Slot::Intent(intent) => Some(intent),
             Slot::Empty | Slot::Bad => None,
         }
@@ -305,16 +391,36 @@ mod tests {
         let settlement = Settlement { input_tokens: 9, status: 200, ..charged(start(1, 70).hold, Outcome::Exact) };
         let intent = read(PLACE, &slot(&start(u128::MAX - 5, 70), Some(&settlement))).unwrap();
         assert_eq!((intent.attempt_id, intent.key, intent.price_version), (u128::MAX - 5, NameId(1), NameId(8)));
-        assert_eq!((intent.accounts(), intent.highest_name(), intent.over_hold), (&[9, 10][..], 8, true));
+        assert_eq!((intent.served_model, intent.tags, intent.end_user_name), (NameId(9), NameId(10), NameId(11)));
+        assert_eq!((intent.accounts(), intent.highest_name(), intent.over_hold), (&[9, 10][..], 11, true));
         assert_eq!(intent.settlement, Some(settlement));
+        assert_eq!(read(PLACE, &encode(PLACE, &intent)), Some(intent));
     }
 
     #[test]
     fn a_record_in_another_place_does_not_count() {
         let bytes = slot(&start(1, 70), None);
+        let decode = |place, slot: &[u8]| decode(Layout::Current, place, slot);
         assert_eq!(decode(Place { slot: 13, ..PLACE }, &bytes), Slot::Bad);
         assert_eq!(decode(Place { segment: 7, ..PLACE }, &bytes), Slot::Bad);
         assert_eq!(decode(PLACE, &[0; SLOT_BYTES]), Slot::Empty);
+    }
+
+    /// A slot of the first layout, byte for byte: an attempt with 8 names and 2 accounts, settled.
+    const FIRST: &str = include_str!("testdata/slot-first.hex");
+
+    #[test]
+    fn a_slot_of_the_first_layout_is_read() {
+        let digits: Vec<u8> =
+            FIRST.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|digit| digit as u8).collect();
+        let slot: Vec<u8> = digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect();
+        let Slot::Intent(intent) = decode(Layout::First, PLACE, &slot) else { panic!("not read") };
+        let Some(settlement) = intent.settlement else { panic!("no settlement") };
+        assert_eq!((intent.attempt_id, intent.key, intent.price_version), (u128::MAX - 5, NameId(1), NameId(8)));
+        assert_eq!((intent.accounts(), intent.highest_name(), intent.over_hold), (&[9, 10][..], 8, true));
+        assert_eq!((intent.served_model, intent.tags, intent.end_user_name), Default::default());
+        assert_eq!((settlement.input_tokens, settlement.status, settlement.actual.nano_usd), (9, 200, 70));
+        assert_eq!(decode(Layout::Current, PLACE, &slot), Slot::Bad);
     }
 
     proptest! {
@@ -324,7 +430,7 @@ mod tests {
             let mut bytes = slot(&start(7, nano_usd), Some(&settlement));
             let whole = read(PLACE, &bytes).unwrap();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            match decode(PLACE, &bytes) {
+            match decode(Layout::Current, PLACE, &bytes) {
                 Slot::Empty => prop_assert!(false, "a used slot looks empty"),
                 Slot::Bad => prop_assert!(bit / 8 < SETTLEMENT_AT),
                 // A settlement that cannot be trusted is none: the hold counts.

@@ -9,9 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::allowance::Ended;
-use crate::copier::{Inherited, sums};
+use crate::copier::{Inherited, add_used};
 use crate::durable::{Adjustment, Durable, Record};
-use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, number_of, read_slots, row_id};
+use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, layout_of, number_of, read_slots, row_id};
 use crate::ledger::OpenError;
 use crate::log::{self, Log};
 use crate::record::{Place, SLOT_BYTES, Slot};
@@ -109,7 +109,9 @@ pub fn recover(
         same_machine &= header.is_none_or(|header| !is_last || header.kernel_boot == kernel_boot);
         let counts = is_last && !last.stopped && !last.counted.contains(&number) && !last.retired.contains(&number);
         if counts {
-            for (account, amounts) in sums(slots.iter().map(|(_, slot)| slot)) {
+            let mut of_segment = HashMap::new();
+            slots.iter().for_each(|(_, slot)| add_used(&mut of_segment, slot));
+            for (account, amounts) in of_segment {
                 if account >= last.next_account {
                     return Err(OpenError::Damaged {
                         path: log_path.to_owned(),
@@ -213,8 +215,9 @@ fn read_segment(number: u64, path: &Path) -> io::Result<Found> {
     if whole_slots > 0 {
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut header, 0)?;
     }
+    let layout = layout_of(&header);
     let header = Header::decode(&header).filter(|header| header.number == number);
-    let slots = read_slots(&file, number, 1, whole_slots.saturating_sub(1))?;
+    let slots = read_slots(&file, layout, number, 1, whole_slots.saturating_sub(1))?;
     // Slots are written in order, so nothing good comes after one that was never written. Only the very last may be
     // torn, by a process that died before it dispatched anything.
     let last_used = slots.iter().rposition(|(_, slot)| *slot != Slot::Empty);

@@ -1,16 +1,18 @@
-//! The SQLite copy of the journal: a row for each attempt, sums for each day, and a view with names for people. One
-//! writer. A row's id is its place in the journal, so that a row that is copied twice is there once. Does I/O.
+//! The SQLite copy of the journal: a row for each attempt, sums for each day (and for each day and tag), and a view with
+//! names for people. One writer. A row's id is its place in the journal, so that a row that is copied twice is there
+//! once. Does I/O.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use crate::durable::Adjustment;
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
-use crate::record::{Intent, charged};
-use crate::terms::Outcome;
+use crate::record::{Intent, Place, charged};
+use crate::terms::{Outcome, Settlement};
 use tollgate_allocator::Unit;
 
 /// How long the writer waits for another process that has the database locked.
@@ -20,7 +22,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECKPOINT_PAGES: i64 = 4000;
 
 /// Changes of the schema, in order; `user_version` counts those that were made.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
@@ -68,7 +71,54 @@ LEFT JOIN names AS provider ON provider.id = attempts.provider
 LEFT JOIN names AS namespace ON namespace.id = attempts.namespace
 LEFT JOIN names AS price_version ON price_version.id = attempts.price_version
 LEFT JOIN outcomes ON outcomes.id = attempts.outcome;
-"];
+",
+    // The request's id differs from the attempt's in the last byte, by the attempt's number.
+    "
+ALTER TABLE attempts ADD COLUMN end_user_name INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN tags INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN served_model INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE daily_tags (
+    day INTEGER NOT NULL, tag TEXT NOT NULL, key INTEGER NOT NULL, model INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, failures INTEGER NOT NULL, nano_usd INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, tag, key, model)
+) STRICT, WITHOUT ROWID;
+DROP VIEW spend;
+CREATE VIEW spend AS
+SELECT
+    datetime(started_at_ms / 1000, 'unixepoch') AS started_at,
+    key.name AS key, team.name AS team, user.name AS user, model.name AS model, deployment.name AS deployment,
+    provider.name AS provider, namespace.name AS namespace, price_version.name AS price_version,
+    attempt_no, printf('%d.%09d', nano_usd / 1000000000, nano_usd % 1000000000) AS usd,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+    status, outcomes.word AS outcome, over_hold, duration_ms, first_byte_ms, nano_usd, held_nano_usd,
+    started_at_ms, digits AS attempt_id, attempts.id AS id,
+    served_model.name AS served_model, coalesce(tags.name, '[]') AS tags,
+    coalesce(end_user_name.name, CASE WHEN end_user != 0 THEN printf('#%016x', end_user) END) AS end_user,
+    substr(digits, 1, 8) || '-' || substr(digits, 9, 4) || '-' || substr(digits, 13, 4) || '-' || substr(digits, 17, 4)
+        || '-' || substr(digits, 21, 10) || printf('%02x', (last_byte | attempt_no) - (last_byte & attempt_no))
+        AS request_id
+FROM (
+    SELECT *, lower(hex(attempt_id)) AS digits,
+        16 * (instr('0123456789ABCDEF', substr(hex(attempt_id), 31, 1)) - 1)
+            + instr('0123456789ABCDEF', substr(hex(attempt_id), 32, 1)) - 1 AS last_byte
+    FROM attempts
+) AS attempts
+LEFT JOIN names AS key ON key.id = attempts.key
+LEFT JOIN names AS team ON team.id = attempts.team
+LEFT JOIN names AS user ON user.id = attempts.user
+LEFT JOIN names AS model ON model.id = attempts.model
+LEFT JOIN names AS served_model ON served_model.id = attempts.served_model
+LEFT JOIN names AS deployment ON deployment.id = attempts.deployment
+LEFT JOIN names AS provider ON provider.id = attempts.provider
+LEFT JOIN names AS namespace ON namespace.id = attempts.namespace
+LEFT JOIN names AS price_version ON price_version.id = attempts.price_version
+LEFT JOIN names AS tags ON tags.id = attempts.tags
+LEFT JOIN names AS end_user_name ON end_user_name.id = attempts.end_user_name
+LEFT JOIN outcomes ON outcomes.id = attempts.outcome;
+",
+];
 
 /// The database.
 #[derive(Debug)]
@@ -85,19 +135,79 @@ pub struct Row {
     pub intent: Intent,
 }
 
+impl Row {
+    /// The slot it comes from.
+    pub fn place(&self) -> Place {
+        Place { segment: self.id as u64 >> SLOT_BITS, slot: self.id as u32 & ((1 << SLOT_BITS) - 1) }
+    }
+
+    /// How it ended; what nobody settled was cut off by the end of its process.
+    pub fn settlement(&self) -> Settlement {
+        self.intent.settlement.unwrap_or_else(|| charged(self.intent.hold, Outcome::Recovered))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct DayKey {
     day: i64,
     names: [u32; 5],
 }
 
+/// Sums of rows with the same set of tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct SetKey {
+    day: i64,
+    set: u32,
+    key: u32,
+    model: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct TagKey {
+    day: i64,
+    tag: String,
+    key: u32,
+    model: u32,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
-struct DaySums {
+struct Sums {
     attempts: i64,
     failures: i64,
     nano_usd: i64,
     usage: [i64; 5],
 }
+
+impl Sums {
+    fn add(&mut self, settlement: &Settlement, usage: [i64; 5]) {
+        self.attempts += 1;
+        self.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
+        self.nano_usd = self.nano_usd.saturating_add(settlement.actual.nano_usd);
+        for (sum, tokens) in self.usage.iter_mut().zip(usage) {
+            *sum = sum.saturating_add(tokens);
+        }
+    }
+
+    fn merge(&mut self, other: &Sums) {
+        let Sums { attempts, failures, nano_usd, usage } = other;
+        self.attempts += attempts;
+        self.failures += failures;
+        self.nano_usd = self.nano_usd.saturating_add(*nano_usd);
+        for (sum, tokens) in self.usage.iter_mut().zip(usage) {
+            *sum = sum.saturating_add(*tokens);
+        }
+    }
+}
+
+/// Adds to the sums of a day that are there already.
+const ADD_SUMS: &str = "
+ON CONFLICT DO UPDATE SET
+    attempts = attempts + excluded.attempts, failures = failures + excluded.failures,
+    nano_usd = nano_usd + excluded.nano_usd,
+    input_tokens = input_tokens + excluded.input_tokens, output_tokens = output_tokens + excluded.output_tokens,
+    cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+    cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens";
 
 impl Store {
     /// Opens or makes the database. A file that is no database any more is moved aside, with an error in the log: what
@@ -152,84 +262,36 @@ impl Store {
         self.known_names
     }
 
-    /// Copies rows, in one transaction: all or none. Rows that are there already change nothing. Answers how many were
-    /// new.
+    /// Copies what `tell` adds, in one transaction: all or none. Rows that are there already change nothing. Answers how
+    /// many were new.
     ///
     /// # Errors
-    /// The database's: locked, full, damaged.
-    pub fn copy(&mut self, rows: &[Row], names: &[(u32, Box<str>)]) -> rusqlite::Result<usize> {
+    /// The database's: locked, full, damaged; or what `tell` met.
+    pub fn copy<E: From<rusqlite::Error>>(
+        &mut self,
+        tell: impl FnOnce(&mut Copying<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        {
-            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?;
-            for (id, name) in names {
-                insert.execute(params![id, name])?;
-            }
-        }
-        let mut days: HashMap<DayKey, DaySums, foldhash::fast::RandomState> = HashMap::default();
-        let mut copied = 0;
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT OR IGNORE INTO attempts VALUES
-                 (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
-            )?;
-            for Row { id, intent } in rows {
-                let settlement = intent.settlement.unwrap_or_else(|| charged(intent.hold, Outcome::Recovered));
-                let usage = [
-                    settlement.input_tokens,
-                    settlement.output_tokens,
-                    settlement.cache_read_tokens,
-                    settlement.cache_write_tokens,
-                    settlement.reasoning_tokens,
-                ]
-                .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
-                let inserted = insert.execute(params![
-                    id,
-                    intent.attempt_id.to_be_bytes(),
-                    intent.started_at_ms,
-                    intent.key.0,
-                    intent.team.0,
-                    intent.user.0,
-                    intent.end_user as i64,
-                    intent.model.0,
-                    intent.deployment.0,
-                    intent.provider.0,
-                    intent.namespace.0,
-                    intent.attempt_no,
-                    intent.price_version.0,
-                    intent.hold.nano_usd,
-                    settlement.actual.nano_usd,
-                    settlement.actual.tokens,
-                    usage[0],
-                    usage[1],
-                    usage[2],
-                    usage[3],
-                    usage[4],
-                    settlement.status,
-                    settlement.outcome as u8,
-                    intent.over_hold,
-                    settlement.duration_ms,
-                    settlement.first_byte_ms,
-                ])?;
-                if inserted == 0 {
-                    continue;
-                }
-                copied += 1;
-                let day = intent.started_at_ms.div_euclid(86_400_000);
-                let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
-                let sums = days.entry(DayKey { day, names }).or_default();
-                sums.attempts += 1;
-                sums.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
-                sums.nano_usd = sums.nano_usd.saturating_add(settlement.actual.nano_usd);
-                for (sum, tokens) in sums.usage.iter_mut().zip(usage) {
-                    *sum = sum.saturating_add(tokens);
-                }
-            }
-        }
-        add_days(&transaction, &days)?;
+        let (days, sets, copied, known_names) = {
+            let mut copying = Copying {
+                names: transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?,
+                rows: transaction.prepare_cached(
+                    "INSERT OR IGNORE INTO attempts VALUES
+                     (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,
+                      ?27,?28,?29)",
+                )?,
+                days: HashMap::default(),
+                sets: HashMap::default(),
+                copied: 0,
+                known_names: self.known_names,
+            };
+            tell(&mut copying)?;
+            (copying.days, copying.sets, copying.copied, copying.known_names)
+        };
+        add_days(&transaction, days)?;
+        add_tags(&transaction, sets)?;
         transaction.commit()?;
-        if let Some((id, _)) = names.last() {
-            self.known_names = self.known_names.max(*id);
-        }
+        self.known_names = known_names;
         Ok(copied)
     }
 
@@ -268,6 +330,94 @@ impl Store {
     }
 }
 
+/// Rows on their way into the database.
+pub struct Copying<'t> {
+    names: CachedStatement<'t>,
+    rows: CachedStatement<'t>,
+    days: HashMap<DayKey, Sums, foldhash::fast::RandomState>,
+    sets: HashMap<SetKey, Sums, foldhash::fast::RandomState>,
+    copied: usize,
+    known_names: u32,
+}
+
+impl Copying<'_> {
+    /// Names up to this number are there.
+    pub fn known_names(&self) -> u32 {
+        self.known_names
+    }
+
+    /// Adds names, by their numbers.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add_names(&mut self, names: &[(u32, Arc<str>)]) -> rusqlite::Result<()> {
+        for (id, name) in names {
+            self.names.execute(params![id, &**name])?;
+            self.known_names = self.known_names.max(*id);
+        }
+        Ok(())
+    }
+
+    /// Adds a row; one that is there already changes nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let (Row { id, intent }, settlement) = (row, row.settlement());
+        let usage = [
+            settlement.input_tokens,
+            settlement.output_tokens,
+            settlement.cache_read_tokens,
+            settlement.cache_write_tokens,
+            settlement.reasoning_tokens,
+        ]
+        .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
+        let inserted = self.rows.execute(params![
+            id,
+            intent.attempt_id.to_be_bytes(),
+            intent.started_at_ms,
+            intent.key.0,
+            intent.team.0,
+            intent.user.0,
+            intent.end_user as i64,
+            intent.model.0,
+            intent.deployment.0,
+            intent.provider.0,
+            intent.namespace.0,
+            intent.attempt_no,
+            intent.price_version.0,
+            intent.hold.nano_usd,
+            settlement.actual.nano_usd,
+            settlement.actual.tokens,
+            usage[0],
+            usage[1],
+            usage[2],
+            usage[3],
+            usage[4],
+            settlement.status,
+            settlement.outcome as u8,
+            intent.over_hold,
+            settlement.duration_ms,
+            settlement.first_byte_ms,
+            intent.end_user_name.0,
+            intent.tags.0,
+            intent.served_model.0,
+        ])?;
+        if inserted == 0 {
+            return Ok(());
+        }
+        self.copied += 1;
+        let day = intent.started_at_ms.div_euclid(86_400_000);
+        let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
+        self.days.entry(DayKey { day, names }).or_default().add(&settlement, usage);
+        if intent.tags.0 != 0 {
+            let key = SetKey { day, set: intent.tags.0, key: intent.key.0, model: intent.model.0 };
+            self.sets.entry(key).or_default().add(&settlement, usage);
+        }
+        Ok(())
+    }
+}
+
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -291,25 +441,25 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// The tags of a set, which is a name like any other: a JSON array.
+fn tags_of(transaction: &Transaction<'_>, set: u32) -> rusqlite::Result<Vec<String>> {
+    let mut select = transaction.prepare_cached("SELECT name FROM names WHERE id = ?1")?;
+    let text: Option<String> = select.query_row([set], |row| row.get(0)).optional()?;
+    // A name that was lost is no array.
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
 fn add_days(
     transaction: &Transaction<'_>,
-    days: &HashMap<DayKey, DaySums, foldhash::fast::RandomState>,
+    days: HashMap<DayKey, Sums, foldhash::fast::RandomState>,
 ) -> rusqlite::Result<()> {
-    let mut upsert = transaction.prepare_cached(
-        "INSERT INTO daily VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)
-         ON CONFLICT DO UPDATE SET
-            attempts = attempts + excluded.attempts, failures = failures + excluded.failures,
-            nano_usd = nano_usd + excluded.nano_usd,
-            input_tokens = input_tokens + excluded.input_tokens, output_tokens = output_tokens + excluded.output_tokens,
-            cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
-            cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
-            reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
-    )?;
+    let insert = format!("INSERT INTO daily VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14) {ADD_SUMS}");
+    let mut upsert = transaction.prepare_cached(&insert)?;
     // In the order of the table: neighbours are in the same page.
-    let mut days: Vec<_> = days.iter().collect();
-    days.sort_unstable_by_key(|(key, _)| **key);
+    let mut days: Vec<_> = days.into_iter().collect();
+    days.sort_unstable_by_key(|(key, _)| *key);
     for (DayKey { day, names: [key, team, user, model, deployment] }, sums) in days {
-        let DaySums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
+        let Sums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
         upsert.execute(params![
             day,
             key,
@@ -328,4 +478,78 @@ fn add_days(
         ])?;
     }
     Ok(())
+}
+
+fn add_tags(
+    transaction: &Transaction<'_>,
+    sets: HashMap<SetKey, Sums, foldhash::fast::RandomState>,
+) -> rusqlite::Result<()> {
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let mut tags: HashMap<TagKey, Sums, foldhash::fast::RandomState> = HashMap::default();
+    for (SetKey { day, set, key, model }, sums) in sets {
+        for tag in tags_of(transaction, set)? {
+            tags.entry(TagKey { day, tag, key, model }).or_default().merge(&sums);
+        }
+    }
+    let insert = format!("INSERT INTO daily_tags VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12) {ADD_SUMS}");
+    let mut upsert = transaction.prepare_cached(&insert)?;
+    let mut tags: Vec<_> = tags.into_iter().collect();
+    tags.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (TagKey { day, tag, key, model }, sums) in tags {
+        let Sums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
+        upsert.execute(params![
+            day,
+            tag,
+            key,
+            model,
+            attempts,
+            failures,
+            nano_usd,
+            input,
+            output,
+            cache_read,
+            cache_write,
+            reasoning
+        ])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO names VALUES (1, 'default/k');
+             INSERT INTO outcomes VALUES (1, 'exact');
+             INSERT INTO attempts VALUES (5, x'000102030405060708090a0b0c0d0e0f', 0, 1, 0, 0, 254, 0, 0, 0, 0, 3, 0,
+                 9, 7, 2, 1, 1, 0, 0, 0, 200, 1, 0, 1, 1);
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+        drop(old);
+        let store = Store::open(&path).unwrap();
+        let select = "SELECT key, nano_usd, outcome, tags, served_model, end_user, request_id FROM spend";
+        let row = store.connection.query_row(select, [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+        });
+        let row: (String, i64, String, String, Option<String>, String, String) = row.unwrap();
+        let id = "00010203-0405-0607-0809-0a0b0c0d0e0c";
+        let expected = ("default/k", 7, "exact", "[]", None, "#00000000000000fe", id);
+        let (key, nano_usd, outcome, tags, served_model, end_user, request_id) = &row;
+        assert_eq!(
+            (&**key, *nano_usd, &**outcome, &**tags, served_model.as_deref(), &**end_user, &**request_id),
+            expected
+        );
+        drop(store);
+        Store::open(&path).unwrap();
+    }
 }

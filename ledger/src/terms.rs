@@ -64,10 +64,16 @@ pub struct AttemptStart {
     pub key: NameId,
     pub team: NameId,
     pub user: NameId,
-    /// Clients choose this text, so rows hold a hash of it; 0 is none.
+    /// A hash of who the client says is behind the call; 0 is none.
     pub end_user: u64,
+    /// The same as text; none where the dictionary takes no more of what clients choose.
+    pub end_user_name: NameId,
+    /// A JSON array of the call's tags, sorted, each once.
+    pub tags: NameId,
     /// The public name that was asked for.
     pub model: NameId,
+    /// The provider's name of the model.
+    pub served_model: NameId,
     pub deployment: NameId,
     pub provider: NameId,
     pub namespace: NameId,

@@ -414,3 +414,37 @@ fn segments_go_when_their_last_attempt_has_ended() {
     ledger.budget(&hard("b", 100_000));
     assert_eq!(spent(&ledger, "b"), 2150, "sums of segments that are gone are kept");
 }
+
+#[test]
+fn a_journal_of_the_first_layout_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    for boot in 1..=3 {
+        let (ledger, _, report) = Ledger::open(options(folder.path(), 1)).unwrap();
+        assert_eq!(report.boot, boot);
+        ledger.close().unwrap();
+    }
+    // What a process of that version, the third, left: a header, and the slot that the record's own test reads.
+    let number: u64 = (3 << 24) + 7;
+    let mut segment = vec![0; 16 * 256];
+    segment[..8].copy_from_slice(b"TollgJ01");
+    segment[8..16].copy_from_slice(&number.to_le_bytes());
+    segment[16..24].copy_from_slice(&3u64.to_le_bytes());
+    segment[24..40].copy_from_slice(&[1; 16]);
+    segment[40..44].copy_from_slice(&16u32.to_le_bytes());
+    let checksum = crc32fast::hash(&segment[..44]);
+    segment[44..48].copy_from_slice(&checksum.to_le_bytes());
+    let digits: Vec<u8> = include_str!("../src/testdata/slot-first.hex")
+        .bytes()
+        .filter_map(|digit| (digit as char).to_digit(16))
+        .map(|digit| digit as u8)
+        .collect();
+    for (byte, pair) in segment[12 * 256..].iter_mut().zip(digits.chunks(2)) {
+        *byte = pair[0] * 16 + pair[1];
+    }
+    let path = folder.path().join(format!("journal/{number:016x}.segment"));
+    std::fs::write(&path, segment).unwrap();
+    let (ledger, _writers, _) = Ledger::open(options(folder.path(), 1)).unwrap();
+    ledger.flush().unwrap();
+    assert_eq!(rows(folder.path()), [(u128::MAX - 5, 70, "exact".to_owned())]);
+    assert!(!path.exists());
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kube::Client;
 
+use crate::config_maps::ConfigMapStore;
 use crate::events::Events;
 use crate::facts::Facts;
 use crate::lease::Leadership;
@@ -22,6 +23,8 @@ pub struct Context {
     pub world: World,
     /// The Secrets that objects name.
     pub secrets: SecretStore,
+    /// The ConfigMaps with prices that gateways name.
+    pub config_maps: ConfigMapStore,
     /// What parts found out.
     pub facts: Facts,
     /// The proxies and what they should run.

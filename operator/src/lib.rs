@@ -16,6 +16,7 @@
 
 pub mod allocator;
 mod backoff;
+pub mod config_maps;
 pub mod context;
 pub mod error;
 pub mod events;

@@ -475,7 +475,7 @@ fn random() -> Result<String, PublishError> {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
-    use tollgate_snapshot::compile::{Document, KeyHashes, Meta, Object, Secrets};
+    use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets};
 
     use super::*;
     use crate::tables::compiled::{Asked, compile};
@@ -507,7 +507,8 @@ mod tests {
             token: live.token(),
             shard_digits: live.shard_digits(),
         };
-        let (_, mut tables) = compile(&objects, &Secrets::default(), &KeyHashes::default(), &[asked], 0);
+        let (_, mut tables) =
+            compile(&objects, &Secrets::default(), &ConfigMaps::default(), &KeyHashes::default(), &[asked], 0);
         tables.remove(&live.owner.gateway).expect("it was asked for")
     }
 

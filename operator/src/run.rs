@@ -7,6 +7,7 @@ use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::config_maps::{self, ConfigMapStore};
 use crate::context::Context;
 use crate::error::{Ended, Error};
 use crate::events::{self, Events};
@@ -54,6 +55,7 @@ pub async fn run_until(client: Client, settings: Settings, stop: impl Future<Out
         settings: Arc::new(settings),
         world: World::default(),
         secrets: SecretStore::default(),
+        config_maps: ConfigMapStore::default(),
         facts: Facts::default(),
         fleet: Fleet::default(),
         leadership: Leadership::default(),
@@ -66,6 +68,7 @@ pub async fn run_until(client: Client, settings: Settings, stop: impl Future<Out
     parts.spawn("lease", lease::run(context.clone()));
     parts.spawn("watches", world::watch::run(context.clone()));
     parts.spawn("secrets", secrets::run(context.clone()));
+    parts.spawn("config maps", config_maps::run(context.clone()));
     parts.spawn("tables", tables::run(context.clone()));
     parts.spawn("events", events::run(context.clone(), queue));
     parts.spawn("gateway", gateway::run(context.clone()));

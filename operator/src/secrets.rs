@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret as Object;
 use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -21,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::error::Ended;
 use crate::facts::Named;
 use crate::metrics::Metrics;
-use crate::world::Objects;
+use crate::world::{Objects, World};
 
 /// After which the server ends a watch and it begins anew.
 const WATCH: Duration = Duration::from_secs(290);
@@ -155,6 +157,9 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
                 for source in master_key.iter().chain(&stores.redis) {
                     want(namespace, &source.secret_ref.name);
                 }
+                if let Some(store) = &stores.postgres {
+                    want(namespace, &store.secret_ref.name);
+                }
             }
             Document::ProviderAccount(object) => {
                 let ProviderAccountSpec { credentials, .. } = &object.spec;
@@ -184,6 +189,18 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
 /// Ends only when the operator does.
 pub async fn run(context: Context) -> Ended {
     let Context { client, world, secrets, .. } = context;
+    let store = secrets.clone();
+    follow_all(client, world, wanted, move |name, sight| store.see(name, sight), move |name| secrets.forget(name)).await
+}
+
+/// Follows the objects of a kind that are `wanted`, as that changes.
+pub(crate) async fn follow_all<K: Followed>(
+    client: Client,
+    world: World,
+    wanted: fn(&Objects) -> BTreeSet<Named>,
+    see: impl Fn(&Named, Sight<K>) + Clone + Send + Sync + 'static,
+    forget: impl Fn(&Named) + Send,
+) -> Ended {
     let reads = Arc::new(Semaphore::new(READS));
     let mut watches: JoinSet<()> = JoinSet::new();
     let mut running: HashMap<Named, AbortHandle> = HashMap::new();
@@ -199,31 +216,47 @@ pub async fn run(context: Context) -> Ended {
             let keep = wanted.contains(name);
             if !keep {
                 watch.abort();
-                secrets.forget(name);
+                forget(name);
             }
             keep
         });
         for name in wanted {
             running.entry(name).or_insert_with_key(|name| {
-                let (client, name, secrets, reads) = (client.clone(), name.clone(), secrets.clone(), reads.clone());
-                watches.spawn(async move { follow(client, &name, &reads, |sight| secrets.see(&name, sight)).await })
+                let (client, name, see, reads) = (client.clone(), name.clone(), see.clone(), reads.clone());
+                watches.spawn(async move { follow(client, &name, &reads, |sight| see(&name, sight)).await })
             });
         }
     }
 }
 
-/// What was seen of a Secret.
-pub(crate) enum Sight {
-    Found(Box<Object>),
+/// What can be read and watched by its name: a Secret, a ConfigMap.
+pub(crate) trait Followed:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl Followed for Object {}
+impl Followed for k8s_openapi::api::core::v1::ConfigMap {}
+
+/// What was seen of one.
+pub(crate) enum Sight<K = Object> {
+    Found(Box<K>),
     Missing,
     Forbidden,
     /// In a few words why.
     Failed(String),
 }
 
-/// Reads one Secret, watches it by its name, and begins anew when the watch ends. Never returns.
-pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see: impl Fn(Sight)) {
-    let api: Api<Object> = Api::namespaced(client, &name.0);
+/// Reads one, watches it by its name, and begins anew when the watch ends. Never returns.
+pub(crate) async fn follow<K: Followed>(client: Client, name: &Named, reads: &Semaphore, see: impl Fn(Sight<K>)) {
+    let kind = K::kind(&());
+    let api: Api<K> = Api::namespaced(client, &name.0);
     let mut forbidden = Backoff::new(FORBIDDEN.0, FORBIDDEN.1);
     let mut failed = Backoff::of_server();
     loop {
@@ -241,7 +274,7 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
                 continue;
             }
             Err(error) => {
-                tracing::debug!(%error, "cannot read Secret `{}/{}`: {error}", name.0, name.1);
+                tracing::debug!(%error, "cannot read {kind} `{}/{}`: {error}", name.0, name.1);
                 see(Sight::Failed("the API server does not answer".to_owned()));
                 failed.wait().await;
                 continue;
@@ -255,15 +288,20 @@ pub(crate) async fn follow(client: Client, name: &Named, reads: &Semaphore, see:
             Ok(()) => failed.wait().await,
             Err(kube::Error::Api(status)) if status.code == 403 => tokio::time::sleep(POLL).await,
             Err(error) => {
-                tracing::debug!(%error, "watch of Secret `{}/{}` failed: {error}", name.0, name.1);
+                tracing::debug!(%error, "watch of {kind} `{}/{}` failed: {error}", name.0, name.1);
                 failed.wait().await;
             }
         }
     }
 }
 
-/// Returns when the watch ended and the Secret should be read again.
-async fn watch_one(api: &Api<Object>, name: &Named, version: &str, see: &impl Fn(Sight)) -> Result<(), kube::Error> {
+/// Returns when the watch ended and it should be read again.
+async fn watch_one<K: Followed>(
+    api: &Api<K>,
+    name: &Named,
+    version: &str,
+    see: &impl Fn(Sight<K>),
+) -> Result<(), kube::Error> {
     let parameters = WatchParams::default()
         .fields(&format!("metadata.name={}", name.1))
         .timeout(u32::try_from(WATCH.as_secs()).expect("five minutes fit"));

@@ -102,9 +102,6 @@ fn convert(source: SourceModel) -> Result<ModelPrice, Failure> {
             }
         }
     }
-    merge_searches(&mut rows);
-    drop_repeated_thinking(&mut rows);
-    rows.sort_by(|a, b| condition(a).cmp(&condition(b)));
     let mut off_peak = Vec::new();
     for window in &source.off_peak_windows_utc {
         let weekdays = window.weekdays.iter().fold(0, |days, day| days | 1 << (day - 1));
@@ -117,7 +114,7 @@ fn convert(source: SourceModel) -> Result<ModelPrice, Failure> {
     let multipliers = multipliers.collect::<Result<_, _>>()?;
     let capabilities = Capabilities::from_names(source.capabilities.iter().map(String::as_str))
         .map_err(|unknown| format!("capability `{unknown}` is not known"))?;
-    Ok(ModelPrice {
+    let mut price = ModelPrice {
         key: name.into(),
         provider: source.provider.unwrap_or_default().into(),
         mode: source.mode.unwrap_or_default().into(),
@@ -130,7 +127,9 @@ fn convert(source: SourceModel) -> Result<ModelPrice, Failure> {
         rows,
         off_peak,
         multipliers,
-    })
+    };
+    price.tidy();
+    Ok(price)
 }
 
 fn convert_rate(source: &SourceRate) -> Result<Row, Failure> {
@@ -187,28 +186,6 @@ fn check_ranges(rates: &[SourceRate]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Searches that cost the same in all three sizes need no size.
-fn merge_searches(rows: &mut Vec<Row>) {
-    let is_sized = |row: &Row| row.unit == Unit::WebSearch && matches!(row.scope, Scope::Size(_));
-    let sized: Vec<&Row> = rows.iter().filter(|row| is_sized(row)).collect();
-    if sized.len() == 3 && sized.iter().all(|row| row.rate == sized[0].rate) {
-        let merged = Row::new(Unit::WebSearch, sized[0].rate);
-        rows.retain(|row| !is_sized(row));
-        rows.push(merged);
-    }
-}
-
-/// Rates of thinking that only repeat those of output say nothing, and would hide the tiers that output has.
-fn drop_repeated_thinking(rows: &mut Vec<Row>) {
-    let repeats = |row: &Row| {
-        let as_output = Row { unit: Unit::OutputToken, ..row.clone() };
-        rows.contains(&as_output)
-    };
-    if rows.iter().filter(|row| row.unit == Unit::ReasoningToken).all(repeats) {
-        rows.retain(|row| row.unit != Unit::ReasoningToken);
-    }
 }
 
 fn minute(text: &str) -> Result<u16, Failure> {

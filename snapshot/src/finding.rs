@@ -72,7 +72,7 @@ pub enum Reason {
     WeakKey,
     /// A name that another object hides.
     Shadowed,
-    /// A target that no request can reach.
+    /// A target that no request can reach, or a change of prices that no deployment takes.
     Unreachable,
     /// A child's limit above its parent's.
     AboveParent,

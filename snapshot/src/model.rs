@@ -61,6 +61,20 @@ pub struct Gateway {
     /// Budgets are counted in a Redis or Valkey: the credential that is its URL.
     #[serde(skip_serializing_if = "says_nothing")]
     pub redis: Option<Name>,
+    /// `None`: rows stay with the proxy.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub postgres: Option<PostgresStore>,
+}
+
+/// A PostgreSQL that rows go to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PostgresStore {
+    /// The [`Credential`] that is its URL; one that is not there is not known yet, and rows wait.
+    pub credential: Name,
+    /// Days that rows are kept; 0: for ever.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub retention_days: u32,
 }
 
 impl Default for Gateway {
@@ -82,6 +96,7 @@ impl Default for Gateway {
             allowed_hosts: vec!["*".into()],
             metrics_require_auth: false,
             redis: None,
+            postgres: None,
         }
     }
 }
@@ -229,7 +244,7 @@ pub struct CredentialUse {
     pub weight: u32,
 }
 
-/// A provider's credential. Travels beside the snapshot, never in it.
+/// A provider's credential, or the URL of a store, which has a password. Travels beside the snapshot, never in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     /// `namespace/secret/key`

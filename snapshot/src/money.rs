@@ -100,38 +100,20 @@ impl NanoUsd {
 
     /// The same, behind other text.
     pub fn push_decimal_text(self, out: &mut Vec<u8>) {
-        // Several of these are in the head of every answer: digit by digit from the right, without `format!`.
-        let (whole, mut fraction) = (self.0.unsigned_abs() / 1_000_000_000, self.0.unsigned_abs() % 1_000_000_000);
-        let mut digits = [b'0'; 32];
-        let mut start = digits.len();
-        let mut decimals = 9;
-        while decimals > 0 && fraction % 10 == 0 {
-            fraction /= 10;
-            decimals -= 1;
-        }
-        let mut put = |byte| {
-            start -= 1;
-            digits[start] = byte;
-        };
-        for _ in 0..decimals {
-            put(b'0' + (fraction % 10) as u8);
-            fraction /= 10;
-        }
-        if decimals > 0 {
-            put(b'.');
-        }
-        let mut rest = whole;
-        loop {
-            put(b'0' + (rest % 10) as u8);
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
+        // Several of these are in the head of every answer: without `format!`.
+        let (whole, fraction) = (self.0.unsigned_abs() / 1_000_000_000, self.0.unsigned_abs() % 1_000_000_000);
         if self.0 < 0 {
-            put(b'-');
+            out.push(b'-');
         }
-        out.extend_from_slice(&digits[start..]);
+        let mut buffer = itoa::Buffer::new();
+        out.extend_from_slice(buffer.format(whole).as_bytes());
+        if fraction > 0 {
+            // A digit in front keeps the zeros behind it.
+            let digits = buffer.format(1_000_000_000 + fraction as u32).as_bytes();
+            let zeros = digits.iter().rev().take_while(|digit| **digit == b'0').count();
+            out.push(b'.');
+            out.extend_from_slice(&digits[1..digits.len() - zeros]);
+        }
     }
 }
 

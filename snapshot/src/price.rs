@@ -4,11 +4,13 @@
 
 mod capability;
 mod cost;
+mod file;
 mod hold;
 mod model;
 mod row;
 mod sheet;
 mod table;
+mod tidy;
 mod unit;
 
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod examples;
 
 pub use capability::Capabilities;
 pub use cost::{Conditions, Cost, CostContext, CostError, CostSource, reported_cost};
+pub use file::{LineError, LineFault, PriceFile};
 pub use hold::{Bounds, CacheWrites};
 pub use model::{FreeSearches, ModelPrice, PriceFileError};
 pub use row::{Row, Scope};

@@ -112,8 +112,9 @@ def test_compose_runs_the_gateway_of_its_files():
     # The health check and the command are ones that the binary has.
     assert gateway["healthcheck"]["test"][:3] == ["CMD", "/tollgate", "ready"]
     assert gateway["command"] == ["serve", "--config", "/etc/tollgate"]
+    variables = {"OPENAI_API_KEY": "sk-1", "POSTGRES_URL": "postgres://tollgate:sk-2@postgres/tollgate"}
     done = subprocess.run(
-        [programs.tollgate(), "check", folder / "config"], capture_output=True, text=True, env={"OPENAI_API_KEY": "sk-1"}
+        [programs.tollgate(), "check", folder / "config"], capture_output=True, text=True, env=variables
     )
     assert done.returncode == 0 and not done.stdout, done.stdout
 

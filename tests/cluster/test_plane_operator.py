@@ -119,6 +119,28 @@ def test_a_secret_that_changes_is_in_the_tables_at_once(own_plane, start, setup)
     assert "sk-two" in base64.b64decode(there["data"]["credentials.json"]).decode()
 
 
+def test_prices_of_a_config_map_hold_follow_it_and_stay_when_it_goes(own_plane, start, setup):
+    start("operator", [setup])
+    gpt = where(setup, "ModelDeployment", "gpt")
+    costs = lambda price: own_plane.api.wait_until(gpt, lambda there: there.get("status", {}).get("inputPrice") == price)
+    costs("$2.50")
+    overlays = [{"name": "agreed", "configMapRef": {"name": "agreed", "key": "prices"}}]
+    own_plane.api.merge(where(setup, "LLMGateway", "g"), {"spec": {"prices": {"overlays": overlays}}})
+    wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("False", "NotFound"))
+    line = '{"m":"gpt-4o","p":"openai","k":"chat","r":["in %s","out 0.00001"]}'
+    agreed = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agreed"}, "data": {"prices": line % "0.000002"}}
+    own_plane.kubectl.apply(agreed, namespace=setup)
+    costs("$2.00")
+    wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("True", "ResolvedRefs"))
+    own_plane.api.merge(path("v1", "configmaps", setup, "agreed"), {"data": {"prices": line % "0.000003"}})
+    costs("$3.00")
+    tables = own_plane.api.get(config_map(setup, "policy-0"))["data"]
+    assert any("overlay agreed gpt-4o #" in text for text in tables.values())
+    own_plane.api.delete(path("v1", "configmaps", setup, "agreed"))
+    wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("False", "NotFound"))
+    assert own_plane.api.get(gpt)["status"]["inputPrice"] == "$3.00"
+
+
 def test_tables_that_somebody_spoils_are_written_again(own_plane, start, setup):
     start("operator", [setup])
     wait_for_generation(own_plane, setup, 0)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::model::Snapshot;
+use tollgate_snapshot::price::PriceTable;
 
 use crate::cluster::{self, Look};
 use crate::config::load::{self, Settings, Source, line, load};
@@ -84,11 +85,20 @@ fn sum_up(errors: usize, warnings: usize, snapshots: &[&Snapshot]) -> ExitCode {
 /// # Errors
 /// The path cannot be read.
 pub fn load_only(path: &Path, namespace: &str) -> anyhow::Result<load::Loaded> {
+    load_with(path, namespace, *PriceTable::embedded())
+}
+
+/// The same, as if the price list were another.
+///
+/// # Errors
+/// The path cannot be read.
+pub fn load_with(path: &Path, namespace: &str, prices: PriceTable<'_>) -> anyhow::Result<load::Loaded> {
     let settings = Settings {
         default_namespace: namespace,
         variables: &|name| std::env::var(name).ok(),
         keys: None,
         mock: Some(crate::mock::placeholder()),
+        prices,
         now: jiff::Timestamp::now().as_second(),
     };
     load(&Source::Path(path.to_owned()), &settings, None)

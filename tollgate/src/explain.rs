@@ -212,6 +212,9 @@ fn describe(text: &mut String, snapshot: &Snapshot, route: &Route, word: &str) {
                 deployment.endpoint.host,
                 deployment.endpoint.port
             );
+            if let Some(price) = &deployment.price {
+                let _ = writeln!(text, "    price from {}", price.version());
+            }
         }
     }
 }

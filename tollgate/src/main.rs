@@ -14,6 +14,7 @@ mod logs;
 mod memory;
 mod mock;
 mod operator;
+mod prices;
 mod process;
 mod ready;
 mod serve;
@@ -87,6 +88,9 @@ enum Command {
     /// Say which deployments a request for a model would be sent to, in which order, and why not to the others.
     Explain(explain::Arguments),
 
+    /// Look at what models cost, and at how price lists and configurations differ.
+    Prices(prices::Arguments),
+
     /// Print the CustomResourceDefinitions as YAML.
     Crds(crds::Arguments),
 
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Prices(arguments) => prices::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Mock(arguments) => mock::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ready(arguments) => ready::run(&arguments),

@@ -41,14 +41,23 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_BODY_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     body_timeout: u64,
 
+    /// Disk for rows that wait for PostgreSQL, bytes; rows above it are not written there, and counted.
+    #[arg(long, env = "TOLLGATE_SPOOL", default_value_t = 1 << 30, value_name = "BYTES")]
+    spool: u64,
+
     /// Seconds that streams may go on after the gateway was asked to stop.
     #[arg(long, env = "TOLLGATE_DRAIN", default_value_t = 600, value_name = "SECONDS")]
     drain: u64,
 }
 
 impl Limits {
+    /// Disk for rows that wait for PostgreSQL. Bytes.
+    pub fn spool(&self) -> u64 {
+        self.spool
+    }
+
     pub fn settings(&self) -> Settings {
-        let Limits { cores, max_body, max_bodies, max_in_flight, header_timeout, body_timeout, drain } = self;
+        let Limits { cores, max_body, max_bodies, max_in_flight, header_timeout, body_timeout, spool: _, drain } = self;
         Settings {
             cores: cores.unwrap_or_else(crate::cores::usable).max(1),
             max_body_bytes: *max_body,
@@ -86,8 +95,13 @@ impl Signals {
 ///
 /// # Errors
 /// The folder is not to be had, or another process has it.
-pub fn open_ledger(data: &Path, writers: usize, allocation: Allocation) -> anyhow::Result<(Ledger, Vec<Writer>)> {
-    let options = Options { allocation, ..Options::new(data.join("ledger"), writers) };
+pub fn open_ledger(
+    data: &Path,
+    writers: usize,
+    allocation: Allocation,
+    max_spool_bytes: u64,
+) -> anyhow::Result<(Ledger, Vec<Writer>)> {
+    let options = Options { allocation, max_spool_bytes, ..Options::new(data.join("ledger"), writers) };
     let (ledger, writers, recovery) =
         Ledger::open(options).with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
     report_recovery(&recovery);

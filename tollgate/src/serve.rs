@@ -20,6 +20,7 @@ use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::Allocation;
 use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
+use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use crate::config::files::create_private;
@@ -113,7 +114,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Some(_) => Allocation::Shared,
         None => Allocation::Own,
     };
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation)?;
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, arguments.limits.spool())?;
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
@@ -172,6 +173,7 @@ impl Loader {
             variables: &|name| std::env::var(name).ok(),
             keys: Some(&self.keys),
             mock: Some(self.mock.clone()),
+            prices: *PriceTable::embedded(),
             now: jiff::Timestamp::now().as_second(),
         };
         let before = Before { snapshot: previous, last_good: &self.last_good };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tollgate_crds::KeyPolicy;
 use tollgate_snapshot::compile::{
-    self, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
+    self, ConfigMaps, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
 };
 use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
@@ -37,6 +37,7 @@ pub struct Compiled {
 pub fn compile(
     objects: &Objects,
     secrets: &Secrets,
+    config_maps: &ConfigMaps,
     hashes: &KeyHashes,
     asked: &[Asked],
     now: i64,
@@ -47,6 +48,7 @@ pub fn compile(
     for Asked { gateway, previous, salt, token, shard_digits } in asked {
         let input = Input {
             gateway: Some(gateway),
+            config_maps,
             namespaces: objects.namespaces(),
             previous: previous.as_deref(),
             ..Input::new(objects.documents(), secrets, hashes, Mode::Cluster, now)

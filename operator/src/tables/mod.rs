@@ -23,6 +23,7 @@ pub use self::history::History;
 use self::watch::Watches;
 use crate::Context;
 use crate::backoff::Backoff;
+use crate::config_maps;
 use crate::error::Ended;
 use crate::facts::Problem;
 use crate::kind;
@@ -145,6 +146,7 @@ impl Lead<'_> {
         let mut compile_again = facts.subscribe_compiled();
         let mut show_again = facts.subscribe_shown();
         let mut secrets = secrets.subscribe();
+        let mut config_maps = self.context.config_maps.subscribe();
         // What came while another led.
         let mut cause = Cause { compile: true, show: true };
         let mut begun = Instant::now();
@@ -155,6 +157,7 @@ impl Lead<'_> {
                 () = world.arrived() => {}
                 _ = compile_again.changed() => cause.compile = true,
                 _ = secrets.changed() => cause.compile = true,
+                _ = config_maps.changed() => cause.compile = true,
                 _ = show_again.changed() => cause.show = true,
                 seen = self.watches.next() => cause.compile = self.is_foreign(&seen),
                 () = sleep_until(next.at) => cause = Cause { compile: next.compile, show: true },
@@ -165,6 +168,8 @@ impl Lead<'_> {
             compile_again.mark_unchanged();
             cause.compile |= secrets.has_changed().unwrap_or(false);
             secrets.mark_unchanged();
+            cause.compile |= config_maps.has_changed().unwrap_or(false);
+            config_maps.mark_unchanged();
             cause.show |= show_again.has_changed().unwrap_or(false);
             show_again.mark_unchanged();
             while let Some(seen) = self.watches.try_next() {
@@ -307,12 +312,19 @@ impl Lead<'_> {
         }
     }
 
-    /// A Secret that was named just now is read first, so that objects do not look broken for a moment.
+    /// A Secret that was named just now is read first, so that objects do not look broken for a moment; ConfigMaps too.
     async fn wait_for_secrets(&self) {
-        let Context { world, secrets, metrics, .. } = self.context;
+        let Context { world, secrets, config_maps, metrics, .. } = self.context;
+        let deadline = Instant::now() + SECRETS;
+        let wanted = config_maps::wanted(&world.read());
+        let mut changed = config_maps.subscribe();
+        while !config_maps.has_tried(&wanted) {
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                break;
+            }
+        }
         let wanted = secrets::wanted(&world.read());
         let mut changed = secrets.subscribe();
-        let deadline = Instant::now() + SECRETS;
         while !secrets.has_tried(&wanted) {
             if timeout_at(deadline, changed.changed()).await.is_err() {
                 break;
@@ -343,7 +355,7 @@ impl Lead<'_> {
 
     /// What is to be written; nothing where compiling failed.
     async fn compile(&mut self) -> BTreeMap<GatewayName, Tables> {
-        let Context { world, facts, secrets, metrics, .. } = self.context;
+        let Context { world, facts, secrets, config_maps, metrics, .. } = self.context;
         let asked = self.gateways.iter().map(|(name, gateway)| Asked {
             gateway: name.clone(),
             previous: gateway.previous.clone(),
@@ -359,10 +371,12 @@ impl Lead<'_> {
             }
         }
         let hashes = compiled::hashes(&world.read(), &facts.read(), &secrets);
+        let config_maps = config_maps.compiled(&config_maps::wanted(&world.read()));
         let world = world.clone();
         let begun = Instant::now();
-        let compiling =
-            tokio::task::spawn_blocking(move || compiled::compile(&world.read(), &secrets, &hashes, &asked, now()));
+        let compiling = tokio::task::spawn_blocking(move || {
+            compiled::compile(&world.read(), &secrets, &config_maps, &hashes, &asked, now())
+        });
         let compiled = compiling.await;
         metrics.compiled(begun.elapsed());
         match compiled {

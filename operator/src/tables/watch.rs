@@ -137,7 +137,7 @@ async fn watch_config_maps(client: Client, namespace: String, sender: mpsc::Send
 }
 
 async fn watch_secret(client: Client, name: Named, sender: mpsc::Sender<Seen>, reads: Arc<Semaphore>) {
-    let see = |sight| {
+    let see = |sight: Sight| {
         let resource_version = match sight {
             Sight::Found(object) => object.metadata.resource_version,
             Sight::Missing => None,

@@ -23,9 +23,11 @@ const LONGEST: usize = 8 << 10;
 /// What the credentials of one namespace may take of the room that there is in a cluster. Bytes.
 const ROOM_OF_NAMESPACE: usize = ROOM / 8;
 
-/// All credentials that deployments use, each once.
+/// All credentials that deployments use, and the URLs of stores, each once.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
+    /// Ids of URLs of stores.
+    urls: BTreeSet<Name>,
     values: BTreeMap<Name, Arc<str>>,
     taken: usize,
     taken_by_namespace: BTreeMap<String, usize>,
@@ -52,12 +54,22 @@ impl Credentials {
         Ok(())
     }
 
-    /// Those that the deployments use, sorted by id: an account that nobody uses keeps its own to itself.
+    /// URLs of the gateway's stores. The first to come: there is room for them.
+    pub fn insert_urls(&mut self, urls: Vec<(Name, Arc<str>)>) {
+        for (id, url) in urls {
+            self.taken += credentials::size_of(&id, &url);
+            self.urls.insert(id.clone());
+            self.values.insert(id, url);
+        }
+    }
+
+    /// The URLs of stores and those that the deployments use, sorted by id: an account that nobody uses keeps its own to itself.
     pub fn used_by(mut self, deployments: &[Deployment]) -> Vec<Credential> {
         let used: BTreeSet<&Name> = deployments
             .iter()
             .flat_map(|deployment| &deployment.credentials)
             .map(|credential| &credential.id)
+            .chain(&self.urls)
             .collect();
         self.values.retain(|id, _| used.contains(id));
         self.values.into_iter().map(|(id, value)| Credential { id, value }).collect()

@@ -9,8 +9,9 @@ use tollgate_crds::{
 use tollgate_dialects::Dialect;
 use tollgate_dialects::chat::Quirks;
 
-use super::input::{Mode, Object};
+use super::input::{Meta, Mode, Object};
 use super::objects::{Everything, Grants, Objects};
+use super::overlay::Overlays;
 use super::previous::Previous;
 use super::pricing::{self, Priced};
 use super::provider::{self, Stated};
@@ -21,6 +22,7 @@ use super::values::Reader;
 use crate::catalogue;
 use crate::finding::Reason;
 use crate::model::{self, Deployment, Endpoint, Name, Surface};
+use crate::price::PriceSheet;
 
 /// The deployments that are served, and which object each is.
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ pub(super) fn compile_all<'a>(
     everything: &Everything<'a>,
     accounts: &[Result<Upstream, Refusal>],
     grants: Grants<'a>,
+    prices: &Overlays<'_>,
     previous: &Previous<'_>,
     judge: &mut Judge<'_, 'a>,
 ) -> Deployments<'a> {
@@ -62,8 +65,16 @@ pub(super) fn compile_all<'a>(
         if !judge.gateway.serves(object.spec.gateway_ref.as_ref(), subject, judge.report) {
             continue;
         }
-        let mut work = Work { object, accounts, account_objects: &everything.accounts, grants, quirks: &mut quirks };
-        let compiled = work.compile(judge).or_else(|refusal| work.last_good(refusal, previous, judge));
+        let mut work = Work {
+            object,
+            accounts,
+            account_objects: &everything.accounts,
+            grants,
+            prices,
+            previous,
+            quirks: &mut quirks,
+        };
+        let compiled = work.compile(judge).or_else(|refusal| work.last_good(refusal, judge));
         let Ok(compiled) = compiled else { continue };
         let Some(source) = source(object, judge.report) else { continue };
         let index = u32::try_from(deployments.compiled.len()).expect("there are fewer than 2^32 objects");
@@ -102,16 +113,18 @@ fn source<'a>(object: &'a Object<ModelDeploymentSpec>, report: &mut Report) -> O
 }
 
 /// One object being compiled.
-struct Work<'w, 'a> {
+struct Work<'w, 'a, 'p> {
     object: &'a Object<ModelDeploymentSpec>,
     accounts: &'w [Result<Upstream, Refusal>],
     account_objects: &'w Objects<'a, ProviderAccountSpec>,
     grants: Grants<'a>,
+    prices: &'w Overlays<'w>,
+    previous: &'w Previous<'p>,
     /// By provider: they are shared.
     quirks: &'w mut HashMap<&'static str, Arc<Quirks>>,
 }
 
-impl<'a> Work<'_, 'a> {
+impl<'a> Work<'_, 'a, '_> {
     fn subject(&self) -> Subject<'a> {
         self.object.subject()
     }
@@ -153,10 +166,12 @@ impl<'a> Work<'_, 'a> {
         let parameters = compile_parameters(parameters, &mut reader);
         let broken = reader.broken;
         let upstream = upstream?;
-        let priced = pricing::price(pricing.as_ref(), upstream.provider, model, subject, judge.report);
-        let (Some(Priced { sheet, max_input_tokens, max_output_tokens }), false) = (priced, broken) else {
+        let priced = pricing::price(pricing.as_ref(), upstream.provider, model, self.prices, subject, judge.report);
+        let (Some(Priced { sheet, max_input_tokens, max_output_tokens, is_doubtful }), false) = (priced, broken) else {
             return Err(Refusal::Broken);
         };
+        let sheet = sheet.map(Arc::new);
+        let price = if is_doubtful { self.last_price(upstream.provider.id).or(sheet) } else { sheet };
         let Upstream { provider, endpoint, api_version, headers, credentials, account } = upstream;
         Ok(Deployment {
             namespace: self.object.meta.namespace.as_str().into(),
@@ -173,7 +188,7 @@ impl<'a> Work<'_, 'a> {
             auth: provider.auth,
             credentials,
             headers,
-            price: sheet.map(Arc::new),
+            price,
             limits,
             account,
             timeouts,
@@ -194,18 +209,21 @@ impl<'a> Work<'_, 'a> {
         })
     }
 
+    /// What the same model cost before an overlay of the gateway was broken.
+    fn last_price(&self, provider: &str) -> Option<Arc<PriceSheet>> {
+        let Meta { namespace, name, .. } = &self.object.meta;
+        let last = self.previous.deployment(namespace, name)?;
+        let is_same = *last.provider == *provider && *last.model == *self.object.spec.model;
+        last.price.clone().filter(|_| is_same)
+    }
+
     /// What the object said before its edit was broken, as far as it may still be done.
-    fn last_good(
-        &self,
-        refusal: Refusal,
-        previous: &Previous<'_>,
-        judge: &mut Judge<'_, 'a>,
-    ) -> Result<Deployment, Refusal> {
+    fn last_good(&self, refusal: Refusal, judge: &mut Judge<'_, 'a>) -> Result<Deployment, Refusal> {
         let subject = self.subject();
         if refusal == Refusal::Withdrawn {
             return Err(refusal);
         }
-        let last = previous.deployment(subject.namespace, subject.name).ok_or(refusal)?;
+        let last = self.previous.deployment(subject.namespace, subject.name).ok_or(refusal)?;
         let provider = catalogue::find(&last.provider).ok_or(refusal)?;
         let is_mock = judge.input.mock_endpoint.as_ref() == Some(&last.endpoint) && provider.base_url.is_none();
         if !is_mock {

@@ -1,8 +1,10 @@
 //! The gateway that the snapshot is for: which of the `LLMGateway` documents, its defaults filled in, and who may attach.
 
+use std::sync::Arc;
+
 use tollgate_crds::{
     Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LogFormat, LogLevel, Logs, Metrics, ObjectRef,
-    Prices, SecretSource, Stores, Telemetry, Unpriced,
+    PostgresStore, Prices, SecretSource, Stores, Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -12,7 +14,7 @@ use super::objects::{Grants, Objects, age};
 use super::report::{Report, Subject};
 use super::values::Reader;
 use crate::finding::Reason;
-use crate::model::{self, Credential, GatewayName, KeyHash};
+use crate::model::{self, GatewayName, KeyHash, Name};
 
 /// Shorter keys can be guessed.
 pub(super) const SHORTEST_KEY: usize = 20;
@@ -30,6 +32,8 @@ const LARGEST_IN_REDIS: i64 = 9_000_000_000_000_000;
 #[derive(Debug)]
 pub(super) struct Gateway<'a> {
     pub compiled: model::Gateway,
+    /// URLs of its stores, by the ids of their credentials.
+    pub urls: Vec<(Name, Arc<str>)>,
     gateways: Gateways<'a>,
     scope: Scope<'a>,
     mode: Mode,
@@ -65,8 +69,9 @@ impl<'a> Gateway<'a> {
                 (Scope::Alone(object), object)
             }
         };
+        let mut urls = Vec::new();
         let compiled = match (object, input.gateway) {
-            (Some(object), _) => compile(object, input, report),
+            (Some(object), _) => compile(object, input, &mut urls, report),
             (None, Some(GatewayName { namespace, name })) => model::Gateway {
                 namespace: namespace.as_str().into(),
                 name: name.as_str().into(),
@@ -74,7 +79,7 @@ impl<'a> Gateway<'a> {
             },
             (None, None) => model::Gateway { namespace: input.default_namespace.into(), ..model::Gateway::default() },
         };
-        Gateway { compiled, gateways: all, scope, mode: input.mode }
+        Gateway { compiled, urls, gateways: all, scope, mode: input.mode }
     }
 
     /// Whether objects of the namespace may attach at all.
@@ -129,6 +134,12 @@ impl<'a> Gateway<'a> {
         *self.compiled.namespace == *namespace || self.gateways.is_gateway_namespace(namespace)
     }
 
+    /// Its changes of prices, and the object that says them; `None` where no document describes it.
+    pub fn prices(&self) -> Option<(Subject<'a>, &'a Prices)> {
+        let (Scope::Alone(object) | Scope::OneOfMany(object)) = self.scope;
+        object.map(|object| (object.subject(), &object.spec.prices))
+    }
+
     fn serves_alone(&self, reference: Option<&ObjectRef>, subject: Subject<'_>, report: &mut Report) -> bool {
         if let Some(ObjectRef { name, namespace }) = reference {
             let namespace = namespace.as_deref().unwrap_or(subject.namespace);
@@ -151,21 +162,6 @@ impl<'a> Gateway<'a> {
             attachment::report_not_admitted(&self.name(), reference.is_some(), subject, report);
         }
         admitted
-    }
-
-    /// The URLs of databases.
-    pub fn stores(&self, input: &Input<'_>, report: &mut Report) -> Vec<Credential> {
-        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return Vec::new() };
-        let Some(SecretSource { secret_ref }) = &object.spec.stores.redis else { return Vec::new() };
-        let (subject, field) = (object.subject(), "spec.stores.redis.secretRef");
-        let Some((_, value)) = credential::read(input, secret_ref, subject, field, report) else { return Vec::new() };
-        if !REDIS_SCHEMES.iter().any(|scheme| value.starts_with(scheme)) {
-            let message = format!("entry `{}` of Secret `{}` is no URL of a Redis", secret_ref.key, secret_ref.name);
-            report.error(subject, Reason::InvalidValue, field, message).hint =
-                "write redis://HOST:6379, or rediss://HOST:6379 for TLS".to_owned();
-            return Vec::new();
-        }
-        vec![Credential { id: credential::id(&object.meta.namespace, secret_ref), value }]
     }
 
     /// Lowers limits that are larger than the gateway's store can count.
@@ -226,7 +222,12 @@ fn choose<'a>(
     Some(chosen)
 }
 
-fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Report) -> model::Gateway {
+fn compile(
+    object: &Object<LLMGatewaySpec>,
+    input: &Input<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> model::Gateway {
     let subject = object.subject();
     // What describes pods, their number and their Service is the operator's; it changes nothing of what is compiled.
     let LLMGatewaySpec {
@@ -240,7 +241,8 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         defaults,
         stores,
         telemetry,
-        prices,
+        // Read where prices are.
+        prices: _,
         egress,
         pod_template: _,
     } = &object.spec;
@@ -248,7 +250,9 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         report_listeners(listeners, subject, report);
         report_logs(&telemetry.logs, subject, report);
     }
-    report_stores(stores, telemetry, prices, subject, report);
+    report_stores(stores, telemetry, subject, report);
+    let postgres = stores.postgres.as_ref().map(|store| postgres(store, input, subject, urls, report));
+    let redis = stores.redis.as_ref().map(|source| redis(source, input, subject, urls, report));
     let master_key = master_key.as_ref().and_then(|source| {
         let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
@@ -265,7 +269,8 @@ fn compile(object: &Object<LLMGatewaySpec>, input: &Input<'_>, report: &mut Repo
         master_key,
         allowed_hosts: allowed_hosts.iter().map(|host| host.as_str().into()).collect(),
         metrics_require_auth: *require_auth,
-        redis: stores.redis.as_ref().map(|source| credential::id(&object.meta.namespace, &source.secret_ref)),
+        postgres,
+        redis,
         ..defaults_of(defaults, Reader::new(report, subject))
     }
 }
@@ -344,18 +349,56 @@ fn report_logs(logs: &Logs, subject: Subject<'_>, report: &mut Report) {
     }
 }
 
-fn report_stores(stores: &Stores, telemetry: &Telemetry, prices: &Prices, subject: Subject<'_>, report: &mut Report) {
-    let Stores { redis: _, postgres, cache } = stores;
-    for (name, store) in [("postgres", postgres), ("cache", cache)] {
-        if store.is_some() {
-            report.not_yet(subject, format!("spec.stores.{name}"), format!("{name} is not used yet"));
+/// A URL that cannot be read is a finding and no end of the store: rows wait for it.
+fn postgres(
+    store: &PostgresStore,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> model::PostgresStore {
+    let PostgresStore { secret_ref, retention_days } = store;
+    let credential = credential::id(subject.namespace, secret_ref);
+    let field = "spec.stores.postgres.secretRef";
+    if let Some((_, url)) = credential::read(input, secret_ref, subject, field, report) {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            report.error(subject, Reason::InvalidValue, field, "the URL does not begin with postgres://");
+        } else {
+            urls.push((credential.clone(), url));
         }
+    }
+    let days = retention_days.map(i64::from);
+    let days = Reader::new(report, subject).at_least("spec.stores.postgres.retentionDays", 1, days);
+    model::PostgresStore { credential, retention_days: days.and_then(|days| u32::try_from(days).ok()).unwrap_or(0) }
+}
+
+/// A URL that cannot be read is a finding and no end of the store: budgets get no allowance until it can.
+fn redis(
+    source: &SecretSource,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> Name {
+    let SecretSource { secret_ref } = source;
+    let credential = credential::id(subject.namespace, secret_ref);
+    let field = "spec.stores.redis.secretRef";
+    if let Some((_, url)) = credential::read(input, secret_ref, subject, field, report) {
+        if REDIS_SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+            urls.push((credential.clone(), url));
+        } else {
+            report.error(subject, Reason::InvalidValue, field, "the URL does not begin with redis:// or rediss://");
+        }
+    }
+    credential
+}
+
+fn report_stores(stores: &Stores, telemetry: &Telemetry, subject: Subject<'_>, report: &mut Report) {
+    let Stores { redis: _, postgres: _, cache } = stores;
+    if cache.is_some() {
+        report.not_yet(subject, "spec.stores.cache", "cache is not used yet");
     }
     if telemetry.otlp.is_some() {
         report.not_yet(subject, "spec.telemetry.otlp", "traces are not exported yet");
-    }
-    let Prices { overlays } = prices;
-    if !overlays.is_empty() {
-        report.not_yet(subject, "spec.prices.overlays", "price overlays are not read yet; state prices in deployments");
     }
 }

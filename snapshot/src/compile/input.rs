@@ -12,6 +12,7 @@ use tollgate_crds::{
 
 use crate::finding::ObjectRef;
 use crate::model::{Endpoint, GatewayName, KeyHash, Snapshot};
+use crate::price::PriceTable;
 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -132,7 +133,7 @@ pub struct Secrets {
     unread: HashMap<String, BTreeMap<String, Unread>>,
 }
 
-/// Why nobody can say what is in a Secret, or whether it exists.
+/// Why nobody can say what is in a Secret or ConfigMap, or whether it exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// The API server says no.
@@ -169,6 +170,34 @@ impl FromIterator<Secret> for Secrets {
             all.insert(secret);
         }
         all
+    }
+}
+
+/// ConfigMaps that hold prices, by namespace and name: their entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigMaps {
+    known: BTreeMap<(String, String), BTreeMap<String, Arc<str>>>,
+    unread: BTreeMap<(String, String), Unread>,
+}
+
+impl ConfigMaps {
+    /// Replaces one of the same name.
+    pub fn insert(&mut self, namespace: &str, name: &str, entries: BTreeMap<String, Arc<str>>) {
+        self.known.insert((namespace.to_owned(), name.to_owned()), entries);
+    }
+
+    /// One that could not be read.
+    pub fn insert_unread(&mut self, namespace: &str, name: &str, why: Unread) {
+        self.unread.insert((namespace.to_owned(), name.to_owned()), why);
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&BTreeMap<String, Arc<str>>> {
+        self.known.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Why [`ConfigMaps::get`] has none; `None`: there is none.
+    pub fn unread(&self, namespace: &str, name: &str) -> Option<&Unread> {
+        self.unread.get(&(namespace.to_owned(), name.to_owned()))
     }
 }
 
@@ -244,6 +273,9 @@ pub struct Input<'a> {
     /// silence; `Gateways` tells for each object where it attaches. `None`: the only one, or the default one.
     pub gateway: Option<&'a GatewayName>,
     pub secrets: &'a Secrets,
+    pub config_maps: &'a ConfigMaps,
+    /// The price list that overlays and deployments change.
+    pub prices: PriceTable<'a>,
     /// Labels by namespace; a namespace that is not here has none.
     pub namespaces: &'a BTreeMap<String, Labels>,
     pub mode: Mode,
@@ -267,10 +299,13 @@ impl<'a> Input<'a> {
         now: i64,
     ) -> Input<'a> {
         static NO_NAMESPACES: BTreeMap<String, Labels> = BTreeMap::new();
+        static NO_CONFIG_MAPS: ConfigMaps = ConfigMaps { known: BTreeMap::new(), unread: BTreeMap::new() };
         Input {
             documents: documents.into_iter().collect(),
             gateway: None,
             secrets,
+            config_maps: &NO_CONFIG_MAPS,
+            prices: *PriceTable::embedded(),
             namespaces: &NO_NAMESPACES,
             mode,
             mock_endpoint: None,

@@ -2,7 +2,7 @@
 //! document means, in a cluster and standalone. Pure, but for the time zone database that it looks names up in.
 //!
 //! ```text
-//! documents ─ objects ─┬─ gateway ──────────────┐
+//! documents ─ objects ─┬─ gateway, prices ───────┐
 //!  by kind, each once  ├─ accounts ─ deployments ┼─ groups ─ routes ─┐
 //!                      ├─ teams ─────────────────┴─ budgets ─────────┴─ keys ─ Snapshot
 //! ```
@@ -23,6 +23,7 @@ mod input;
 mod key;
 mod names;
 mod objects;
+mod overlay;
 mod previous;
 mod pricing;
 mod provider;
@@ -35,7 +36,9 @@ mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
-pub use input::{Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread};
+pub use input::{
+    ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
+};
 
 use std::collections::BTreeSet;
 
@@ -46,6 +49,7 @@ use credential::Credentials;
 use gateway::Gateway;
 use key::{Keys, Known};
 use objects::{Everything, Grants};
+use overlay::Overlays;
 use previous::Previous;
 use report::Report;
 use route::Routes;
@@ -55,18 +59,10 @@ use upstream::Judge;
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub snapshot: Snapshot,
-    /// Those that deployments of the snapshot and the gateway itself use, sorted by id.
+    /// Those that the snapshot's deployments and stores use, sorted by id.
     pub credentials: Vec<Credential>,
     /// Sorted by object and field.
     pub findings: Vec<Finding>,
-}
-
-/// Both, sorted by id, each once.
-fn with_stores(mut credentials: Vec<Credential>, stores: Vec<Credential>) -> Vec<Credential> {
-    credentials.extend(stores);
-    credentials.sort_by(|a, b| a.id.cmp(&b.id));
-    credentials.dedup_by(|a, b| a.id == b.id);
-    credentials
 }
 
 /// The snapshot of the gateway that the documents describe, or of a default one where they describe none. The same
@@ -76,12 +72,15 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let grants = Grants { namespaces: input.namespaces };
     let previous = Previous::new(input.previous);
     let everything = Everything::sort(&input.documents, &mut report);
-    let gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
+    let mut gateway = Gateway::compile(&input, &everything.gateways, grants, &mut report);
 
     let mut credentials = Credentials::default();
+    credentials.insert_urls(std::mem::take(&mut gateway.urls));
+    let prices = Overlays::compile(&input, gateway.prices(), &mut report);
     let mut judge = Judge { input: &input, gateway: &gateway, credentials: &mut credentials, report: &mut report };
     let accounts = account::compile_all(&everything, &mut judge);
-    let deployments = deployment::compile_all(&everything, &accounts, grants, &previous, &mut judge);
+    let deployments = deployment::compile_all(&everything, &accounts, grants, &prices, &previous, &mut judge);
+    prices.report_unused(&mut report);
 
     let groups = group::compile_all(&everything, &deployments, &gateway, grants, &previous, &mut report);
     let served = key::find_served(&everything.keys, &gateway, &input, &previous, &mut report);
@@ -105,12 +104,11 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let teams = team::of_gateway(teams, &gateway, &mut policies);
     let mut budgets = budgets.into_rows(&gateway);
     gateway.bound_limits(&mut budgets, &mut report);
-    let stores = gateway.stores(&input, &mut report);
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;
     let deployments = deployments.compiled;
-    let credentials = with_stores(credentials.used_by(&deployments), stores);
+    let credentials = credentials.used_by(&deployments);
     let snapshot =
         Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };
     Compiled { snapshot, credentials, findings: report.into_findings() }

@@ -173,7 +173,12 @@ impl ModelPrice {
 
     /// The rates, with where they are from.
     pub fn sheet(&self) -> PriceSheet {
-        let version = format!("{} {}", VERSION, self.key);
+        self.sheet_of(VERSION)
+    }
+
+    /// The rates, from another source than the built-in table.
+    pub fn sheet_of(&self, source: &str) -> PriceSheet {
+        let version = format!("{source} {}", self.key);
         PriceSheet::new(version.into(), self.rows.clone(), self.off_peak.clone(), self.multipliers.clone())
     }
 }

@@ -2,6 +2,7 @@
 //! rate that applies. Immutable, shared behind an `Arc`, a few kilobytes at most.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::cost::Conditions;
 use super::row::{Row, Scope};
@@ -11,6 +12,9 @@ use crate::money::{MoneyError, Rate, div_ceil};
 
 /// What a search counts as when neither the request nor the answer says how much context it used.
 const USUAL_SEARCH_SIZE: &str = "medium";
+
+/// Of a version before its digest, bytes: it becomes a name in the ledger and a label of a metric.
+const LONGEST_VERSION: usize = 400;
 
 /// The multiplier that changes nothing.
 pub(super) const FACTOR_ONE: i128 = 1_000_000_000_000;
@@ -112,12 +116,58 @@ impl PriceSheet {
         Ok(PriceSheet::new(version.into(), rows, self.off_peak.to_vec(), self.multipliers.to_vec()))
     }
 
+    /// This sheet with every rate times a factor in parts per million, rounded up in the 18th decimal. `None`: a rate
+    /// does not fit.
+    pub fn scaled(&self, version: &str, parts_per_million: u64) -> Option<PriceSheet> {
+        let mut rows = self.rows.to_vec();
+        for row in &mut rows {
+            let product = row.rate.0.checked_mul(i128::from(parts_per_million))?;
+            row.rate = Rate(div_ceil(product, 1_000_000));
+        }
+        Some(PriceSheet { version: version.into(), rows: rows.into(), ..self.clone() })
+    }
+
+    /// This sheet under another version.
+    pub fn named(&self, version: &str) -> PriceSheet {
+        PriceSheet { version: version.into(), ..self.clone() }
+    }
+
+    /// The same under a version that ends in a digest of all its rates: two rows of the ledger that name the same
+    /// version were priced with the same rates. Example: `default/llama #3f9a01c2`.
+    pub fn sealed(self) -> PriceSheet {
+        use std::fmt::Write;
+        let PriceSheet { version, rows, off_peak, multipliers } = &self;
+        let mut text = String::new();
+        for row in rows {
+            let _ = writeln!(text, "{row}");
+        }
+        for OffPeak { weekdays, from_minute, to_minute } in off_peak {
+            let _ = writeln!(text, "off {weekdays} {from_minute} {to_minute}");
+        }
+        for Multiplier { name, parts_per_million } in multipliers {
+            let _ = writeln!(text, "times {name} {parts_per_million}");
+        }
+        let digest = Sha256::digest(text.as_bytes());
+        // What a long chain of changes began with may be cut, never the digest.
+        let shown = &version[..version.floor_char_boundary(LONGEST_VERSION)];
+        let sealed = format!("{shown} #{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
+        PriceSheet { version: sealed.into(), ..self }
+    }
+
     pub fn version(&self) -> &Name {
         &self.version
     }
 
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    pub fn off_peak(&self) -> &[OffPeak] {
+        &self.off_peak
+    }
+
+    pub fn multipliers(&self) -> &[Multiplier] {
+        &self.multipliers
     }
 
     /// The plain rate of text in: usual tier, short context. `None` where the model does not count tokens.
@@ -288,6 +338,28 @@ mod tests {
         for (at, expected) in cases {
             assert_eq!(sheet.is_off_peak(at), expected, "{at}");
         }
+    }
+
+    #[test]
+    fn a_sealed_version_says_which_rates_it_is_of() {
+        let sheet =
+            |version: &str, usd| PriceSheet::from_parts(version, &[part(Unit::InputToken, usd)]).unwrap().sealed();
+        let digest = |sheet: &PriceSheet| sheet.version().rsplit_once(" #").unwrap().1.to_owned();
+        let (one, same, other) = (sheet("a", "1"), sheet("b", "1.0"), sheet("a", "2"));
+        assert!(one.version().starts_with("a #") && digest(&one).len() == 8, "{}", one.version());
+        assert_eq!(digest(&one), digest(&same));
+        assert_ne!(digest(&one), digest(&other));
+        let long = sheet(&"ü".repeat(5000), "1");
+        assert!(long.version().len() <= LONGEST_VERSION + 10 && digest(&long) == digest(&one), "{}", long.version());
+    }
+
+    #[test]
+    fn a_scaled_sheet_rounds_up_in_the_last_decimal() {
+        let sheet = PriceSheet::new("x".into(), vec![Row::parse("in 0.000000000000000003").unwrap()], vec![], vec![]);
+        let rate = |parts_per_million| sheet.scaled("y", parts_per_million).unwrap().rows()[0].rate;
+        assert_eq!((rate(0), rate(1), rate(500_000), rate(1_000_000)), (Rate(0), Rate(1), Rate(2), Rate(3)));
+        let huge = PriceSheet::new("x".into(), vec![Row::new(Unit::Request, Rate(i128::MAX / 2))], vec![], vec![]);
+        assert_eq!(huge.scaled("y", 2_000_000), None);
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub struct PriceTable<'a> {
     lines: &'a str,
 }
 
+impl std::fmt::Debug for PriceTable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PriceTable").field("bytes", &self.lines.len()).finish()
+    }
+}
+
 impl PriceTable<'static> {
     /// The table that Tollgate was built with.
     pub fn embedded() -> &'static PriceTable<'static> {

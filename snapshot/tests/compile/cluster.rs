@@ -130,3 +130,30 @@ fn nobody_fills_all_the_room_for_credentials() {
     let gateway = GatewayName { namespace: "default".into(), name: "default".into() };
     assert_eq!(World { gateway: Some(gateway), ..cluster(&yaml[4..]) }.compile().credentials, []);
 }
+
+#[test]
+fn the_url_of_the_database_travels_with_the_credentials_and_nowhere_else() {
+    let yaml = "
+kind: Secret
+metadata: {name: db}
+stringData: {url: 'postgres://u:secret@db.test/rows', other: 'mysql://u:secret@db.test/rows'}
+---
+kind: LLMGateway
+metadata: {name: g}
+spec: {stores: {postgres: {secretRef: {name: db, key: url}, retentionDays: 90}}}
+";
+    let compiled = cluster(yaml).compile();
+    assert_eq!(compiled.summary(), Vec::<String>::new());
+    let store = compiled.snapshot.gateway.postgres.as_ref().map(|store| (&*store.credential, store.retention_days));
+    assert_eq!(store, Some(("default/db/url", 90)));
+    let credentials: Vec<(&str, &str)> = compiled.credentials.iter().map(|one| (&*one.id, &*one.value)).collect();
+    assert_eq!(credentials, [("default/db/url", "postgres://u:secret@db.test/rows")]);
+
+    // One that cannot be used is told, and the store stays: rows wait for it.
+    for (key, reason) in [("other", "InvalidValue"), ("missing", "SecretKeyMissing")] {
+        let compiled = cluster(&yaml.replace("key: url", &format!("key: {key}"))).compile();
+        assert_eq!(compiled.summary(), [format!("Error {reason} LLMGateway default/g spec.stores.postgres.secretRef")]);
+        assert!(compiled.snapshot.gateway.postgres.is_some() && compiled.credentials.is_empty());
+        assert!(compiled.findings.iter().all(|finding| !finding.message.contains("secret@")));
+    }
+}

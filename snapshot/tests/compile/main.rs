@@ -9,6 +9,7 @@ mod documents;
 mod gateways;
 mod keys;
 mod names;
+mod prices;
 mod samples;
 mod stores;
 mod world;

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tollgate_snapshot::GatewayName;
 use tollgate_snapshot::compile::{
-    Compiled, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, compile,
+    Compiled, ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, compile,
 };
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
+use tollgate_snapshot::price::PriceTable;
 
 /// 2026-11-21, noon.
 pub const NOW: i64 = 1_795_262_400;
@@ -19,6 +20,7 @@ pub const NOW: i64 = 1_795_262_400;
 pub struct World {
     pub documents: Vec<Document>,
     pub secrets: Secrets,
+    pub config_maps: ConfigMaps,
     pub namespaces: BTreeMap<String, Labels>,
     pub key_hashes: KeyHashes,
     pub mode: Mode,
@@ -32,6 +34,7 @@ impl World {
         World {
             documents: Vec::new(),
             secrets: Secrets::default(),
+            config_maps: ConfigMaps::default(),
             namespaces: BTreeMap::new(),
             key_hashes: KeyHashes::default(),
             mode: Mode::Standalone,
@@ -74,6 +77,12 @@ impl World {
                 self.secrets.insert(Secret { meta, data });
                 return;
             }
+            "ConfigMap" => {
+                let data = text_map(&value["data"]);
+                let data = data.into_iter().map(|(entry, value)| (entry, Arc::from(value))).collect();
+                self.config_maps.insert(&meta.namespace, &meta.name, data);
+                return;
+            }
             "LLMGateway" => Document::LLMGateway(object(meta, spec)),
             "ProviderAccount" => Document::ProviderAccount(object(meta, spec)),
             "ModelDeployment" => Document::ModelDeployment(object(meta, spec)),
@@ -95,6 +104,8 @@ impl World {
             documents: self.documents.iter().collect(),
             gateway: self.gateway.as_ref(),
             secrets: &self.secrets,
+            config_maps: &self.config_maps,
+            prices: *PriceTable::embedded(),
             namespaces: &self.namespaces,
             mode: self.mode,
             mock_endpoint: Some(mock_endpoint()),

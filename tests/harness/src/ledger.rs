@@ -69,6 +69,21 @@ pub fn ledger_rows(data: &Path) -> Vec<SpendRow> {
     rows.and_then(Iterator::collect).expect("the rows of `spend` are readable")
 }
 
+/// What the price of each attempt was called, in the copy of a gateway that has stopped, oldest first.
+///
+/// # Panics
+/// There is no readable copy.
+pub fn price_versions(data: &Path) -> Vec<String> {
+    let path = data.join("ledger/ledger.sqlite");
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .unwrap_or_else(|error| panic!("no ledger in {}: {error}", path.display()));
+    let mut statement = connection
+        .prepare("SELECT price_version FROM spend ORDER BY started_at_ms, id")
+        .expect("the view `spend` names the price");
+    let rows = statement.query_map([], |row| Ok(row.get::<_, Option<String>>(0)?.unwrap_or_default()));
+    rows.and_then(Iterator::collect).expect("the names are readable")
+}
+
 /// What both sides must agree on: deployment, tokens, nano-USD.
 type Line = (String, u64, u64, u64, u64, i64);
 

@@ -22,7 +22,7 @@ pub use client::{Call, Response, Streaming};
 pub use cluster::{Cluster, OPERATOR_TOKEN};
 pub use gateway::{Gateway, Starter};
 pub use kubernetes::FakeApi;
-pub use ledger::{SpendRow, assert_every_attempt_is_booked, assert_ledger_equals_invoice, ledger_rows};
+pub use ledger::{SpendRow, assert_every_attempt_is_booked, assert_ledger_equals_invoice, ledger_rows, price_versions};
 pub use objects::{Object, documents};
 pub use proxy::{Proxy, ProxyStarter};
 pub use raw::RawSocket;

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use kube::Client;
+use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{ObjectRef, Severity, Snapshot};
 
 use crate::config::cluster::{Judged, Overlaid, Scope};
@@ -104,12 +105,18 @@ async fn look_at(
         variables: &document::as_written,
         keys: None,
         mock: None,
+        prices: *PriceTable::embedded(),
         now: jiff::Timestamp::now().as_second(),
     };
     let scope = found.scope.clone();
-    let overlaid = Overlaid::new(found.objects, found.namespaces, scope.clone(), files, &settings);
+    let mut overlaid = Overlaid::new(found.objects, found.namespaces, scope.clone(), files, &settings);
     let wanted = overlaid.wanted_secrets();
     let seen = read::secrets(&client, &wanted).await?;
+    for (namespace, name) in overlaid.wanted_config_maps() {
+        if let Some(entries) = read::config_map(&client, &namespace, &name).await? {
+            overlaid.add_config_map(&namespace, &name, entries);
+        }
+    }
     found.states.retain(|state| !overlaid.is_of_a_file(&state.object));
     let told = (!arguments.all_namespaces).then(|| namespace.clone());
     let is_told = |namespace: &str| told.as_ref().is_none_or(|told| told == namespace);

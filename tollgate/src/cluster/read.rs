@@ -2,6 +2,7 @@
 //! for the namespaces that were asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt};
@@ -136,6 +137,27 @@ pub async fn secrets(
         .try_filter_map(|seen| async move { Ok(seen) })
         .try_collect()
         .await
+}
+
+/// The entries of a ConfigMap; `Some(None)`: it may not be read, `None`: there is none.
+///
+/// # Errors
+/// The API server cannot be reached.
+pub async fn config_map(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Option<Option<BTreeMap<String, Arc<str>>>>> {
+    let url = v1::ConfigMap::url_path(&(), Some(namespace));
+    match get::<v1::ConfigMap>(client, &url, name).await {
+        Ok(found) => {
+            let entries = found.data.unwrap_or_default().into_iter();
+            Ok(Some(Some(entries.map(|(entry, text)| (entry, text.into())).collect())))
+        }
+        Err(error) if is_forbidden(&error) => Ok(Some(None)),
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read ConfigMap `{namespace}/{name}`")),
+    }
 }
 
 /// Entries that are no text are left out, as the operator leaves them out.

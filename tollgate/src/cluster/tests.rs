@@ -41,7 +41,9 @@ fn matches(patterns: &[&str], text: &str) -> bool {
 impl Server {
     fn with(mut self, kind: &str, namespace: &str, name: &str, more: Value) -> Server {
         let (start, plural, api_version) = match kind {
-            "Namespace" | "Secret" | "ServiceAccount" => ("/api/v1".to_owned(), kind.to_lowercase() + "s", "v1"),
+            "Namespace" | "Secret" | "ServiceAccount" | "ConfigMap" => {
+                ("/api/v1".to_owned(), kind.to_lowercase() + "s", "v1")
+            }
             "Deployment" => ("/apis/apps/v1".to_owned(), "deployments".to_owned(), "apps/v1"),
             _ => ("/apis/tollgate.dev/v1alpha1".to_owned(), kind.to_lowercase() + "s", "tollgate.dev/v1alpha1"),
         };
@@ -201,6 +203,22 @@ fn a_secret_that_may_not_be_read_is_said_so_and_not_taken_for_missing() {
             "warning: Secret team-a/openai: you may not read it; taken to have `api-key`, for ModelDeployment team-a/gpt-4o [NotReadable]"
         ]
     );
+}
+
+#[test]
+fn a_config_map_with_prices_is_read_by_its_name() {
+    let overlay = json!({"name": "agreed", "configMapRef": {"name": "agreed", "key": "prices"}});
+    let spec = json!({"default": true, "allowedNamespaces": {"from": "All"}, "prices": {"overlays": [overlay]}});
+    let status = json!({"observedGeneration": 1, "conditions": []});
+    let named = working().with("LLMGateway", "tollgate", "default", json!({"spec": spec, "status": status}));
+    let start = "error: LLMGateway tollgate/default: spec.prices.overlays[0].configMapRef: ";
+    let missing = format!("{start}there is no ConfigMap `agreed` in `tollgate` [NotFound]");
+    assert_eq!(named.check(&["-A"], None), [missing]);
+    let line = r#"{"m":"gpt-4o","p":"openai","k":"chat","r":["in 0.000002","out 0.000008"]}"#;
+    let mut there = named.with("ConfigMap", "tollgate", "agreed", json!({"data": {"prices": line}}));
+    assert_eq!(there.check(&["-A"], None), Vec::<String>::new());
+    there.forbidden = vec!["/api/v1/namespaces/tollgate/configmaps/agreed"];
+    assert_eq!(there.check(&["-A"], None), [format!("{start}ConfigMap `agreed` may not be read [NotFound]")]);
 }
 
 #[test]

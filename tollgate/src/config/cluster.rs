@@ -2,9 +2,12 @@
 //! would be applied on top, and the Secrets that both refer to. Pure; `crate::cluster` does the reading.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use tollgate_crds::{KeyPolicy, SecretKeyRef};
-use tollgate_snapshot::compile::{Compiled, Document, Gateways, Input, KeyHashes, Labels, Meta, Mode, Secret, compile};
+use tollgate_snapshot::compile::{
+    Compiled, Document, Gateways, Input, KeyHashes, Labels, Meta, Mode, Secret, Unread, compile,
+};
 use tollgate_snapshot::model::{Gateway, GatewayName, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
@@ -108,6 +111,29 @@ impl Overlaid {
         wanted
     }
 
+    /// ConfigMaps with prices that the API server must be asked for, by namespace and name.
+    pub fn wanted_config_maps(&self) -> BTreeSet<(String, String)> {
+        let mut wanted = BTreeSet::new();
+        for document in &self.gathered.documents {
+            let Document::LLMGateway(gateway) = document else { continue };
+            for reference in gateway.spec.prices.overlays.iter().filter_map(|overlay| overlay.config_map_ref.as_ref()) {
+                let namespace = &gateway.meta.namespace;
+                if self.gathered.config_maps.get(namespace, &reference.name).is_none() {
+                    wanted.insert((namespace.clone(), reference.name.clone()));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// What became of one of them; `None`: it may not be read. Those that do not exist are left out.
+    pub fn add_config_map(&mut self, namespace: &str, name: &str, entries: Option<BTreeMap<String, Arc<str>>>) {
+        match entries {
+            Some(entries) => self.gathered.config_maps.insert(namespace, name, entries),
+            None => self.gathered.config_maps.insert_unread(namespace, name, Unread::Forbidden),
+        }
+    }
+
     /// Compiles for a cluster. `seen`: what became of `wanted`, the [`Overlaid::wanted_secrets`].
     pub fn compile(
         mut self,
@@ -179,12 +205,14 @@ fn compile_each(
     scope: &Scope,
     settings: &Settings<'_>,
 ) -> (Vec<Snapshot>, Vec<Finding>) {
-    let Gathered { documents, secrets, namespaces, .. } = gathered;
+    let Gathered { documents, secrets, config_maps, namespaces, .. } = gathered;
     let compile_for = |gateway: Option<&GatewayName>| {
         compile(Input {
             documents: documents.iter().collect(),
             gateway,
             secrets,
+            config_maps,
+            prices: settings.prices,
             namespaces,
             mode: Mode::Cluster,
             mock_endpoint: None,
@@ -238,6 +266,7 @@ pub fn secret_uses(documents: &[Document]) -> BTreeMap<(String, String), SecretU
             Document::LLMGateway(object) => {
                 let stores = &object.spec.stores;
                 object.spec.master_key.iter().chain(&stores.redis).for_each(|source| read(&source.secret_ref));
+                stores.postgres.iter().for_each(|store| read(&store.secret_ref));
                 let tls = object.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
                 for certificate in tls.map(|tls| &tls.certificate_ref.name) {
                     add(certificate, "tls.crt", false);

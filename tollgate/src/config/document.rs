@@ -31,6 +31,12 @@ pub enum Parsed {
         name: String,
         labels: BTreeMap<String, String>,
     },
+    /// Its entries may hold prices.
+    ConfigMap {
+        namespace: String,
+        name: String,
+        data: BTreeMap<String, Arc<str>>,
+    },
     /// Of a kind that is not ours.
     Foreign,
 }
@@ -276,12 +282,13 @@ struct CoreKind {
 }
 
 fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variables<'_>) -> Read {
-    let kind = if head.kind == "Secret" { "Secret" } else { "Namespace" };
+    let kind = match head.kind.as_str() {
+        "Secret" => "Secret",
+        "ConfigMap" => "ConfigMap",
+        _ => "Namespace",
+    };
     let namespace = head.metadata.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
     let object = ObjectRef { kind, namespace: namespace.clone(), name: head.metadata.name.clone() };
-    if head.kind == "ConfigMap" {
-        return Read { object, parsed: Some(Parsed::Foreign), findings: Vec::new(), at: None };
-    }
     let whole: CoreKind = match yaml_serde::from_str(text) {
         Ok(whole) => whole,
         Err(error) => return malformed(object, &error),
@@ -289,6 +296,11 @@ fn core_kind(text: &str, head: &Head, default_namespace: &str, variables: Variab
     let CoreKind { metadata, string_data, data } = whole;
     if kind == "Namespace" {
         let parsed = Parsed::Namespace { name: metadata.name, labels: metadata.labels };
+        return Read { object, parsed: Some(parsed), findings: Vec::new(), at: None };
+    }
+    if kind == "ConfigMap" {
+        let data = data.into_iter().map(|(entry, text)| (entry, text.into())).collect();
+        let parsed = Parsed::ConfigMap { namespace, name: metadata.name, data };
         return Read { object, parsed: Some(parsed), findings: Vec::new(), at: None };
     }
     let mut findings = Vec::new();

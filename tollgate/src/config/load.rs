@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Mode, Secret, Secrets, compile};
+use tollgate_snapshot::compile::{Compiled, ConfigMaps, Document, Input, KeyHashes, Mode, Secret, Secrets, compile};
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
+use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
 
 use super::document::{self, Parsed, Part, Variables};
@@ -81,6 +82,8 @@ pub struct Settings<'a> {
     pub keys: Option<&'a Keys>,
     /// Where the mock provider listens.
     pub mock: Option<Endpoint>,
+    /// The price list.
+    pub prices: PriceTable<'a>,
     /// Unix seconds.
     pub now: i64,
 }
@@ -100,6 +103,7 @@ pub(super) struct Gathered {
     unreadable: Unreadable,
     kept: Vec<Kept>,
     pub secrets: Secrets,
+    pub config_maps: ConfigMaps,
     secret_files: Vec<(PathBuf, Secret)>,
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub findings: Vec<Placed>,
@@ -133,6 +137,8 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
         documents: gathered.documents.iter().collect(),
         gateway: None,
         secrets: &gathered.secrets,
+        config_maps: &gathered.config_maps,
+        prices: settings.prices,
         namespaces: &gathered.namespaces,
         mode: Mode::Standalone,
         mock_endpoint: settings.mock.clone(),
@@ -212,7 +218,7 @@ fn add(gathered: &mut Gathered, files: &[File], file: usize, part: Part<'_>, rea
         }
         return;
     };
-    let is_resource = matches!(parsed, Parsed::Resource(_) | Parsed::Secret(_));
+    let is_resource = matches!(parsed, Parsed::Resource(_) | Parsed::Secret(_) | Parsed::ConfigMap { .. });
     if is_resource && let Some(first) = gathered.entries.get(&entry.object) {
         let message = format!(
             "{} is written a second time; the first is in `{}`, line {}",
@@ -230,7 +236,7 @@ fn add(gathered: &mut Gathered, files: &[File], file: usize, part: Part<'_>, rea
 
 /// Takes an object in. `text`: a document that says the same.
 fn take(gathered: &mut Gathered, path: &Path, entry: Entry, parsed: Parsed, text: impl FnOnce() -> String) {
-    if matches!(parsed, Parsed::Resource(_) | Parsed::Namespace { .. }) {
+    if matches!(parsed, Parsed::Resource(_) | Parsed::Namespace { .. } | Parsed::ConfigMap { .. }) {
         gathered.kept.push(Kept::new(path, &entry.object, text()));
     }
     gathered.entries.insert(entry.object.clone(), entry);
@@ -243,6 +249,7 @@ fn take(gathered: &mut Gathered, path: &Path, entry: Entry, parsed: Parsed, text
         Parsed::Namespace { name, labels } => {
             gathered.namespaces.insert(name, labels);
         }
+        Parsed::ConfigMap { namespace, name, data } => gathered.config_maps.insert(&namespace, &name, data),
         Parsed::Foreign => {}
     }
 }
@@ -435,8 +442,14 @@ mod tests {
 
         /// Names of the teams and of the Secrets, and reasons of the findings.
         fn load(&mut self) -> (Vec<String>, Vec<String>, Vec<Reason>) {
-            let settings =
-                Settings { default_namespace: "default", variables: &|_| None, keys: None, mock: None, now: 0 };
+            let settings = Settings {
+                default_namespace: "default",
+                variables: &|_| None,
+                keys: None,
+                mock: None,
+                prices: *PriceTable::embedded(),
+                now: 0,
+            };
             let before = Before { snapshot: None, last_good: &self.last_good };
             let source = Source::Path(self.folder.path().to_owned());
             let Loaded { snapshot, findings, kept, secrets, .. } = load(&source, &settings, Some(before)).unwrap();
@@ -490,7 +503,14 @@ mod tests {
         let mut folder = Folder::new();
         let good = "model_list:\n  - model_name: m\n    litellm_params: {model: openai/gpt-4o, api_key: sk-x}\n";
         folder.write("config.yaml", good);
-        let settings = Settings { default_namespace: "default", variables: &|_| None, keys: None, mock: None, now: 0 };
+        let settings = Settings {
+            default_namespace: "default",
+            variables: &|_| None,
+            keys: None,
+            mock: None,
+            prices: *PriceTable::embedded(),
+            now: 0,
+        };
         let source = Source::Path(folder.folder.path().to_owned());
         let before = Before { snapshot: None, last_good: &folder.last_good };
         let first = load(&source, &settings, Some(before)).unwrap();
@@ -500,5 +520,48 @@ mod tests {
         let before = Before { snapshot: None, last_good: &folder.last_good };
         let second = load(&source, &settings, Some(before)).unwrap();
         assert_eq!(second.snapshot.deployments, first.snapshot.deployments);
+    }
+
+    #[test]
+    fn a_config_map_of_the_folder_holds_prices_and_a_broken_one_changes_none() {
+        let mut folder = Folder::new();
+        let table = |input: &str| {
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: agreed}}\ndata:\n  prices: |\n    \
+                 {{\"m\":\"gpt-4o\",\"p\":\"openai\",\"k\":\"chat\",\"r\":[\"in {input}\",\"out 0.00001\"]}}\n"
+            )
+        };
+        folder.write(
+            "a.yaml",
+            "apiVersion: tollgate.dev/v1alpha1\nkind: LLMGateway\nmetadata: {name: main}\n\
+             spec: {prices: {overlays: [{name: agreed, configMapRef: {name: agreed, key: prices}}]}}\n---\n\
+             apiVersion: tollgate.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: four}\n\
+             spec: {provider: openai, model: gpt-4o, credential: {secretRef: {name: s, key: key}}}\n",
+        );
+        folder.write("secret.yaml", SECRET);
+        let mut served = None;
+        let mut load_with = |folder: &mut Folder, text: &str| {
+            folder.write("prices.yaml", text);
+            let settings = Settings {
+                default_namespace: "default",
+                variables: &|_| None,
+                keys: None,
+                mock: None,
+                prices: *PriceTable::embedded(),
+                now: 0,
+            };
+            let before = Before { snapshot: served.as_ref(), last_good: &folder.last_good };
+            let source = Source::Path(folder.folder.path().to_owned());
+            let Loaded { snapshot, findings, kept, secrets, .. } = load(&source, &settings, Some(before)).unwrap();
+            folder.last_good.keep(&kept, secrets).unwrap();
+            let price = snapshot.deployments[0].price.as_ref().unwrap().input_rate().unwrap().to_per_million_text();
+            served = Some(snapshot);
+            (price, findings.iter().map(|placed| placed.finding.reason).collect::<Vec<_>>())
+        };
+        assert_eq!(load_with(&mut folder, &table("0.000002")), ("2".to_owned(), vec![]));
+        assert_eq!(load_with(&mut folder, &table("0.000003")), ("3".to_owned(), vec![]));
+        assert_eq!(load_with(&mut folder, &table("-1")), ("3".to_owned(), vec![Reason::Malformed]));
+        assert_eq!(load_with(&mut folder, ""), ("3".to_owned(), vec![Reason::NotFound]));
+        assert_eq!(load_with(&mut folder, &table("0.000001")), ("1".to_owned(), vec![]));
     }
 }

@@ -7,6 +7,7 @@ mod exact;
 mod flagged;
 mod kills;
 mod leaks;
+mod prices;
 mod retries;
 mod shared;
 mod unpriced;

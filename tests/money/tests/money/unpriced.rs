@@ -1,9 +1,9 @@
 //! What has no price, or no bound: refused under Hard before anybody is asked, flagged under Soft.
 
-use tollgate_harness::{Stage, Value, json, ledger_rows, objects};
+use tollgate_harness::{Object, Stage, Value, json, ledger_rows, objects};
 use tollgate_money_tests::books::Books;
 use tollgate_money_tests::gauges::{budget, sum, wait_until_idle};
-use tollgate_money_tests::setup::{caller, hard, soft};
+use tollgate_money_tests::setup::{caller, hard, soft, tries_once};
 
 async fn unpriced(budget: Value) -> Stage {
     Stage::start(|mock| vec![objects::deployment("m", mock).unset("spec.pricing"), caller(budget)]).await
@@ -93,4 +93,64 @@ async fn images_are_bounded_by_the_providers_formula() {
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
     // 85 tokens at least is what the provider took for it.
     assert!(rows[0].input_tokens >= 85 && rows[0].cost_nano_usd <= rows[0].held_nano_usd, "{:?}", rows[0]);
+}
+
+/// A model that only its input has a price of, and a gateway.
+async fn priced_in_part(budget: Value, gateway: Object) -> Stage {
+    let part = json!({"perMillionTokens": {"input": "2"}});
+    Stage::start(|mock| {
+        vec![gateway, objects::deployment("m", mock).unset("spec.pricing").set("spec.pricing", part), caller(budget)]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_price_that_does_not_cover_the_output_is_as_good_as_none() {
+    let mut stage = priced_in_part(hard("1"), tries_once()).await;
+    let reply = stage.gateway.chat("m").send().await.expect(403);
+    assert_eq!(reply.header("x-tollgate-error"), Some("price_unknown"));
+    assert_eq!(stage.mock.requests().len(), 0);
+    stage.gateway.stop().await;
+
+    let mut stage = priced_in_part(soft("1"), tries_once()).await;
+    stage.gateway.chat("m").send().await.expect(200);
+    assert_eq!(sum(&stage.gateway.metrics().await, "tollgate_unpriced_total"), 1.0);
+    stage.gateway.stop().await;
+    let [row] = &ledger_rows(stage.gateway.data())[..] else { panic!("one row") };
+    // What is known is booked: two millionths of a dollar for each token of input.
+    assert_eq!((row.outcome.as_str(), row.cost_nano_usd), ("unpriced", row.input_tokens * 2_000), "{row:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_denies_what_has_no_price_does_so_under_every_budget() {
+    let denies = || tries_once().set("spec.defaults.unpriced", "Deny");
+    for budget in [soft("1"), json!({"limit": "100000", "unit": "Tokens", "period": {"lifetime": {}}})] {
+        let mut stage = Stage::start(|mock| {
+            vec![denies(), objects::deployment("m", mock).unset("spec.pricing"), caller(budget.clone())]
+        })
+        .await;
+        let reply = stage.gateway.chat("m").send().await.expect(403);
+        assert_eq!(reply.header("x-tollgate-error"), Some("price_unknown"), "{budget}");
+        assert_eq!(sum(&stage.gateway.metrics().await, "tollgate_unpriced_total"), 0.0);
+        stage.gateway.stop().await;
+    }
+    let mut stage = priced_in_part(soft("1"), denies()).await;
+    stage.gateway.chat("m").send().await.expect(403);
+    assert_eq!(stage.mock.requests().len(), 0);
+    stage.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_price_a_hard_budget_of_tokens_binds_all_the_same() {
+    let budget = json!({"limit": "100000", "unit": "Tokens", "period": {"lifetime": {}}});
+    let mut stage = unpriced(budget).await;
+    let file = json!({"type": "file", "file": {"file_id": "file-abc"}});
+    let reply = stage.gateway.chat("m").json(&with_part("m", file)).send().await.expect(403);
+    assert_eq!(reply.header("x-tollgate-error"), Some("cost_unbounded"));
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello"}]});
+    stage.gateway.chat("m").json(&body).send().await.expect(200);
+    let sent = stage.mock.requests().pop().expect("one was sent").json();
+    let cap = sent["max_tokens"].as_u64().or(sent["max_completion_tokens"].as_u64());
+    assert!(cap.is_some_and(|cap| cap <= 4_096), "{sent}");
+    stage.gateway.stop().await;
 }

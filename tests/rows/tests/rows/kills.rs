@@ -1,0 +1,180 @@
+//! `kill -9` of the database and of the process that writes, at random and at named points: no row is lost, none is there
+//! twice, and sums count each once.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tollgate_rows_tests::{Books, Postgres, Relay, assert_same, wait_until};
+
+const CHILD: &str = "ROWS_TEST_CHILD";
+const URL: &str = "ROWS_TEST_URL";
+
+/// Not a test by itself: the process that is killed. Makes rows without end.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var(CHILD) else { return };
+    let mut books = Books::open(Path::new(&folder));
+    books.send_to(&std::env::var(URL).unwrap(), 0);
+    println!("\n@ready");
+    loop {
+        books.make(120);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn start_child(folder: &Path, url: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kills::child", "--nocapture"])
+        .env(CHILD, folder)
+        .env(URL, url)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "@ready"), "the child ended");
+    child
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A process after the one that was killed sends what is left; then both databases must say the same.
+fn settle(postgres: &Postgres, folder: &Path) -> usize {
+    let books = Books::open(folder);
+    books.send_to(&postgres.url(), 0);
+    books.wait_until_sent();
+    books.close();
+    assert_same(postgres, folder)
+}
+
+/// Whether the writer waits for a lock inside of its transaction.
+fn waits_for_lock(postgres: &Postgres) -> bool {
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tollgate' AND wait_event_type = 'Lock'";
+    postgres.value(waiting) != "0"
+}
+
+#[test]
+fn the_writer_is_killed_after_copy_and_before_commit() {
+    let Some(postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let child = start_child(folder.path(), &postgres.url());
+    wait_until("rows", || postgres.rows() > 200);
+    // Rows are copied and inserted by now, their sums not.
+    let mut lock = postgres.session();
+    lock.run("BEGIN; LOCK TABLE tollgate.daily IN ACCESS EXCLUSIVE MODE");
+    wait_until("the writer's wait", || waits_for_lock(&postgres));
+    kill(child);
+    drop(lock);
+    assert!(settle(&postgres, folder.path()) > 200);
+}
+
+#[test]
+fn the_writer_is_killed_after_commit_and_before_it_hears_of_it() {
+    let Some(postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(postgres.port());
+    for _ in 0..2 {
+        let rows = postgres.rows();
+        let child = start_child(folder.path(), &postgres.url_at(relay.port()));
+        wait_until("rows", || postgres.rows() > rows + 200);
+        relay.hold_answer_to_commit();
+        wait_until("a commit", || relay.is_held());
+        // Nothing more comes: what was committed stays so.
+        wait_until("the end of the transaction", || {
+            postgres
+                .value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tollgate' AND state <> 'idle'")
+                == "0"
+        });
+        kill(child);
+        relay.release();
+        let committed = postgres.rows();
+        assert!(settle(&postgres, folder.path()) as u64 >= committed);
+    }
+}
+
+#[test]
+fn the_writer_is_killed_at_random() {
+    let Some(postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..6 {
+        let child = start_child(folder.path(), &postgres.url());
+        std::thread::sleep(Duration::from_millis(random.u64(5..400)));
+        kill(child);
+        eprintln!("seed {seed}, round {round}: {} rows", settle(&postgres, folder.path()));
+    }
+}
+
+#[test]
+fn the_database_is_killed_after_copy_and_before_commit() {
+    let Some(mut postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut books = Books::open(folder.path());
+    books.send_to(&postgres.url(), 0);
+    books.make(200);
+    books.wait_until_sent();
+    let mut lock = postgres.session();
+    lock.run("BEGIN; LOCK TABLE tollgate.daily IN ACCESS EXCLUSIVE MODE");
+    books.make(200);
+    books.ledger.flush().unwrap();
+    wait_until("the writer's wait", || waits_for_lock(&postgres));
+    postgres.kill();
+    drop(lock);
+    wait_until("an error", || books.view().errors > 0);
+    books.make(100);
+    postgres.begin();
+    books.wait_until_sent();
+    assert_eq!(assert_same(&postgres, folder.path()), 500);
+}
+
+#[test]
+fn the_database_is_killed_after_commit_and_before_the_answer() {
+    let Some(mut postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(postgres.port());
+    let mut books = Books::open(folder.path());
+    books.send_to(&postgres.url_at(relay.port()), 0);
+    books.make(200);
+    books.wait_until_sent();
+    relay.hold_answer_to_commit();
+    books.make(200);
+    wait_until("a commit", || relay.is_held());
+    wait_until("the commit's end", || postgres.rows() > 200);
+    assert!(books.view().waiting > 0);
+    postgres.kill();
+    relay.release();
+    postgres.begin();
+    books.wait_until_sent();
+    assert_eq!(assert_same(&postgres, folder.path()), 400);
+    // The database noticed those that came twice.
+    assert!(books.view().written < 400, "{:?}", books.view());
+}
+
+#[test]
+fn the_database_is_killed_at_random_while_rows_come() {
+    let Some(mut postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut books = Books::open(folder.path());
+    books.send_to(&postgres.url(), 0);
+    let mut random = fastrand::Rng::new();
+    let mut made = 0;
+    for _ in 0..4 {
+        let until = Instant::now() + Duration::from_millis(random.u64(50..500));
+        while Instant::now() < until {
+            books.make(80);
+            made += 80;
+        }
+        postgres.kill();
+        books.make(80);
+        made += 80;
+        postgres.begin();
+    }
+    books.wait_until_sent();
+    assert_eq!(assert_same(&postgres, folder.path()), made);
+}
