@@ -18,6 +18,7 @@
 mod budget;
 mod message;
 mod period;
+pub mod rates;
 mod size;
 mod terms;
 

@@ -73,6 +73,13 @@ use serde::{Deserialize, Serialize};
         description = "Which calls it binds"
     ),
     printcolumn(
+        name = "BOUND",
+        type_ = "string",
+        json_path = ".status.maxOvershoot",
+        priority = 1,
+        description = "Most that can be spent above the limit"
+    ),
+    printcolumn(
         name = "KEYS",
         type_ = "integer",
         json_path = ".status.keys",
@@ -241,7 +248,8 @@ pub struct WhenLow {
     #[schemars(range(min = 1, max = 100))]
     pub below_percent: i32,
 
-    /// Public model names that are called instead, in this order. They need no grant on the key. Example: `[llama]`.
+    /// Public model names that are tried first, in this order, as the key's namespace knows them. They need no grant on
+    /// the key. Where all fail, or one of them was asked for, what was asked for is called. Example: `[llama]`.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)))]
     pub models: Vec<String>,
 }
@@ -252,12 +260,13 @@ pub struct WhenLow {
     .message("percent belongs beside `action: Throttle`, and only there"))]
 #[serde(rename_all = "camelCase")]
 pub struct WhenExhausted {
-    /// `Block`: calls are refused until the next period. `Throttle`: `percent` of the usual rates are admitted; only
-    /// with enforcement Soft. Default: `Block`.
+    /// `Block`: calls are refused until the next period. `Throttle`: `percent` of the usual rate is admitted; only with
+    /// enforcement Soft. Default: `Block`.
     #[serde(default)]
     pub action: ExhaustedAction,
 
-    /// Share of the key's rates that `Throttle` admits, in percent. Example: `10`.
+    /// Share of the usual rate of calls that `Throttle` admits, in percent: of the calls per minute that were admitted in
+    /// this period before the limit was reached. One call a minute is always admitted. Example: `10`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 99))]
     pub percent: Option<i32>,
@@ -340,7 +349,8 @@ pub struct BudgetStatus {
     #[schemars(length(max = 256))]
     pub scope: Option<String>,
 
-    /// Most that can be spent above the limit, ready to print; `$0.00` for Hard. Example: `$1.80`.
+    /// Most that can be spent above the limit, ready to print: `$0.00` for Hard, `unbounded` for Soft where some key may
+    /// have any number of calls at once, or some model has no known context. Example: `$1.80`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub max_overshoot: Option<String>,

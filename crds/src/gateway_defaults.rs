@@ -59,6 +59,10 @@ pub struct GatewayDefaults {
     /// How long a call waits for money that calls in flight hold, before it is refused. Default: 2s.
     #[serde(default = "default_reserved_wait")]
     pub reserved_wait: DurationText,
+
+    /// Whether input tokens that the provider read from its prompt cache count against rates of tokens. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count_cached_tokens: Option<bool>,
 }
 
 fn default_drop_unsupported_params() -> bool {
@@ -98,6 +102,7 @@ impl Default for GatewayDefaults {
             max_attempts: default_max_attempts(),
             budget_exceeded_status: default_budget_exceeded_status(),
             reserved_wait: default_reserved_wait(),
+            count_cached_tokens: None,
         }
     }
 }

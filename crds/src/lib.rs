@@ -27,6 +27,7 @@ mod pod_template;
 mod price_unit;
 mod pricing;
 mod provider_account;
+mod rate_limit;
 mod reference;
 mod resource;
 mod retries;
@@ -68,6 +69,7 @@ pub use pricing::{PerMillionTokens, Pricing, Rate, ServiceTier};
 pub use provider_account::{
     AccountCredential, ProviderAccount, ProviderAccountSpec, ProviderAccountStatus, WorkloadIdentity,
 };
+pub use rate_limit::{Priority, RateLimit, RateLimitPer, RateLimitScope};
 pub use reference::{BackendKind, BackendRef, ConfigMapKeyRef, LocalRef, ObjectRef, SecretKeyRef, SecretSource};
 pub use resource::Resource;
 pub use retries::{Backoff, Cooldown, ErrorClass, Retries};

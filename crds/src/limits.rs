@@ -17,6 +17,17 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
     pub tokens_per_minute: Option<i64>,
 
+    /// Input tokens in any minute, those of a prompt cache included unless the gateway does not count them. Default: unlimited.
+    /// Example: `300000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub input_tokens_per_minute: Option<i64>,
+
+    /// Output tokens in any minute, reasoning included. Default: unlimited. Example: `100000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub output_tokens_per_minute: Option<i64>,
+
     /// Requests at the same time. Default: unlimited. Example: `64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
@@ -36,6 +47,17 @@ pub struct KeyLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
     pub tokens_per_minute: Option<i64>,
+
+    /// Input tokens in any minute, those of a prompt cache included unless the gateway does not count them. Default: unlimited.
+    /// Example: `80000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub input_tokens_per_minute: Option<i64>,
+
+    /// Output tokens in any minute, reasoning included. Default: unlimited. Example: `20000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub output_tokens_per_minute: Option<i64>,
 
     /// Requests at the same time. Default: unlimited. Example: `8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +90,17 @@ pub struct ModelLimits {
     #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
     pub tokens_per_minute: Option<i64>,
 
+    /// Input tokens of this model in any minute, those of a prompt cache included unless the gateway does not count them. Default: unlimited.
+    /// Example: `40000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub input_tokens_per_minute: Option<i64>,
+
+    /// Output tokens of this model in any minute, reasoning included. Default: unlimited. Example: `10000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub output_tokens_per_minute: Option<i64>,
+
     /// Requests to this model at the same time. Default: unlimited. Example: `2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
@@ -89,15 +122,41 @@ impl KeyLimits {
 
     /// The bounds over all models.
     pub fn overall(&self) -> Limits {
-        let KeyLimits { requests_per_minute, tokens_per_minute, parallel_requests, per_model: _ } = *self;
-        Limits { requests_per_minute, tokens_per_minute, parallel_requests }
+        let KeyLimits {
+            requests_per_minute,
+            tokens_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            parallel_requests,
+            per_model: _,
+        } = *self;
+        Limits {
+            requests_per_minute,
+            tokens_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            parallel_requests,
+        }
     }
 }
 
 impl ModelLimits {
     /// The bounds, without the model they are for.
     pub fn limits(&self) -> Limits {
-        let ModelLimits { model: _, requests_per_minute, tokens_per_minute, parallel_requests } = *self;
-        Limits { requests_per_minute, tokens_per_minute, parallel_requests }
+        let ModelLimits {
+            model: _,
+            requests_per_minute,
+            tokens_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            parallel_requests,
+        } = *self;
+        Limits {
+            requests_per_minute,
+            tokens_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            parallel_requests,
+        }
     }
 }

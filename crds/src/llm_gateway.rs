@@ -7,6 +7,7 @@ use crate::decimal::DecimalText;
 use crate::gateway_defaults::GatewayDefaults;
 use crate::pod_template::PodTemplate;
 use crate::pricing::Pricing;
+use crate::rate_limit::{Priority, RateLimit};
 use crate::reference::{ConfigMapKeyRef, LocalRef, SecretKeyRef, SecretSource};
 use crate::telemetry::Telemetry;
 use kube::{CustomResource, KubeSchema};
@@ -110,6 +111,21 @@ pub struct LLMGatewaySpec {
     #[serde(default)]
     pub defaults: GatewayDefaults,
 
+    /// Rates for all calls, or for each user, end user, tag, model and so on. Default: none.
+    /// Example: `[{name: end-users, per: EndUser, requestsPerMinute: 20}]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub rate_limits: Vec<RateLimit>,
+
+    /// Classes of keys, and what each keeps of the rates of deployments and accounts when they are scarce. While less than
+    /// 80 % of a rate is used, every class may use what others leave. Default: none; who comes first is served.
+    /// Example: `[{name: production, sharePercent: 75}, {name: batch, sharePercent: 10}]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub priorities: Vec<Priority>,
+
     /// Databases. Default: none; budgets are counted by the operator. Example: `{redis: {secretRef: {name: redis, key: url}}}`.
     #[serde(default, skip_serializing_if = "Stores::is_empty")]
     pub stores: Stores,
@@ -147,6 +163,8 @@ impl Default for LLMGatewaySpec {
             service: GatewayService::default(),
             master_key: None,
             defaults: GatewayDefaults::default(),
+            rate_limits: Vec::new(),
+            priorities: Vec::new(),
             stores: Stores::default(),
             telemetry: Telemetry::default(),
             prices: Prices::default(),

@@ -76,6 +76,11 @@ pub struct TeamSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_ref: Option<ObjectRef>,
 
+    /// The class of the team's keys that name none, one of the gateway's `priorities`. Default: no class. Example: `batch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub priority: Option<String>,
+
     /// Refuses every call of the team's keys. Default: false.
     #[serde(default)]
     pub blocked: bool,
@@ -126,6 +131,11 @@ pub struct Member {
     /// Example: `{limit: "100", period: {calendar: Month}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetTerms>,
+
+    /// Rates and parallel calls of all keys of this user in the team together. Default: unlimited.
+    /// Example: `{requestsPerMinute: 100}`.
+    #[serde(default, skip_serializing_if = "Limits::is_unlimited")]
+    pub limits: Limits,
 }
 
 /// What a member may do.

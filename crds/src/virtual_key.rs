@@ -125,6 +125,12 @@ pub struct VirtualKeySpec {
     #[serde(default, skip_serializing_if = "KeyLimits::is_unlimited")]
     pub limits: KeyLimits,
 
+    /// The class of the key, one of the gateway's `priorities`: its share of the rates of deployments and accounts when they
+    /// are scarce. Default: the team's. Example: `production`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub priority: Option<String>,
+
     /// A budget of its own. Default: the team's `keyDefaults.budget`. Example: `{limit: "25", period: {calendar: Month}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetTerms>,

@@ -288,6 +288,12 @@ fn each_rule_is_kept_by_one_spec_and_broken_by_another() {
         ),
         (
             "LLMGateway",
+            "say at least one limit",
+            json!({"rateLimits": [{"name": "users", "per": "User", "outputTokensPerMinute": 5}]}),
+            json!({"rateLimits": [{"name": "users", "per": "User"}]}),
+        ),
+        (
+            "LLMGateway",
             "exactly one of value, secretRef, configMapRef must be set",
             env(json!({"value": "a"})),
             env(json!({"value": "a", "secretRef": secret})),

@@ -200,6 +200,8 @@ fn lists_of_named_objects_merge_by_their_key() {
         ("RouteGroup.spec.fallbacks", "name"),
         ("ProviderAccount.spec.credentials", "name"),
         ("LLMGateway.spec.listeners", "name"),
+        ("LLMGateway.spec.rateLimits", "name"),
+        ("LLMGateway.spec.priorities", "name"),
         ("Team.spec.members", "user"),
         ("VirtualKey.spec.budgetRefs", "name"),
         ("VirtualKey.spec.limits.perModel", "model"),

@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use tollgate_dialects::head::Operation;
-use tollgate_snapshot::model::{Limits, ModelSet};
+use tollgate_snapshot::model::{Limits, ModelSet, Name};
 
 use crate::call::Call;
 use crate::caller::{Caller, Who};
 use crate::core::Core;
 use crate::error::{GatewayError, Result, Scope};
-use crate::limits::{LimitType, Permit, Usage};
+use crate::limits::{Estimate, LimitScope, Permit, Spent, Usage};
+use crate::rules;
+use crate::share::PATIENCE;
 
 /// A call that may be served.
 pub struct Admitted {
@@ -28,20 +30,49 @@ pub struct Admitted {
     pub permits: RequestPermits,
 }
 
-/// What a call holds of the limits of its key and team.
+/// What a call holds of the limits of its key and team, and of others.
 #[derive(Debug, Default)]
 pub struct RequestPermits {
     pub key: Option<Permit>,
     pub per_model: Option<Permit>,
     pub team: Option<Permit>,
+    /// Of all else that binds it; seldom anything.
+    pub further: Vec<(LimitScope, Permit)>,
 }
 
 impl RequestPermits {
-    /// Replaces the reserved tokens by what was used.
-    pub fn settle(&mut self, tokens: u64) {
-        for permit in [&mut self.key, &mut self.per_model, &mut self.team].into_iter().flatten() {
-            permit.settle(tokens);
+    /// Replaces the reserved tokens by what was used. `None`: nobody knows, and what was reserved stays.
+    pub fn settle(&mut self, spent: Option<Spent>) {
+        if let Some(spent) = spent {
+            self.each(|permit| permit.settle(spent));
         }
+    }
+
+    /// Those that there are, with their scopes.
+    pub fn iter(&self) -> impl Iterator<Item = (LimitScope, &Permit)> {
+        let RequestPermits { key, per_model, team, further } = self;
+        let first = [(LimitScope::ModelPerKey, per_model), (LimitScope::Key, key), (LimitScope::Team, team)];
+        let first = first.into_iter().filter_map(|(scope, permit)| Some((scope, permit.as_ref()?)));
+        first.chain(further.iter().map(|(scope, permit)| (*scope, permit)))
+    }
+
+    fn each(&mut self, mut act: impl FnMut(&mut Permit)) {
+        let RequestPermits { key, per_model, team, further } = self;
+        [key, per_model, team].into_iter().flatten().for_each(&mut act);
+        further.iter_mut().for_each(|(_, permit)| act(permit));
+    }
+}
+
+/// A call that may not go on.
+pub struct Refused {
+    pub error: Box<GatewayError>,
+    /// All but its limits is decided; only this proxy's share of one of them is used up. See [`wait_for_share`].
+    pub waiting: Option<Box<Admitted>>,
+}
+
+impl From<Box<GatewayError>> for Refused {
+    fn from(error: Box<GatewayError>) -> Refused {
+        Refused { error, waiting: None }
     }
 }
 
@@ -49,8 +80,8 @@ impl RequestPermits {
 ///
 /// # Errors
 /// 400 for names that lead nowhere, 403 for models that key or team do not allow, 429 for limits.
-pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> Result<Admitted> {
-    let asked = call.model().ok_or(GatewayError::ModelMissing)?;
+pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> std::result::Result<Admitted, Refused> {
+    let asked = call.model().ok_or_else(|| Box::new(GatewayError::ModelMissing))?;
     let (route, model) = find_model(&caller, asked)?;
     let asked_output = call.head.output_cap();
     let model = model.into();
@@ -61,12 +92,50 @@ pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> 
     let permits = RequestPermits::default();
     let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, caller, call };
     if admitted.call.operation != Operation::CountTokens {
-        admitted.permits = take_limits(core, &admitted, now)?;
+        match take_limits(core, &admitted, now) {
+            Ok(permits) => admitted.permits = permits,
+            Err(error) => {
+                let waits = matches!(*error, GatewayError::RateLimited { of_share: true, .. });
+                return Err(Refused { error, waiting: waits.then(|| Box::new(admitted)) });
+            }
+        }
     }
+    note(core, &admitted, now);
+    Ok(admitted)
+}
+
+/// The key was used.
+fn note(core: &Core, admitted: &Admitted, now: Instant) {
     if let Who::Key(_) = admitted.caller.who {
         admitted.caller.state(&core.shared.builder).usage.note(core.unix_ms(now) / 1000);
     }
-    Ok(admitted)
+}
+
+/// Waits a moment for more of a limit of which only this proxy's share is used up: the leader was told. Cancel-safe.
+///
+/// # Errors
+/// 429: nothing more came.
+pub async fn wait_for_share(core: &Rc<Core>, mut admitted: Box<Admitted>) -> Result<Admitted> {
+    let hub = core.shared.builder.persistent.hub.clone();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        // Asked for before the limits, so that no change between is missed.
+        let changed = hub.as_ref().map(|hub| hub.changed.notified());
+        let now = Instant::now();
+        match (take_limits(core, &admitted, now), changed) {
+            (Ok(permits), _) => {
+                admitted.permits = permits;
+                note(core, &admitted, now);
+                return Ok(*admitted);
+            }
+            (Err(error), Some(changed)) if matches!(*error, GatewayError::RateLimited { of_share: true, .. }) => {
+                if tokio::time::timeout_at(until, changed).await.is_err() {
+                    return Err(error);
+                }
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
 }
 
 /// The route and public name behind what the client asked for.
@@ -111,57 +180,70 @@ fn shown(text: &str) -> String {
 
 fn take_limits(core: &Rc<Core>, admitted: &Admitted, now: Instant) -> Result<RequestPermits> {
     let mut permits = RequestPermits::default();
-    let Some(policy) = admitted.caller.policy() else { return Ok(permits) };
+    // A call that one limit refuses counts at none.
+    take_each(core, admitted, now, &mut permits).inspect_err(|_| permits.each(Permit::refund))?;
+    Ok(permits)
+}
+
+fn take_each(core: &Rc<Core>, admitted: &Admitted, now: Instant, permits: &mut RequestPermits) -> Result<()> {
+    let Some(policy) = admitted.caller.policy() else { return Ok(()) };
     let seconds = core.uptime_seconds(now);
     let tokens = estimated_tokens(&admitted.call, admitted.asked_output);
     let state = admitted.caller.state(&core.shared.builder);
     let team = admitted.caller.team().zip(admitted.caller.team_entry());
     if !policy.limits.is_unlimited() {
         let value = || admitted.caller.key().map(|key| key.name.to_string()).unwrap_or_default();
-        permits.key = Some(take(&state.usage, &policy.limits, tokens, seconds, "api_key", value)?);
+        permits.key = Some(take(&state.usage, &policy.limits, tokens, seconds, LimitScope::Key, value)?);
     }
-    let per_model = policy.per_model.iter().position(|(name, _)| **name == *admitted.model);
-    if let Some(index) = per_model {
-        let (name, limits) = &policy.per_model[index];
-        let taken = take(&state.per_model[index], limits, tokens, seconds, "model_per_key", || name.to_string());
-        permits.per_model = Some(refund_on_error(taken, &mut [&mut permits.key])?);
+    if let Some(index) = find_model_limits(&policy.per_model, &admitted.model) {
+        let limits = &policy.per_model[index].1;
+        let value = || admitted.model.to_string();
+        permits.per_model =
+            Some(take(&state.per_model[index], limits, tokens, seconds, LimitScope::ModelPerKey, value)?);
     }
     if let Some((team, entry)) = team.filter(|(team, _)| !team.limits.is_unlimited()) {
-        let taken = take(&entry.usage, &team.limits, tokens, seconds, "team", || team.name.to_string());
-        permits.team = Some(refund_on_error(taken, &mut [&mut permits.key, &mut permits.per_model])?);
+        permits.team =
+            Some(take(&entry.usage, &team.limits, tokens, seconds, LimitScope::Team, || team.name.to_string())?);
     }
-    Ok(permits)
+    if !state.bound.is_empty() {
+        let persistent = &core.shared.builder.persistent;
+        rules::take_all(&state.bound, admitted, tokens, seconds, persistent, permits)?;
+    }
+    Ok(())
 }
 
-/// A call that one limit refuses counts at none.
-fn refund_on_error(taken: Result<Permit>, others: &mut [&mut Option<Permit>]) -> Result<Permit> {
-    if taken.is_err() {
-        others.iter_mut().for_each(|other| {
-            if let Some(permit) = other.as_mut() {
-                permit.refund();
-            }
-        });
+/// The limits for a model: those of its name, else those of the first pattern that it fits.
+fn find_model_limits(per_model: &[(Name, Limits)], model: &str) -> Option<usize> {
+    if per_model.is_empty() {
+        return None;
     }
-    taken
+    let fits = |name: &Name| name.strip_suffix('*').is_some_and(|prefix| model.starts_with(prefix));
+    let exact = per_model.iter().position(|(name, _)| **name == *model);
+    exact.or_else(|| per_model.iter().position(|(name, _)| fits(name)))
 }
 
-fn take(
+/// Counts a call at one usage. `value`: who it is that has the limits, for the error.
+pub fn take(
     usage: &std::sync::Arc<Usage>,
     limits: &Limits,
-    tokens: u64,
+    tokens: Estimate,
     now: u64,
-    scope: &'static str,
+    scope: LimitScope,
     value: impl Fn() -> String,
 ) -> Result<Permit> {
     usage.take(limits, tokens, now).map_err(|reached| {
-        let limit_type: LimitType = reached.limit_type;
-        let (limit, remaining, resets_in) = (reached.limit, reached.remaining, reached.resets_in);
-        GatewayError::RateLimited { scope, value: value(), limit_type, limit, remaining, resets_in }.into()
+        let (limit_type, limit) = (reached.limit_type, reached.limit);
+        let (remaining, resets_in, of_share) = (reached.remaining, reached.resets_in, reached.of_share);
+        GatewayError::RateLimited { scope, value: value(), limit_type, limit, remaining, resets_in, of_share }.into()
     })
 }
 
 /// Tokens to reserve: about four bytes a token, and the output that was asked for.
-pub fn estimated_tokens(call: &Call, asked_output: Option<u64>) -> u64 {
-    let output = if call.operation == Operation::Embeddings { 0 } else { asked_output.unwrap_or(0) };
-    (call.body.len() as u64 / 4).saturating_add(output)
+pub fn estimated_tokens(call: &Call, asked_output: Option<u64>) -> Estimate {
+    let output = if call.operation == Operation::Embeddings {
+        Some(0)
+    } else {
+        asked_output.map(|asked| asked.saturating_mul(call.head.answers()))
+    };
+    Estimate { input: call.body.len() as u64 / 4, output }
 }

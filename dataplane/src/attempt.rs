@@ -14,6 +14,7 @@ use crate::core::{Core, Entry};
 use crate::dispatch::{self, Judged};
 use crate::error::{GatewayError, UpstreamFailure};
 use crate::hold;
+use crate::limits::{Reached, Spent};
 use crate::metrics::AttemptLabels;
 use crate::outgoing::{self, Mode};
 use crate::plan::{self, Choice, Pick, Picked};
@@ -100,7 +101,13 @@ pub async fn run(
     }
     let tables = admitted.caller.tables.clone();
     let gateway = &tables.snapshot.gateway;
-    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::smallvec![admitted.route];
+    let mut routes: smallvec::SmallVec<[u32; 4]> = smallvec::SmallVec::new();
+    if tables.has_low_models {
+        routes = crate::low::preferred(&core, &admitted);
+    }
+    // Those before what was asked for: cheaper, and not worth a refusal.
+    let preferred = routes.len();
+    routes.push(admitted.route);
     let mut position = 0;
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
@@ -108,8 +115,12 @@ pub async fn run(
     while position < routes.len() {
         let route_index = routes[position];
         let route = &tables.snapshot.routes[route_index as usize];
-        let fell_back = position > 0;
-        let max_retries = admitted.call.options.num_retries.unwrap_or(route.retries.attempts);
+        let fell_back = route_index != admitted.route;
+        let max_retries = match position < preferred {
+            // What was asked for must get its turn.
+            true => 0,
+            false => admitted.call.options.num_retries.unwrap_or(route.retries.attempts),
+        };
         let mut refused = Vec::new();
         let mut tried = Vec::new();
         let mut class = None;
@@ -132,6 +143,7 @@ pub async fn run(
                 refused: &refused,
                 tried: &tried,
                 tokens: estimated_tokens(&admitted.call, admitted.asked_output),
+                class: tables.class_of(admitted.caller.key()),
                 uptime_ms: core.uptime_ms(now),
             };
             let picked = match fastrand_with(|random| plan::pick(&choice, random)) {
@@ -154,7 +166,10 @@ pub async fn run(
                 .iter()
                 .enumerate()
                 .filter(|(index, target)| target.deployment != deployment && takes(*index));
-            let alone = others.count() == 0 && route.fallbacks.is_empty() && admitted.fallbacks.is_empty();
+            let alone = others.count() == 0
+                && route.fallbacks.is_empty()
+                && admitted.fallbacks.is_empty()
+                && position >= preferred;
             let clock = clock(
                 &admitted,
                 route,
@@ -222,6 +237,7 @@ pub async fn run(
         }
         if let Some(class) = class
             && record.fallbacks < MAX_FALLBACKS
+            && position >= preferred
         {
             let next = if admitted.fallbacks.is_empty() { plan::fallbacks(route, class) } else { &admitted.fallbacks };
             let new: Vec<u32> = next.iter().copied().filter(|route| !routes.contains(route)).collect();
@@ -229,13 +245,16 @@ pub async fn run(
         }
         position += 1;
         if position < routes.len() {
-            if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || class.is_none() {
+            // Who waited for money once need not wait again for what costs more.
+            let waited = matches!(last_error.as_deref(), Some(GatewayError::BudgetReserved { .. }));
+            let ends = class.is_none() && (position > preferred || waited || client_gone.get());
+            if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || ends {
                 break;
             }
             record.fallbacks += 1;
         }
     }
-    permits.settle(0);
+    permits.settle(Some(Spent::default()));
     let error = last_error.unwrap_or_else(|| Box::new(GatewayError::Internal { reason: "no attempt was made" }));
     Err(Box::new(Failed { error: with_attempts(error, record.attempts), record }))
 }
@@ -356,7 +375,9 @@ fn nothing_to_pick(
             deployments: deployments.iter().map(|index| tables.deployments[*index as usize].id.to_string()).collect(),
             retry_after: retry_after_ms.div_ceil(1000),
         },
-        Pick::AllFull(reached) => GatewayError::DeploymentsFull { model, resets_in: reached.resets_in },
+        Pick::AllFull(Reached { limit_type, resets_in, .. }) => {
+            GatewayError::DeploymentsFull { model, limit_type, resets_in }
+        }
         Pick::Deployment(_) | Pick::None => {
             let operation = admitted.call.operation;
             let understood = route

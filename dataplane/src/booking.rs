@@ -13,7 +13,7 @@ use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Cost, CostContext, CostError, PriceSheet};
 
 use crate::core::Core;
-use crate::limits::Permits;
+use crate::limits::{Permits, Spent};
 use crate::surcharge::Surcharge;
 use crate::tables::DeploymentState;
 
@@ -59,6 +59,8 @@ pub struct Booking {
     pub first_byte: Option<Duration>,
     /// About how many tokens the input has.
     pub input_estimate: u64,
+    /// Tokens that the provider read from its cache do not count against rates.
+    pub ignore_cached: bool,
 }
 
 /// What an attempt came to.
@@ -68,6 +70,8 @@ pub struct Booked {
     pub cost: Cost,
     /// Counted here, not reported by the provider.
     pub estimated: bool,
+    /// What counts against rates of tokens; `None`: what was reserved.
+    pub spent: Option<Spent>,
 }
 
 impl Booking {
@@ -132,11 +136,7 @@ impl Booking {
     /// Charges the whole hold.
     pub fn charge(&mut self, status: u16) -> Booked {
         self.core.bank.own.usage_missing.add(1);
-        let held = self.held;
-        let total = NanoUsd(held.nano_usd);
-        for permit in &mut self.permits {
-            permit.settle(held.tokens.max(0) as u64);
-        }
+        let total = NanoUsd(self.held.nano_usd);
         if let Some(hold) = self.hold.take() {
             hold.charge(status, self.elapsed_ms());
         }
@@ -146,7 +146,7 @@ impl Booking {
     /// Nothing was used: never dispatched, or answered by a complete error.
     pub fn release(&mut self, status: u16) {
         for permit in &mut self.permits {
-            permit.settle(0);
+            permit.settle(Spent::default());
         }
         if let Some(hold) = self.hold.take() {
             hold.release(status, self.elapsed_ms());
@@ -155,8 +155,9 @@ impl Booking {
 
     fn finish(&mut self, usage: Usage, cost: Cost, status: u16, outcome: Outcome) -> Booked {
         let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
+        let spent = Spent::new(&usage, self.ignore_cached);
         for permit in &mut self.permits {
-            permit.settle(tokens);
+            permit.settle(spent);
         }
         let actual = Amounts { nano_usd: cost.total.0, tokens: tokens as i64, requests: 1 };
         if let Some(hold) = self.hold.take() {
@@ -173,7 +174,7 @@ impl Booking {
                 first_byte_ms: self.first_byte.map_or(0, |after| after.as_millis() as u32),
             });
         }
-        Booked { usage, cost, estimated: false }
+        Booked { usage, cost, estimated: false, spent: Some(spent) }
     }
 
     fn elapsed_ms(&self) -> u32 {

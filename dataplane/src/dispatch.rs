@@ -399,7 +399,7 @@ impl Judged {
         let core = attempting.core.clone();
         match kind {
             Kind::Unary { body, booked } => {
-                permits.settle(booked.usage.input_tokens.saturating_add(booked.usage.output_tokens));
+                permits.settle(booked.spent);
                 record.count(&core.bank, 200, Some(&booked));
                 let mut lines = lines::of_reply(attempting, &booking, &record, &fields, &permits, body.len());
                 lines.add_cost(&booked.cost);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_dialects::error::ErrorKind;
 
-use crate::limits::LimitType;
+use crate::limits::{LimitScope, LimitType};
 
 pub type Result<T> = std::result::Result<T, Box<GatewayError>>;
 
@@ -77,16 +77,19 @@ pub enum GatewayError {
         operation: &'static str,
     },
     RateLimited {
-        scope: &'static str,
+        scope: LimitScope,
         value: String,
         limit_type: LimitType,
         limit: u64,
         remaining: u64,
         resets_in: u64,
+        /// Only this proxy's share is used up.
+        of_share: bool,
     },
     /// Every deployment is at its own limits.
     DeploymentsFull {
         model: String,
+        limit_type: LimitType,
         resets_in: u64,
     },
     BudgetExhausted {
@@ -101,7 +104,18 @@ pub enum GatewayError {
         held: String,
         limit: String,
     },
+    /// A Soft budget that is spent, and goes on slowly.
+    BudgetThrottled {
+        budget: String,
+        spent: String,
+        limit: String,
+        retry_after: u64,
+    },
     BudgetUnavailable {
+        budget: String,
+    },
+    /// A budget with one for each member has no room for another member.
+    BudgetFull {
         budget: String,
     },
     PriceUnknown {
@@ -211,7 +225,9 @@ impl GatewayError {
                 (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false))
             }
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
+            BudgetThrottled { .. } => (429, "budget_exceeded", "budget_throttled", Fault::Client, None),
             BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
+            BudgetFull { .. } => (429, "budget_exceeded", "budget_full", Fault::Client, Some(false)),
             PriceUnknown { .. } => (403, "model_cost_map_missing", "price_unknown", Fault::Client, None),
             CostUnbounded { .. } => (403, "permission_error", "cost_unbounded", Fault::Client, None),
             Overloaded { .. } => (503, "overloaded_error", "overloaded", Fault::Gateway, None),
@@ -234,7 +250,10 @@ impl GatewayError {
         match self {
             GatewayError::Upstream(failure) => failure.kind,
             GatewayError::ModelUnknown { .. } | GatewayError::ModelNotListed { .. } => ErrorKind::NotFound,
-            GatewayError::BudgetExhausted { .. } | GatewayError::BudgetReserved { .. } => ErrorKind::BudgetExceeded,
+            GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetThrottled { .. }
+            | GatewayError::BudgetFull { .. } => ErrorKind::BudgetExceeded,
             GatewayError::AllCoolingDown { .. } => ErrorKind::RateLimit,
             _ => match (facts.fault, facts.status) {
                 (Fault::Gateway, 500..) => {
@@ -256,7 +275,9 @@ impl GatewayError {
             | GatewayError::ModelNotListed { .. }
             | GatewayError::BudgetExhausted { .. }
             | GatewayError::BudgetReserved { .. }
+            | GatewayError::BudgetThrottled { .. }
             | GatewayError::BudgetUnavailable { .. }
+            | GatewayError::BudgetFull { .. }
             | GatewayError::PriceUnknown { .. } => self.facts().code,
             GatewayError::Upstream(failure) if failure.kind == ErrorKind::ContextWindow => "context_length_exceeded",
             _ => "",
@@ -281,7 +302,9 @@ impl GatewayError {
             GatewayError::RateLimited { resets_in, .. } | GatewayError::DeploymentsFull { resets_in, .. } => {
                 Some(*resets_in)
             }
-            GatewayError::AllCoolingDown { retry_after, .. } => Some(*retry_after),
+            GatewayError::AllCoolingDown { retry_after, .. } | GatewayError::BudgetThrottled { retry_after, .. } => {
+                Some(*retry_after)
+            }
             GatewayError::BudgetReserved { .. } | GatewayError::BudgetUnavailable { .. } => Some(2),
             GatewayError::Overloaded { .. } | GatewayError::Draining => Some(1),
             _ => None,
@@ -320,13 +343,15 @@ impl GatewayError {
             ModelNotListed { model } => format!("The model `{model}` does not exist or is not offered to this key."),
             NoTarget { model } => format!("No deployment of model `{model}` accepts this request (its routing conditions exclude all)."),
             OperationUnsupported { model, operation } => format!("No deployment of model `{model}` supports {operation}."),
-            RateLimited { scope, value, limit_type, limit, remaining, resets_in } => format!(
-                "Rate limit exceeded for {scope}: {value}. Limit type: {}. Current limit: {limit}, Remaining: {remaining}. Limit resets at: {}",
+            RateLimited { scope, value, limit_type, limit, remaining, resets_in, of_share: _ } => format!(
+                "Rate limit exceeded for {}: {value}. Limit type: {}. Current limit: {limit}, Remaining: {remaining}. Limit resets at: {}",
+                scope.as_str(),
                 limit_type.as_str(),
                 utc_in(*resets_in)
             ),
-            DeploymentsFull { model, resets_in } => {
-                format!("All deployments of model `{model}` are at their own rate limits. The first is free in {resets_in} s.")
+            DeploymentsFull { model, limit_type, resets_in } => {
+                let kind = limit_type.as_str();
+                format!("All deployments of model `{model}` are at their own rate limits. Limit type: {kind}. The first is free in {resets_in} s.")
             }
             BudgetExhausted { budget, spent, limit, resets_at, .. } => {
                 let reset = match resets_at {
@@ -338,7 +363,13 @@ impl GatewayError {
             BudgetReserved { budget, held, limit } => {
                 format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
             }
-            BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and it is a hard one."),
+            BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and calls must not go on without."),
+            BudgetThrottled { budget, spent, limit, retry_after } => format!(
+                "Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`. It goes on slowly: try again in {retry_after} s."
+            ),
+            BudgetFull { budget } => format!(
+                "Budget `{budget}` counts apart for more names than it has room for in this period; calls that bring a new one are refused."
+            ),
             PriceUnknown { model } => format!(
                 "No price is known for model `{model}`, and a budget or this gateway requires one. Set `spec.pricing` on its ModelDeployment."
             ),

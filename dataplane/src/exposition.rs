@@ -28,6 +28,7 @@ pub fn render(core: &Core) -> String {
     process(&mut text, core, registry);
     budgets(&mut text, core);
     allocator(&mut text, core);
+    thresholds(&mut text, core);
     text
 }
 
@@ -582,5 +583,18 @@ fn budgets(text: &mut String, core: &Core) {
                 format!(r#"budget="{}",unit="{unit}",period="{}""#, quoted(&view.id), quoted(&view.period_label));
             value(text, name, &labels, amount(view, read(view)));
         }
+    }
+}
+
+/// Where this process tells of them: standalone. As many series as there are thresholds.
+fn thresholds(text: &mut String, core: &Core) {
+    let passed = core.shared.status.with(|loaded| loaded.passed.clone());
+    if passed.is_empty() {
+        return;
+    }
+    let name = "tollgate_budget_thresholds_total";
+    head(text, name, "counter", "Times that a budget passed a share of its limit, once in a period.");
+    for ((budget, percent), times) in &passed {
+        value(text, name, &format!(r#"budget="{}",percent="{percent}""#, quoted(budget)), times);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
-use tollgate_ledger::{Amounts, AttemptStart, Budget, Refusal};
+use tollgate_ledger::{Amounts, AttemptStart, Budget, MAX_BUDGETS, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit};
 use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
@@ -20,6 +20,7 @@ use crate::condition;
 use crate::core::Core;
 use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
+use crate::mentions::{self, Mentions};
 use crate::record::Record;
 use crate::surcharge::Surcharge;
 use crate::tables::Tables;
@@ -31,7 +32,7 @@ const FRAMING_TOKENS: u64 = 256;
 const WEB_SEARCHES: u64 = 10;
 
 /// The budgets of a call; most have a few.
-type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
+pub type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
 
 /// What an attempt needs.
 pub struct Terms {
@@ -55,15 +56,30 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let call = &admitted.call;
     let mut budgets = Budgets::new();
     let (mut hard, mut hard_usd, mut hard_tokens) = (false, false, false);
+    let mut mentions = None;
     for index in admitted.caller.key().map(|key| &*key.budgets).unwrap_or_default() {
         let budget = tables.budget_kinds[*index as usize];
         if budget.scoped && !binds(&snapshot.budgets[*index as usize], &admitted.model, deployment) {
             continue;
         }
+        if budget.by_call {
+            let mentions = mentions.get_or_insert_with(|| Mentions::of(admitted));
+            if !mentions.add(core, admitted, *index, deployment, &mut budgets)? {
+                continue;
+            }
+        } else if budget.scoped {
+            mentions::push(&mut budgets, tables.budget(*index, &core.shared.builder).clone());
+        } else {
+            budgets.push(tables.budget(*index, &core.shared.builder).clone());
+        }
         hard |= budget.hard;
         hard_usd |= budget.hard && budget.unit == BudgetUnit::Usd;
         hard_tokens |= budget.hard && budget.unit == BudgetUnit::Tokens;
-        budgets.push(tables.budget(*index, &core.shared.builder).clone());
+    }
+    if budgets.len() > MAX_BUDGETS && mentions.is_some_and(|mentions| mentions.tags.len() > 1) {
+        let message =
+            format!("the call has so many tags that {} budgets apply, at most {MAX_BUDGETS} can", budgets.len());
+        return Err(GatewayError::BadRequest { param: "tags".to_owned(), message }.into());
     }
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
@@ -132,7 +148,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
 }
 
 /// Whether a budget counts calls like this one.
-fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
+pub fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
     budget.models.as_ref().is_none_or(|models| models.contains(model))
         && (budget.providers.is_empty() || budget.providers.contains(&deployment.provider))
 }
@@ -270,6 +286,7 @@ impl<'a> Wanted<'a> {
             started_unix_ms: start.started_at_ms,
             first_byte: None,
             input_estimate: admitted.call.body.len() as u64 / 4,
+            ignore_cached: tables.snapshot.gateway.ignore_cached_tokens,
         }))
     }
 
@@ -297,6 +314,14 @@ impl<'a> Wanted<'a> {
                         budget: budget.id().to_owned(),
                         resets_at,
                         status: gateway.budget_exceeded_status,
+                    };
+                }
+                Refusal::Throttled { budget, spent, limit, retry_after_ms } => {
+                    break GatewayError::BudgetThrottled {
+                        spent: amount(&budget, spent),
+                        limit: amount(&budget, limit),
+                        budget: budget.id().to_owned(),
+                        retry_after: u64::try_from(retry_after_ms.max(1)).unwrap_or(1).div_ceil(1000),
                     };
                 }
                 Refusal::Unavailable { reason } => {

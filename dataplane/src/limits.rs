@@ -1,10 +1,14 @@
 //! Rates and calls at once, in memory. A window is one atomic word, so a check is one compare-and-swap; what is taken
 //! is given back by whoever holds the guard, never by a timer. Windows are fixed minutes that begin with the first
-//! request in them, as LiteLLM's do.
+//! request in them, as LiteLLM's do. In a cluster a proxy lets through its share of a limit: see [`crate::share`].
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
+use tollgate_dialects::usage;
 use tollgate_snapshot::model::Limits;
+
+use crate::share::Shared;
 
 /// Length of a window, seconds.
 pub const WINDOW_SECONDS: u64 = 60;
@@ -18,38 +22,48 @@ const COUNT_BITS: u32 = 40;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const START_MASK: u64 = (1 << (64 - COUNT_BITS)) - 1;
 
+/// A limit that nothing reaches: what is taken is counted and no more.
+pub const ONLY_COUNTED: u64 = COUNT_MASK;
+
 impl Window {
     /// Adds `amount` if the sum stays within `limit`. `now`: seconds since the process began, at least 1.
-    fn take(&self, amount: u64, limit: u64, now: u64) -> Result<Taken, Full> {
+    fn take(&self, amount: u64, limit: u64, now: u64) -> Result<(u64, Room), Room> {
         let mut word = self.0.load(Relaxed);
         loop {
             let (start, count) = open(word, now);
             let sum = count.saturating_add(amount);
             if sum > limit {
-                return Err(Full { remaining: limit.saturating_sub(count), resets_in: resets_in(start, now) });
+                return Err(Room { left: limit.saturating_sub(count), resets_in: resets_in(start, now) });
             }
             let next = (start << COUNT_BITS) | sum.min(COUNT_MASK);
             match self.0.compare_exchange_weak(word, next, Relaxed, Relaxed) {
-                Ok(_) => return Ok(Taken { start, remaining: limit - sum, resets_in: resets_in(start, now) }),
+                Ok(_) => return Ok((start, Room { left: limit - sum, resets_in: resets_in(start, now) })),
                 Err(seen) => word = seen,
             }
         }
     }
 
-    /// Corrects what was taken in the window that began at `start`; a window that has passed needs no correction.
-    fn correct(&self, start: u64, taken: u64, actual: u64) {
+    /// Corrects what was taken in the window that began at `start`; a window that has passed needs no correction. Whether
+    /// it was still open.
+    fn correct(&self, start: u64, taken: u64, actual: u64) -> bool {
         let mut word = self.0.load(Relaxed);
         while word >> COUNT_BITS == start {
             let count = (word & COUNT_MASK).saturating_sub(taken).saturating_add(actual).min(COUNT_MASK);
             match self.0.compare_exchange_weak(word, (start << COUNT_BITS) | count, Relaxed, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(seen) => word = seen,
             }
         }
+        false
     }
 
-    fn used(&self, now: u64) -> u64 {
-        open(self.0.load(Relaxed), now).1
+    /// What was used in the open minute, and seconds until it ends; 0 without one.
+    fn used(&self, now: u64) -> (u64, u64) {
+        let word = self.0.load(Relaxed);
+        match open(word, now) {
+            (_, 0) => (0, 0),
+            (start, count) => (count, resets_in(start, now)),
+        }
     }
 }
 
@@ -68,27 +82,25 @@ fn resets_in(start: u64, now: u64) -> u64 {
     WINDOW_SECONDS.saturating_sub((now & START_MASK).wrapping_sub(start) & START_MASK).max(1)
 }
 
-struct Taken {
-    start: u64,
-    remaining: u64,
+/// What a window has left.
+struct Room {
+    left: u64,
+    /// Seconds.
     resets_in: u64,
 }
 
-struct Full {
-    remaining: u64,
-    resets_in: u64,
-}
-
-/// What one key, team, deployment or account has used. Outlives snapshots. All in one cache line: a call touches all of
-/// it, and ten thousand of them are cold.
+/// What one key, team, deployment, account, user and so on has used. Outlives snapshots. All in one cache line: a call
+/// touches most of it, and ten thousand of them are cold.
 #[derive(Debug, Default)]
-#[repr(align(32))]
+#[repr(align(64))]
 pub struct Usage {
-    requests: Window,
-    tokens: Window,
+    /// By [`LimitType`], but for calls at once.
+    windows: [Window; 4],
     parallel: AtomicU64,
     /// Unix seconds of the last call of a key; 0: none in this process.
     last_used: AtomicI64,
+    /// Set where other proxies have a part of its limits.
+    shared: OnceLock<Box<Shared>>,
 }
 
 /// Which limit is reached.
@@ -96,16 +108,122 @@ pub struct Usage {
 pub enum LimitType {
     Requests,
     Tokens,
+    InputTokens,
+    OutputTokens,
     MaxParallelRequests,
 }
 
 impl LimitType {
+    pub const ALL: [LimitType; 5] = [
+        LimitType::Requests,
+        LimitType::Tokens,
+        LimitType::InputTokens,
+        LimitType::OutputTokens,
+        LimitType::MaxParallelRequests,
+    ];
+
     /// As LiteLLM writes it in texts and headers.
     pub fn as_str(self) -> &'static str {
         match self {
             LimitType::Requests => "requests",
             LimitType::Tokens => "tokens",
+            LimitType::InputTokens => "input_tokens",
+            LimitType::OutputTokens => "output_tokens",
             LimitType::MaxParallelRequests => "max_parallel_requests",
+        }
+    }
+
+    /// The limit of this type.
+    pub fn of(self, limits: &Limits) -> Option<u64> {
+        match self {
+            LimitType::Requests => limits.requests_per_minute,
+            LimitType::Tokens => limits.tokens_per_minute,
+            LimitType::InputTokens => limits.input_tokens_per_minute,
+            LimitType::OutputTokens => limits.output_tokens_per_minute,
+            LimitType::MaxParallelRequests => limits.parallel_requests,
+        }
+    }
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitScope {
+    ModelPerKey,
+    Key,
+    Team,
+    TeamMember,
+    User,
+    EndUser,
+    Tag,
+    Model,
+    Namespace,
+    /// All calls that a rule of the gateway counts.
+    Gateway,
+}
+
+impl LimitScope {
+    /// As LiteLLM writes it in texts and headers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitScope::ModelPerKey => "model_per_key",
+            LimitScope::Key => "api_key",
+            LimitScope::Team => "team",
+            LimitScope::TeamMember => "team_member",
+            LimitScope::User => "user",
+            LimitScope::EndUser => "end_user",
+            LimitScope::Tag => "tag",
+            LimitScope::Model => "model",
+            LimitScope::Namespace => "namespace",
+            LimitScope::Gateway => "gateway",
+        }
+    }
+}
+
+/// Tokens that a call will use, as far as can be said before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    pub input: u64,
+    /// `None`: the client set no cap.
+    pub output: Option<u64>,
+}
+
+/// The most output tokens that are reserved for a call without a cap: most answers have fewer.
+const UNCAPPED_OUTPUT: u64 = 1_024;
+
+impl Estimate {
+    /// What to reserve of a limit. Of a call without a cap on its output a quarter of the limit at most (LiteLLM RL-2), so
+    /// that a small limit lets more than one through.
+    fn of(self, limit_type: LimitType, limit: u64) -> u64 {
+        let output = || self.output.unwrap_or_else(|| UNCAPPED_OUTPUT.min(limit / 4));
+        match limit_type {
+            LimitType::Requests | LimitType::MaxParallelRequests => 1,
+            LimitType::Tokens => self.input.saturating_add(output()),
+            LimitType::InputTokens => self.input,
+            LimitType::OutputTokens => output(),
+        }
+    }
+}
+
+/// Tokens that a call has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub input: u64,
+    pub output: u64,
+}
+
+impl Spent {
+    /// `ignore_cached`: those that the provider read from its cache do not count.
+    pub fn new(usage: &usage::Usage, ignore_cached: bool) -> Spent {
+        let cached = if ignore_cached { usage.cache_read_tokens } else { 0 };
+        Spent { input: usage.input_tokens.saturating_sub(cached), output: usage.output_tokens }
+    }
+
+    fn of(self, limit_type: LimitType) -> u64 {
+        match limit_type {
+            LimitType::Requests | LimitType::MaxParallelRequests => 1,
+            LimitType::Tokens => self.input.saturating_add(self.output),
+            LimitType::InputTokens => self.input,
+            LimitType::OutputTokens => self.output,
         }
     }
 }
@@ -118,32 +236,50 @@ pub struct Reached {
     pub remaining: u64,
     /// Seconds.
     pub resets_in: u64,
+    /// Only this proxy's share is used up, and more of the limit may be had in a moment.
+    pub of_share: bool,
 }
 
-/// What is left after a call was let in, for the headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Remaining {
-    pub requests: Option<(u64, u64)>,
-    pub tokens: Option<(u64, u64)>,
-    /// Seconds until the requests' window ends.
-    pub requests_reset: u64,
-    pub tokens_reset: u64,
+/// What is left of a limit after a call was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub limit: u64,
+    pub left: u64,
+    /// Seconds until the window ends; 0 of calls at once.
+    pub resets_in: u64,
 }
 
 /// Of a deployment and its account; seldom both have limits, and every call carries the room for them.
 pub type Permits = smallvec::SmallVec<[Permit; 1]>;
 
+/// What a call took of one window.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// 0: nothing was taken.
+    limit: u64,
+    left: u64,
+    amount: u64,
+    /// [`SETTLED`], or the start of the window.
+    start: u32,
+    resets_in: u32,
+}
+
+/// No start: those have 24 bits.
+const SETTLED: u32 = u32::MAX;
+
+const NOTHING: Taken = Taken { limit: 0, left: 0, amount: 0, start: SETTLED, resets_in: 0 };
+
 /// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
 /// called.
 #[derive(Debug)]
 pub struct Permit {
-    usage: std::sync::Arc<Usage>,
-    parallel: bool,
-    /// Start of the tokens' window and what was reserved there.
-    tokens: Option<(u64, u64)>,
-    /// Start of the requests' window.
-    request: Option<u64>,
-    pub remaining: Remaining,
+    usage: Arc<Usage>,
+    requests: Taken,
+    tokens: Taken,
+    /// Input and output apart; few have such limits.
+    split: Option<Box<[Taken; 2]>>,
+    /// Limit of calls at once, and how many more fit; a limit of 0: none is held.
+    parallel: (u64, u64),
 }
 
 impl Usage {
@@ -157,77 +293,162 @@ impl Usage {
         Some(self.last_used.load(Relaxed)).filter(|at| *at != 0)
     }
 
+    /// Makes its limits those of several proxies.
+    pub fn share(&self, shared: impl FnOnce() -> Box<Shared>) {
+        self.shared.get_or_init(shared);
+    }
+
+    pub fn shared(&self) -> Option<&Shared> {
+        self.shared.get().map(|shared| &**shared)
+    }
+
+    /// What this proxy may let through of a limit.
+    pub fn cap(&self, limit_type: LimitType, limit: u64) -> u64 {
+        self.shared().map_or(limit, |shared| shared.cap(limit_type, limit))
+    }
+
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
-    pub fn take(self: &std::sync::Arc<Usage>, limits: &Limits, tokens: u64, now: u64) -> Result<Permit, Reached> {
-        let mut permit = Permit {
-            usage: self.clone(),
-            parallel: false,
-            tokens: None,
-            request: None,
-            remaining: Remaining::default(),
-        };
+    pub fn take(self: &Arc<Usage>, limits: &Limits, tokens: Estimate, now: u64) -> Result<Permit, Reached> {
+        let mut permit =
+            Permit { usage: self.clone(), requests: NOTHING, tokens: NOTHING, split: None, parallel: (0, 0) };
         if let Some(limit) = limits.parallel_requests {
-            let entered = self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1));
-            if entered.is_err() {
-                return Err(Reached { limit_type: LimitType::MaxParallelRequests, limit, remaining: 0, resets_in: 1 });
+            let cap = self.cap(LimitType::MaxParallelRequests, limit);
+            match self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < cap).then_some(open + 1)) {
+                Ok(open) => permit.parallel = (limit.max(1), cap - open - 1),
+                Err(_) => {
+                    let limit_type = LimitType::MaxParallelRequests;
+                    let of_share = self.notice_refusal(limit_type, limit, 1);
+                    return Err(Reached { limit_type, limit, remaining: 0, resets_in: 1, of_share });
+                }
             }
-            permit.parallel = true;
+            self.notice(LimitType::MaxParallelRequests, limit, permit.parallel.1);
         }
         if let Some(limit) = limits.requests_per_minute {
-            let taken = self.requests.take(1, limit, now).map_err(|full| full.reached(LimitType::Requests, limit))?;
-            permit.request = Some(taken.start);
-            permit.remaining.requests = Some((limit, taken.remaining));
-            permit.remaining.requests_reset = taken.resets_in;
+            permit.requests = self.take_of(LimitType::Requests, limit, tokens, now)?;
         }
         if let Some(limit) = limits.tokens_per_minute {
-            match self.tokens.take(tokens, limit, now) {
-                Ok(taken) => {
-                    permit.tokens = Some((taken.start, tokens));
-                    permit.remaining.tokens = Some((limit, taken.remaining));
-                    permit.remaining.tokens_reset = taken.resets_in;
-                }
-                Err(full) => {
-                    // A call that is refused counts nowhere.
-                    permit.refund();
-                    return Err(full.reached(LimitType::Tokens, limit));
+            // A call that is refused counts nowhere.
+            permit.tokens = self.take_of(LimitType::Tokens, limit, tokens, now).inspect_err(|_| permit.refund())?;
+        }
+        if limits.input_tokens_per_minute.is_some() || limits.output_tokens_per_minute.is_some() {
+            permit.split = Some(Box::new([NOTHING; 2]));
+            for (at, limit_type) in SPLIT.into_iter().enumerate() {
+                let Some(limit) = limit_type.of(limits) else { continue };
+                let taken = self.take_of(limit_type, limit, tokens, now).inspect_err(|_| permit.refund())?;
+                if let Some(split) = &mut permit.split {
+                    split[at] = taken;
                 }
             }
         }
         Ok(permit)
     }
 
-    /// Requests and tokens of the open minute.
-    pub fn used(&self, now: u64) -> (u64, u64) {
-        (self.requests.used(now), self.tokens.used(now))
+    fn take_of(&self, limit_type: LimitType, limit: u64, tokens: Estimate, now: u64) -> Result<Taken, Reached> {
+        let amount = tokens.of(limit_type, limit);
+        let cap = self.cap(limit_type, limit);
+        match self.windows[limit_type as usize].take(amount, cap, now) {
+            Ok((start, Room { left, resets_in })) => {
+                self.notice(limit_type, limit, left);
+                Ok(Taken { limit, left, amount, start: start as u32, resets_in: resets_in as u32 })
+            }
+            Err(Room { left, resets_in }) => {
+                let of_share = self.notice_refusal(limit_type, limit, amount);
+                Err(Reached { limit_type, limit, remaining: left, resets_in, of_share })
+            }
+        }
+    }
+
+    fn notice(self: &Usage, limit_type: LimitType, limit: u64, left: u64) {
+        if let Some(shared) = self.shared() {
+            shared.taken(limit_type, limit, left);
+        }
+    }
+
+    /// Whether it is worth a wait.
+    #[cold]
+    fn notice_refusal(&self, limit_type: LimitType, limit: u64, amount: u64) -> bool {
+        self.shared().is_some_and(|shared| shared.refused(limit_type, limit, amount))
+    }
+
+    /// What was used of a limit in the open minute (of calls at once: those under way), and seconds until it ends.
+    pub fn used(&self, limit_type: LimitType, now: u64) -> (u64, u64) {
+        match limit_type {
+            LimitType::MaxParallelRequests => (self.parallel.load(Relaxed), 0),
+            _ => self.windows[limit_type as usize].used(now),
+        }
+    }
+
+    /// Whether forgetting it changes nothing.
+    pub fn is_idle(&self, now: u64) -> bool {
+        LimitType::ALL.iter().all(|limit_type| self.used(*limit_type, now).0 == 0)
+            && self.shared().is_none_or(Shared::is_untold)
     }
 }
 
-impl Full {
-    fn reached(self, limit_type: LimitType, limit: u64) -> Reached {
-        Reached { limit_type, limit, remaining: self.remaining, resets_in: self.resets_in }
-    }
-}
+const SPLIT: [LimitType; 2] = [LimitType::InputTokens, LimitType::OutputTokens];
 
 impl Permit {
     /// Replaces the reserved tokens by what was used.
-    pub fn settle(&mut self, tokens: u64) {
-        if let Some((start, reserved)) = self.tokens.take() {
-            self.usage.tokens.correct(start, reserved, tokens);
+    pub fn settle(&mut self, spent: Spent) {
+        settle(&self.usage, LimitType::Tokens, &mut self.tokens, spent);
+        if let Some(split) = &mut self.split {
+            for (taken, limit_type) in split.iter_mut().zip(SPLIT) {
+                settle(&self.usage, limit_type, taken, spent);
+            }
         }
     }
 
     /// As if the call had not been let in.
     pub fn refund(&mut self) {
-        self.settle(0);
-        if let Some(start) = self.request.take() {
-            self.usage.requests.correct(start, 1, 0);
+        self.settle(Spent::default());
+        if self.requests.start != SETTLED {
+            self.usage.windows[LimitType::Requests as usize].correct(u64::from(self.requests.start), 1, 0);
+            self.requests.start = SETTLED;
+        }
+    }
+
+    /// What is left of a limit, if there is one.
+    pub fn left(&self, limit_type: LimitType) -> Option<Left> {
+        let taken = match limit_type {
+            LimitType::Requests => &self.requests,
+            LimitType::Tokens => &self.tokens,
+            LimitType::InputTokens => self.split.as_ref().map(|split| &split[0])?,
+            LimitType::OutputTokens => self.split.as_ref().map(|split| &split[1])?,
+            LimitType::MaxParallelRequests => {
+                let (limit, left) = self.parallel;
+                return (limit != 0).then_some(Left { limit, left, resets_in: 0 });
+            }
+        };
+        let Taken { limit, left, amount: _, start: _, resets_in } = *taken;
+        (limit != 0).then_some(Left { limit, left, resets_in: u64::from(resets_in) })
+    }
+
+    /// What the call itself took of a limit.
+    pub fn amount(&self, limit_type: LimitType) -> u64 {
+        match limit_type {
+            LimitType::Requests => self.requests.amount,
+            LimitType::Tokens => self.tokens.amount,
+            LimitType::InputTokens => self.split.as_ref().map_or(0, |split| split[0].amount),
+            LimitType::OutputTokens => self.split.as_ref().map_or(0, |split| split[1].amount),
+            LimitType::MaxParallelRequests => u64::from(self.parallel.0 != 0),
         }
     }
 }
 
+fn settle(usage: &Usage, limit_type: LimitType, taken: &mut Taken, spent: Spent) {
+    if taken.start == SETTLED {
+        return;
+    }
+    let actual = spent.of(limit_type);
+    if usage.windows[limit_type as usize].correct(u64::from(taken.start), taken.amount, actual) {
+        taken.left = taken.left.saturating_add(taken.amount).saturating_sub(actual);
+    }
+    taken.start = SETTLED;
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.parallel {
+        if self.parallel.0 != 0 {
             self.usage.parallel.fetch_sub(1, Relaxed);
         }
     }
@@ -236,61 +457,114 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use proptest::prelude::*;
 
     fn limits(requests: Option<u64>, tokens: Option<u64>, parallel: Option<u64>) -> Limits {
-        Limits { requests_per_minute: requests, tokens_per_minute: tokens, parallel_requests: parallel }
+        Limits {
+            requests_per_minute: requests,
+            tokens_per_minute: tokens,
+            parallel_requests: parallel,
+            ..Limits::default()
+        }
+    }
+
+    fn tokens(input: u64) -> Estimate {
+        Estimate { input, output: Some(0) }
+    }
+
+    fn used(usage: &Usage, now: u64) -> (u64, u64) {
+        (usage.used(LimitType::Requests, now).0, usage.used(LimitType::Tokens, now).0)
     }
 
     #[test]
     fn a_window_begins_with_its_first_request_and_ends_a_minute_later() {
         let usage = Arc::new(Usage::default());
         let limits = limits(Some(2), None, None);
-        assert!(usage.take(&limits, 0, 100).is_ok());
-        assert!(usage.take(&limits, 0, 130).is_ok());
-        let refused = usage.take(&limits, 0, 159).unwrap_err();
-        assert_eq!(refused, Reached { limit_type: LimitType::Requests, limit: 2, remaining: 0, resets_in: 1 });
-        assert!(usage.take(&limits, 0, 160).is_ok());
+        assert!(usage.take(&limits, tokens(0), 100).is_ok());
+        assert!(usage.take(&limits, tokens(0), 130).is_ok());
+        let refused = usage.take(&limits, tokens(0), 159).unwrap_err();
+        let limit_type = LimitType::Requests;
+        assert_eq!(refused, Reached { limit_type, limit: 2, remaining: 0, resets_in: 1, of_share: false });
+        assert!(usage.take(&limits, tokens(0), 160).is_ok());
     }
 
     #[test]
     fn tokens_are_reserved_and_settled_to_what_was_used() {
         let usage = Arc::new(Usage::default());
         let limits = limits(None, Some(100), None);
-        let mut permit = usage.take(&limits, 90, 1).unwrap();
-        assert_eq!(usage.take(&limits, 20, 1).unwrap_err().limit_type, LimitType::Tokens);
-        permit.settle(10);
-        assert_eq!(usage.used(1).1, 10);
-        assert!(usage.take(&limits, 90, 1).is_ok());
+        let mut permit = usage.take(&limits, tokens(90), 1).unwrap();
+        assert_eq!(usage.take(&limits, tokens(20), 1).unwrap_err().limit_type, LimitType::Tokens);
+        permit.settle(Spent { input: 6, output: 4 });
+        assert_eq!((used(&usage, 1).1, permit.left(LimitType::Tokens).unwrap().left), (10, 90));
+        permit.settle(Spent { input: 60, output: 40 });
+        assert_eq!(used(&usage, 1).1, 10, "a call is settled once");
+        assert!(usage.take(&limits, tokens(90), 1).is_ok());
+    }
+
+    #[test]
+    fn input_and_output_are_counted_apart() {
+        let usage = Arc::new(Usage::default());
+        let limits =
+            Limits { input_tokens_per_minute: Some(100), output_tokens_per_minute: Some(40), ..Limits::default() };
+        let mut permit = usage.take(&limits, Estimate { input: 80, output: Some(30) }, 1).unwrap();
+        let refused = usage.take(&limits, Estimate { input: 21, output: Some(0) }, 1).unwrap_err();
+        assert_eq!((refused.limit_type, refused.limit, refused.remaining), (LimitType::InputTokens, 100, 20));
+        let refused = usage.take(&limits, Estimate { input: 20, output: Some(11) }, 1).unwrap_err();
+        assert_eq!((refused.limit_type, refused.remaining), (LimitType::OutputTokens, 10));
+        assert_eq!(usage.used(LimitType::InputTokens, 1).0, 80, "a call that is refused counts nowhere");
+        permit.settle(Spent { input: 50, output: 40 });
+        assert_eq!(usage.used(LimitType::InputTokens, 1).0, 50);
+        assert_eq!(permit.left(LimitType::InputTokens), Some(Left { limit: 100, left: 50, resets_in: 60 }));
+        let refused = usage.take(&limits, Estimate { input: 0, output: Some(1) }, 1).unwrap_err();
+        assert_eq!(refused.limit_type, LimitType::OutputTokens);
+    }
+
+    #[test]
+    fn a_call_without_a_cap_reserves_no_more_than_a_quarter() {
+        let uncapped = Estimate { input: 10, output: None };
+        assert_eq!(uncapped.of(LimitType::Tokens, 400), 110);
+        assert_eq!(uncapped.of(LimitType::Tokens, 1_000_000), 10 + UNCAPPED_OUTPUT);
+        assert_eq!(uncapped.of(LimitType::OutputTokens, 4), 1);
+        assert_eq!(uncapped.of(LimitType::InputTokens, 4), 10);
+    }
+
+    #[test]
+    fn cached_tokens_count_unless_they_are_ignored() {
+        let usage =
+            usage::Usage { input_tokens: 100, output_tokens: 7, cache_read_tokens: 60, ..usage::Usage::default() };
+        assert_eq!(Spent::new(&usage, false), Spent { input: 100, output: 7 });
+        assert_eq!(Spent::new(&usage, true), Spent { input: 40, output: 7 });
     }
 
     #[test]
     fn a_refused_call_counts_nowhere() {
         let usage = Arc::new(Usage::default());
         let limits = limits(Some(10), Some(5), Some(1));
-        assert!(usage.take(&limits, 6, 1).is_err());
-        assert_eq!(usage.used(1), (0, 0));
-        assert!(usage.take(&limits, 5, 1).is_ok(), "the parallel slot of the refused call is free again");
+        assert!(usage.take(&limits, tokens(6), 1).is_err());
+        assert_eq!(used(&usage, 1), (0, 0));
+        assert!(usage.take(&limits, tokens(5), 1).is_ok(), "the parallel slot of the refused call is free again");
     }
 
     #[test]
     fn a_settlement_after_its_window_changes_nothing() {
         let usage = Arc::new(Usage::default());
         let limits = limits(None, Some(100), None);
-        let mut late = usage.take(&limits, 50, 1).unwrap();
-        let _next = usage.take(&limits, 70, 70).unwrap();
-        late.settle(1);
-        assert_eq!(usage.used(70).1, 70);
+        let mut late = usage.take(&limits, tokens(50), 1).unwrap();
+        let _next = usage.take(&limits, tokens(70), 70).unwrap();
+        late.settle(Spent { input: 1, output: 0 });
+        assert_eq!(used(&usage, 70).1, 70);
     }
 
     #[test]
     fn parallel_slots_come_back_when_the_permit_is_dropped() {
         let usage = Arc::new(Usage::default());
         let limits = limits(None, None, Some(1));
-        let permit = usage.take(&limits, 0, 1).unwrap();
-        assert_eq!(usage.take(&limits, 0, 1).unwrap_err().limit_type, LimitType::MaxParallelRequests);
+        let permit = usage.take(&limits, tokens(0), 1).unwrap();
+        assert_eq!(usage.take(&limits, tokens(0), 1).unwrap_err().limit_type, LimitType::MaxParallelRequests);
+        assert!(!usage.is_idle(1_000));
         drop(permit);
-        assert!(usage.take(&limits, 0, 1).is_ok());
+        assert!(usage.is_idle(1));
+        assert!(usage.take(&limits, tokens(0), 1).is_ok());
     }
 
     #[test]
@@ -299,10 +573,64 @@ mod tests {
         let limits = limits(Some(1000), None, None);
         let admitted: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..1000).filter(|_| usage.take(&limits, 0, 5).is_ok()).count()))
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| usage.take(&limits, tokens(0), 5).is_ok()).count()))
                 .collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
         assert_eq!(admitted, 1000);
+    }
+
+    #[test]
+    fn a_usage_is_one_cache_line() {
+        assert_eq!(std::mem::size_of::<Usage>(), 64);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Whatever comes and goes: no window lets more through than its limit, and what was reserved and given back leaves
+        /// no trace.
+        #[test]
+        fn no_window_is_passed(
+            steps in proptest::collection::vec((0u64..40, 0u64..30, 0u64..30, 0u8..4), 1..60),
+            limit in 1u64..100,
+        ) {
+            let limits = Limits {
+                requests_per_minute: Some(limit),
+                tokens_per_minute: Some(limit),
+                input_tokens_per_minute: Some(limit / 2 + 1),
+                output_tokens_per_minute: Some(limit / 2 + 1),
+                parallel_requests: Some(5),
+            };
+            let usage = Arc::new(Usage::default());
+            let mut now = 1;
+            let mut open: Vec<Permit> = Vec::new();
+            for (wait, input, output, what) in steps {
+                now += wait;
+                match what {
+                    0 | 1 => open.extend(usage.take(&limits, Estimate { input, output: Some(output) }, now)),
+                    2 => {
+                        if let Some(mut permit) = open.pop() {
+                            // Never above what was reserved.
+                            let input = input.min(permit.amount(LimitType::InputTokens));
+                            permit.settle(Spent { input, output: 0 });
+                        }
+                    }
+                    _ => {
+                        if let Some(mut permit) = open.pop() {
+                            permit.refund();
+                        }
+                    }
+                }
+                for limit_type in LimitType::ALL {
+                    let most = limit_type.of(&limits).unwrap();
+                    prop_assert!(usage.used(limit_type, now).0 <= most, "{limit_type:?}");
+                }
+            }
+            for mut permit in open {
+                permit.refund();
+            }
+            prop_assert_eq!(usage.used(LimitType::MaxParallelRequests, now).0, 0);
+        }
     }
 }

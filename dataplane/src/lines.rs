@@ -10,6 +10,7 @@ use crate::admit::{Admitted, RequestPermits};
 use crate::attempt::Attempting;
 use crate::booking::Booking;
 use crate::core::Core;
+use crate::limits::{Left, LimitScope, LimitType};
 use crate::pipeline::client_dialect;
 use crate::record::Record;
 use crate::reply::{self, COMMON_LINES, names};
@@ -121,7 +122,8 @@ impl Lines {
         let Some(index) = admitted.caller.key().and_then(|key| key.budgets.first()) else { return };
         let tables = &admitted.caller.tables;
         let budget = &tables.snapshot.budgets[*index as usize];
-        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd {
+        // Of a budget with one for each member, this call alone does not say which is the key's.
+        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd || budget.per.is_some() {
             return;
         }
         let spent = tables.budget(*index, &core.shared.builder).spent();
@@ -129,42 +131,46 @@ impl Lines {
         self.amount(name!("x-litellm-key-max-budget"), NanoUsd(budget.limit));
     }
 
-    /// OpenAI's names for the tightest scope, LiteLLM's for each. Answers which of OpenAI's were written.
+    /// OpenAI's names for the tightest limit, LiteLLM's for the tightest of each scope. Answers which of OpenAI's were
+    /// written.
     fn add_rate_limits(&mut self, permits: &RequestPermits, model: &str) -> Written {
-        let mut written = Written::default();
-        let scopes = [(&permits.per_model, &MODEL_PER_KEY), (&permits.key, &API_KEY), (&permits.team, &TEAM)];
-        for (permit, names_of_scope) in scopes {
-            let Some(permit) = permit else { continue };
-            let remaining = &permit.remaining;
-            if let Some((limit, left)) = remaining.requests {
-                self.number(names_of_scope.limit_requests, limit);
-                self.number(names_of_scope.remaining_requests, left);
-                if !std::mem::replace(&mut written.requests, true) {
-                    self.number(name!("x-ratelimit-limit-requests"), limit);
-                    self.number(name!("x-ratelimit-remaining-requests"), left);
-                    self.seconds(name!("x-ratelimit-reset-requests"), remaining.requests_reset);
+        let mut tightest: [Option<Left>; 2] = [None, None];
+        for (at, (scope, permit)) in permits.iter().enumerate() {
+            for limit_type in LimitType::ALL {
+                let Some(left) = permit.left(limit_type) else { continue };
+                if let Some(tightest) = tightest.get_mut(limit_type as usize)
+                    && tightest.is_none_or(|tightest| left.left < tightest.left)
+                {
+                    *tightest = Some(left);
                 }
-            }
-            if let Some((limit, left)) = remaining.tokens {
-                self.number(names_of_scope.limit_tokens, limit);
-                self.number(names_of_scope.remaining_tokens, left);
-                if !std::mem::replace(&mut written.tokens, true) {
-                    self.number(name!("x-ratelimit-limit-tokens"), limit);
-                    self.number(name!("x-ratelimit-remaining-tokens"), left);
-                    self.seconds(name!("x-ratelimit-reset-tokens"), remaining.tokens_reset);
+                if permits.further.is_empty() || is_tightest(permits, at, scope, limit_type, left) {
+                    let [limit, remaining] = names_of(scope, limit_type);
+                    self.number(limit, left.limit);
+                    self.number(remaining, left.left);
                 }
             }
         }
+        let [requests, tokens] = tightest;
+        if let Some(Left { limit, left, resets_in }) = requests {
+            self.number(name!("x-ratelimit-limit-requests"), limit);
+            self.number(name!("x-ratelimit-remaining-requests"), left);
+            self.seconds(name!("x-ratelimit-reset-requests"), resets_in);
+        }
+        if let Some(Left { limit, left, resets_in }) = tokens {
+            self.number(name!("x-ratelimit-limit-tokens"), limit);
+            self.number(name!("x-ratelimit-remaining-tokens"), left);
+            self.seconds(name!("x-ratelimit-reset-tokens"), resets_in);
+        }
         if let Some(permit) = &permits.per_model {
-            for (kind, remaining) in [("requests", permit.remaining.requests), ("tokens", permit.remaining.tokens)] {
-                let Some((_, left)) = remaining else { continue };
+            for (kind, limit_type) in [("requests", LimitType::Requests), ("tokens", LimitType::Tokens)] {
+                let Some(Left { left, .. }) = permit.left(limit_type) else { continue };
                 // A model whose name makes no header name goes without.
                 if let Some(name) = reply::key_remaining(kind, model) {
                     self.number(&[name.as_str().as_bytes(), b": "].concat(), left);
                 }
             }
         }
-        written
+        Written { requests: requests.is_some(), tokens: tokens.is_some() }
     }
 
     /// The provider's fields under its prefix (LiteLLM HDR-6); its limits where none of ours applies.
@@ -185,28 +191,54 @@ impl Lines {
     }
 }
 
-/// Names of the fields of one scope's limits (LiteLLM HDR-7).
-struct ScopeNames {
-    limit_requests: &'static [u8],
-    remaining_requests: &'static [u8],
-    limit_tokens: &'static [u8],
-    remaining_tokens: &'static [u8],
+/// Whether no other limit of the scope has less left; of equal ones the first.
+fn is_tightest(permits: &RequestPermits, at: usize, scope: LimitScope, limit_type: LimitType, left: Left) -> bool {
+    permits.iter().enumerate().filter(|(_, (other, _))| *other == scope).all(|(other_at, (_, other))| {
+        let Some(other) = other.left(limit_type) else { return true };
+        left.left < other.left || left.left == other.left && at <= other_at
+    })
 }
 
-macro_rules! scope_names {
+/// Names of the fields of a limit and of what remains of it (LiteLLM HDR-7), by type.
+type NamesOfScope = [[&'static [u8]; 2]; LimitType::ALL.len()];
+
+macro_rules! names_of_scope {
     ($scope:literal) => {
-        ScopeNames {
-            limit_requests: concat!("x-ratelimit-", $scope, "-limit-requests: ").as_bytes(),
-            remaining_requests: concat!("x-ratelimit-", $scope, "-remaining-requests: ").as_bytes(),
-            limit_tokens: concat!("x-ratelimit-", $scope, "-limit-tokens: ").as_bytes(),
-            remaining_tokens: concat!("x-ratelimit-", $scope, "-remaining-tokens: ").as_bytes(),
-        }
+        names_of_scope!($scope, "requests", "tokens", "input_tokens", "output_tokens", "max_parallel_requests")
+    };
+    ($scope:literal, $($kind:literal),+) => {
+        [$([
+            concat!("x-ratelimit-", $scope, "-limit-", $kind, ": ").as_bytes(),
+            concat!("x-ratelimit-", $scope, "-remaining-", $kind, ": ").as_bytes(),
+        ]),+]
     };
 }
 
-static API_KEY: ScopeNames = scope_names!("api_key");
-static TEAM: ScopeNames = scope_names!("team");
-static MODEL_PER_KEY: ScopeNames = scope_names!("model_per_key");
+fn names_of(scope: LimitScope, limit_type: LimitType) -> [&'static [u8]; 2] {
+    static MODEL_PER_KEY: NamesOfScope = names_of_scope!("model_per_key");
+    static KEY: NamesOfScope = names_of_scope!("api_key");
+    static TEAM: NamesOfScope = names_of_scope!("team");
+    static TEAM_MEMBER: NamesOfScope = names_of_scope!("team_member");
+    static USER: NamesOfScope = names_of_scope!("user");
+    static END_USER: NamesOfScope = names_of_scope!("end_user");
+    static TAG: NamesOfScope = names_of_scope!("tag");
+    static MODEL: NamesOfScope = names_of_scope!("model");
+    static NAMESPACE: NamesOfScope = names_of_scope!("namespace");
+    static GATEWAY: NamesOfScope = names_of_scope!("gateway");
+    let names = match scope {
+        LimitScope::ModelPerKey => &MODEL_PER_KEY,
+        LimitScope::Key => &KEY,
+        LimitScope::Team => &TEAM,
+        LimitScope::TeamMember => &TEAM_MEMBER,
+        LimitScope::User => &USER,
+        LimitScope::EndUser => &END_USER,
+        LimitScope::Tag => &TAG,
+        LimitScope::Model => &MODEL,
+        LimitScope::Namespace => &NAMESPACE,
+        LimitScope::Gateway => &GATEWAY,
+    };
+    names[limit_type as usize]
+}
 
 /// Which of OpenAI's fields about rate limits are ours.
 #[derive(Clone, Copy, Debug, Default)]

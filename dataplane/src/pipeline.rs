@@ -17,6 +17,7 @@ use http::request::Parts;
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 
+use crate::admit::Refused;
 use crate::attempt::{self, Failed};
 use crate::call::decode;
 use crate::caller::identify;
@@ -89,7 +90,12 @@ async fn forward(
         if let Some(id) = &call.options.call_id {
             record.call_id = id.clone();
         }
-        let admitted = admit::admit(core, caller, call, record.arrived)?;
+        let admitted = match admit::admit(core, caller, call, record.arrived) {
+            Ok(admitted) => admitted,
+            // Boxed: nearly no call waits.
+            Err(Refused { waiting: Some(waiting), .. }) => Box::pin(admit::wait_for_share(core, waiting)).await?,
+            Err(Refused { error, waiting: None }) => return Err(error),
+        };
         record.model = admitted.caller.tables.routes[admitted.route as usize].label;
         Result::Ok((entry, admitted))
     };

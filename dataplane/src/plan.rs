@@ -1,13 +1,15 @@
 //! Which deployment is tried next. Pure: health, load and chance are arguments or atomics read once; the one retry loop
 //! in [`crate::attempt`] asks here before every attempt.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tollgate_snapshot::model::{ErrorClass, Retries, Route, Strategy};
+use tollgate_snapshot::model::{ErrorClass, Limits, Retries, Route, Strategy};
 
 use smallvec::SmallVec;
 
-use crate::limits::{Permit, Permits, Reached};
+use crate::limits::{Estimate, Permit, Permits, Reached, Usage};
+use crate::priority;
 use crate::tables::{Tables, TargetEntry};
 
 /// What to do next within a route.
@@ -47,7 +49,9 @@ pub struct Choice<'a> {
     /// The deployments this call has asked in this route, in their order: those it has asked least are preferred.
     pub tried: &'a [u32],
     /// Tokens that count against the deployments' limits.
-    pub tokens: u64,
+    pub tokens: Estimate,
+    /// Index of the class of the call's key.
+    pub class: usize,
     pub uptime_ms: u64,
 }
 
@@ -135,25 +139,37 @@ fn choose(choice: &Choice<'_>, open: &[usize], random: &mut fastrand::Rng) -> us
 
 /// Counts the call against the deployment's and its account's limits, or says which one is reached.
 fn enter(choice: &Choice<'_>, deployment: u32) -> Result<Permits, Reached> {
+    let mut permits = Permits::new();
+    // A call that one limit refuses counts at none.
+    enter_each(choice, deployment, &mut permits).inspect_err(|_| permits.iter_mut().for_each(Permit::refund))?;
+    Ok(permits)
+}
+
+fn enter_each(choice: &Choice<'_>, deployment: u32, permits: &mut Permits) -> Result<(), Reached> {
     let entry = &choice.tables.deployments[deployment as usize];
     let model = &choice.tables.snapshot.deployments[deployment as usize];
     let now = choice.uptime_ms / 1000 + 1;
-    let mut permits = Permits::new();
+    let mut enter = |usage: &Arc<Usage>, limits: &Limits, classes: &[Arc<Usage>]| {
+        let permit = usage.take(limits, choice.tokens, now)?;
+        permits.push(permit);
+        if let Some(class) = classes.get(choice.class)
+            && let Some(permit) = permits.last()
+        {
+            let share = choice.tables.shares[choice.class];
+            let permit = priority::take(class, share, (usage, limits), permit, choice.tokens, now)?;
+            permits.push(permit);
+        }
+        Ok(())
+    };
     if !model.limits.is_unlimited() {
-        permits.push(entry.state.usage.take(&model.limits, choice.tokens, now)?);
+        enter(&entry.state.usage, &model.limits, &entry.classes)?;
     }
     if let (Some(usage), Some(account)) = (&entry.account, &model.account)
         && !account.limits.is_unlimited()
     {
-        match usage.take(&account.limits, choice.tokens, now) {
-            Ok(permit) => permits.push(permit),
-            Err(reached) => {
-                permits.iter_mut().for_each(Permit::refund);
-                return Err(reached);
-            }
-        }
+        enter(usage, &account.limits, &entry.account_classes)?;
     }
-    Ok(permits)
+    Ok(())
 }
 
 /// Whether a failure of this class may be tried again within its route.

@@ -162,7 +162,7 @@ impl Closing {
             Some(usage) if ending.complete || !self.booking.hard => self.booking.settle(usage.clone(), status),
             _ => self.booking.settle_unknown(ending.output_bytes, status),
         };
-        self.permits.settle(booked.usage.input_tokens.saturating_add(booked.usage.output_tokens));
+        self.permits.settle(booked.spent);
         self.record.provider += self.booking.started.elapsed();
         let core = self.booking.core.clone();
         self.record.count(&core.bank, status, Some(&booked));

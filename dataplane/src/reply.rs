@@ -125,11 +125,15 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
     if let Some(seconds) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let GatewayError::RateLimited { limit_type, scope, limit, remaining, resets_in, .. } = error {
+    if let GatewayError::RateLimited { limit_type, resets_in, .. }
+    | GatewayError::DeploymentsFull { limit_type, resets_in, .. } = error
+    {
         headers.insert(names::RATE_LIMIT_TYPE.clone(), HeaderValue::from_static(limit_type.as_str()));
         let at = jiff::Timestamp::now().as_second() + *resets_in as i64;
         headers.insert(names::RESET_AT.clone(), HeaderValue::from(at));
-        let kind = limit_type.as_str();
+    }
+    if let GatewayError::RateLimited { limit_type, scope, limit, remaining, .. } = error {
+        let (scope, kind) = (scope.as_str(), limit_type.as_str());
         for (what, value) in [("limit", *limit), ("remaining", *remaining)] {
             if let Ok(name) = HeaderName::try_from(format!("x-ratelimit-{scope}-{what}-{kind}")) {
                 headers.insert(name, HeaderValue::from(value));

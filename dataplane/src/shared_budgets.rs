@@ -153,7 +153,13 @@ impl Spender for LedgerSpender {
         // Those of a process that ended may not be in use yet.
         self.shared.builder.ledger.terms(budget).or_else(|| {
             let tables = self.shared.tables.load();
-            let found = tables.snapshot.budgets.iter().find(|one| *one.id == *budget)?;
+            // Members that calls bring have the id of their budget, and `/member`.
+            let is_it = |one: &&model::Budget| match budget.strip_prefix(&*one.id) {
+                Some("") => one.per.is_none(),
+                Some(member) => one.per.is_some() && member.starts_with('/'),
+                None => false,
+            };
+            let found = tables.snapshot.budgets.iter().find(is_it)?;
             Some(terms(found).shared())
         })
     }

@@ -1,10 +1,11 @@
 //! What the process says about its configuration: which generation runs, what is wrong with which object, when the last
 //! reload was and whether it worked. Written by whoever loads, read by `/health`, `/snapshot` and `/metrics`.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use tollgate_snapshot::Finding;
-use tollgate_snapshot::model::KeyHash;
+use tollgate_snapshot::model::{KeyHash, Name};
 
 /// The state of the configuration.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Loaded {
     pub error: Option<String>,
     /// SHA-256 of the token that the operator shows, in a cluster.
     pub operator_token: Option<KeyHash>,
+    /// How often a budget passed a share of its limit, by its id and percent, where this process tells of it.
+    pub passed: BTreeMap<(Name, u32), u64>,
 }
 
 impl Status {
@@ -39,6 +42,11 @@ impl Status {
     /// Reads without a copy of everything.
     pub fn with<T>(&self, read: impl FnOnce(&Loaded) -> T) -> T {
         read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A budget passed a share of its limit.
+    pub fn passed(&self, budget: &Name, percent: u32) {
+        self.update(|loaded| *loaded.passed.entry((budget.clone(), percent)).or_default() += 1);
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Loaded)) {

@@ -23,6 +23,7 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tollgate_dialects::Dialect;
+use tollgate_ledger::rates::{Telling, Told};
 use tollgate_ledger::{Answers, Exchange, Exchanged};
 use tollgate_snapshot::model::KeyHash;
 
@@ -36,7 +37,7 @@ use crate::used::{Speeds, used};
 /// Largest request body.
 const MAX_BODY_BYTES: usize = 16 << 10;
 
-/// Largest body with answers about budgets: some ten thousand.
+/// Largest body with answers about budgets, or with shares of rates: some ten thousand.
 const MAX_ANSWERS_BYTES: usize = 8 << 20;
 
 /// The operator asks at least every second; after this without it, calls do not wait for allowance.
@@ -161,7 +162,7 @@ impl Port {
         let is_get = parts.method == Method::GET || parts.method == Method::HEAD;
         let path = parts.uri.path();
         let allowed = match path {
-            "/operator/probe" | "/operator/allowance" => parts.method == Method::POST,
+            "/operator/probe" | "/operator/allowance" | "/operator/rates" => parts.method == Method::POST,
             _ => is_get,
         };
         if !allowed {
@@ -177,12 +178,15 @@ impl Port {
             "/metrics" => answer::metrics(&self.core, &parts.headers)
                 .unwrap_or_else(|error| reply::error(&error, Dialect::OpenAi, &HeaderValue::from_static("metrics"))),
             "/snapshot" => self.snapshot(),
-            "/operator/used" | "/operator/probe" | "/operator/allowance" if !self.is_operator(&parts.headers) => {
+            "/operator/used" | "/operator/probe" | "/operator/allowance" | "/operator/rates"
+                if !self.is_operator(&parts.headers) =>
+            {
                 json_reply(StatusCode::UNAUTHORIZED, &json!({"error": "the operator's token is needed"}))
             }
             "/operator/used" => self.used(parts.uri.query().unwrap_or_default()),
             "/operator/probe" => self.probe(body).await,
             "/operator/allowance" => self.allowance(body).await,
+            "/operator/rates" => self.rates(body).await,
             _ => json_reply(StatusCode::NOT_FOUND, &json!({"error": "there is nothing here"})),
         }
     }
@@ -255,13 +259,41 @@ impl Port {
         reply::full(StatusCode::OK, "application/json", body)
     }
 
-    /// Tells calls that wait when the operator does not ask any more.
+    /// Shares of rate limits in, what the leader should know of them out: at once where shares changed, as soon as a limit
+    /// is near, else after a while.
+    async fn rates(&self, body: Incoming) -> Response<ReplyBody> {
+        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_ANSWERS_BYTES).collect()).await;
+        let told = match read {
+            Ok(Ok(body)) => serde_json::from_slice::<Told>(&body.to_bytes()).ok(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let Some(told) = told else {
+            return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is nothing about rates"}));
+        };
+        let persistent = &self.core.shared.builder.persistent;
+        let Some(hub) = &persistent.hub else {
+            return json_reply(StatusCode::NOT_FOUND, &json!({"error": "this proxy shares no limits"}));
+        };
+        let now = || self.core.uptime_seconds(Instant::now());
+        if !hub.hear(&told, Instant::now(), |name| persistent.find(name, now())) {
+            let wait = Duration::from_millis(told.wait_ms).min(MOST_WAIT);
+            let _ = tokio::time::timeout(wait, hub.urgent.notified()).await;
+        }
+        let telling = Telling { reports: hub.reports(now()) };
+        let body = serde_json::to_string(&telling).expect("names and numbers are JSON");
+        reply::full(StatusCode::OK, "application/json", body)
+    }
+
+    /// Tells calls that wait when the operator does not ask any more, and gives up shares that nobody confirms.
     async fn notice_absence(&self) -> Infallible {
         loop {
             tokio::time::sleep(AWAY / 6).await;
             let is_its = !self.core.shared.builder.persistent.redis.in_use();
             if is_its && self.asked_at.get().elapsed() > AWAY {
                 self.core.shared.builder.ledger.unanswered();
+            }
+            if let Some(hub) = &self.core.shared.builder.persistent.hub {
+                hub.notice_absence(Instant::now());
             }
         }
     }

@@ -11,14 +11,18 @@ use http::HeaderValue;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId, PostgresTarget};
-use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, Snapshot, Surface};
+use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, PerCall, Snapshot, Surface};
 use tollgate_snapshot::{Credential, catalogue};
 
 use crate::attribution;
 use crate::cooldown::Health;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
+use crate::names::NameHash;
 use crate::outgoing::Mode;
+use crate::priority::{self, Classes};
+use crate::rules::{self, Bound, Group};
+use crate::share::{Hub, Shared};
 use crate::shared_budgets::RedisLink;
 use crate::upstream::Target;
 
@@ -36,8 +40,16 @@ pub struct Tables {
     pub teams: Vec<TeamEntry>,
     key_states: Vec<OnceLock<KeyState>>,
     budgets: Vec<OnceLock<Arc<tollgate_ledger::Budget>>>,
+    /// Of budgets that have one for each member.
+    members: HashMap<u32, Arc<tollgate_ledger::Members>, foldhash::fast::RandomState>,
     /// What every call must know of its budgets, packed: the budgets themselves are large and cold.
     pub budget_kinds: Vec<BudgetKind>,
+    /// Of the gateway's rules for each model, by rule and route.
+    pub model_usages: Vec<Vec<Arc<Usage>>>,
+    /// Percent, by class; the last is of keys without a class. Empty: there are no classes.
+    pub shares: Vec<u64>,
+    /// Some budget names models to call first when little is left of it.
+    pub has_low_models: bool,
     pub master: KeyState,
 }
 
@@ -48,6 +60,8 @@ pub struct BudgetKind {
     pub unit: model::BudgetUnit,
     /// Only some models or providers count: ask the budget.
     pub scoped: bool,
+    /// What the call brings decides whether it counts, or in which of many.
+    pub by_call: bool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +74,9 @@ struct NamespaceIndex {
 pub struct DeploymentEntry {
     pub state: Arc<DeploymentState>,
     pub account: Option<Arc<Usage>>,
+    /// By class. Empty: there are none, or the deployment has no limits.
+    pub classes: Classes,
+    pub account_classes: Classes,
     pub target: Target,
     /// `host` or `host:port`.
     pub authority: HeaderValue,
@@ -178,6 +195,8 @@ pub struct KeyState {
     pub usage: Arc<Usage>,
     /// One for each entry of the policy's `per_model`.
     pub per_model: Vec<Arc<Usage>>,
+    /// What else may bind its calls.
+    pub bound: Box<[Bound]>,
     pub name_id: NameId,
     pub user_id: NameId,
     pub namespace_id: NameId,
@@ -192,9 +211,24 @@ pub struct Persistent {
     deployments: Mutex<HashMap<Name, Arc<DeploymentState>>>,
     endpoints: Mutex<HashMap<Endpoint, usize>>,
     pub redis: RedisLink,
+    /// End users and tags, by what they are called before the name.
+    groups: Mutex<HashMap<String, Arc<Group>>>,
+    /// Set where several proxies have the limits together.
+    pub hub: Option<Arc<Hub>>,
 }
 
+/// The name of those that find no room in a group.
+const CROWD: &str = "crowd";
+
+/// What the names of groups begin with, and no others: behind the last `#` stands who of them it is.
+const GROUP: &str = "names of ";
+
 impl Persistent {
+    /// Of a proxy that is one of several.
+    pub fn of_several() -> Persistent {
+        Persistent { hub: Some(Arc::default()), ..Persistent::default() }
+    }
+
     /// `namespace/name` and Unix seconds of the last call of keys that were used at `after` or later. `after`: Unix
     /// seconds.
     pub fn used_since(&self, after: i64) -> Vec<(String, i64)> {
@@ -212,8 +246,74 @@ impl Persistent {
         lock(&self.usages).entry(name).or_default().clone()
     }
 
-    fn deployment(&self, id: &Name) -> Arc<DeploymentState> {
-        lock(&self.deployments).entry(id.clone()).or_default().clone()
+    /// The same, of something that has limits, which other proxies may have too.
+    pub fn limited(&self, name: String, limits: &model::Limits) -> Arc<Usage> {
+        if limits.is_unlimited() || self.hub.is_none() {
+            return self.usage(name);
+        }
+        let shared: Arc<str> = name.as_str().into();
+        let usage = self.usage(name);
+        self.share(&usage, || shared);
+        usage
+    }
+
+    fn share(&self, usage: &Arc<Usage>, name: impl FnOnce() -> Arc<str>) {
+        if let Some(hub) = &self.hub {
+            usage.share(|| Box::new(Shared::new(name(), hub.clone(), usage)));
+        }
+    }
+
+    /// End users or tags of one rule in one namespace.
+    pub fn group(&self, prefix: &str) -> Arc<Group> {
+        let mut groups = lock(&self.groups);
+        if let Some(group) = groups.get(prefix) {
+            return group.clone();
+        }
+        let group = Arc::new(Group { prefix: prefix.into(), ..Group::default() });
+        groups.insert(prefix.to_owned(), group.clone());
+        group
+    }
+
+    /// The usage of one of them. `now`: seconds since the process began.
+    pub fn member(&self, group: &Group, name: NameHash, now: u64) -> Arc<Usage> {
+        let Group { prefix, names } = group;
+        names.usage(name, now, |usage, name| {
+            self.share(usage, || match name {
+                Some(name) => format!("{GROUP}{prefix}#{name:032x}").into(),
+                None => format!("{GROUP}{prefix}#{CROWD}").into(),
+            });
+        })
+    }
+
+    /// The usage that proxies know by this name. `now`: seconds since the process began.
+    pub fn find(&self, name: &str, now: u64) -> Option<Arc<Usage>> {
+        let Some((prefix, member)) = name.strip_prefix(GROUP).and_then(|group| group.rsplit_once('#')) else {
+            let usage = self.usage(name.to_owned());
+            self.share(&usage, || name.into());
+            return Some(usage);
+        };
+        let group = self.group(prefix);
+        if member == CROWD {
+            let crowd = group.names.crowd();
+            self.share(&crowd, || name.into());
+            return Some(crowd);
+        }
+        Some(self.member(&group, NameHash::from_str_radix(member, 16).ok()?, now))
+    }
+
+    fn deployment(&self, id: &Name, limits: &model::Limits) -> Arc<DeploymentState> {
+        let usage = self.limited(format!("deployment {id}"), limits);
+        let new = || Arc::new(DeploymentState { usage, ..DeploymentState::default() });
+        lock(&self.deployments).entry(id.clone()).or_insert_with(new).clone()
+    }
+
+    /// What the classes have used of a deployment or account.
+    fn classes(&self, priorities: &[model::Priority], limits: &model::Limits, whose: &str) -> Classes {
+        if priorities.is_empty() || limits.is_unlimited() {
+            return Classes::default();
+        }
+        let names = priorities.iter().map(|priority| &*priority.name).chain([""]);
+        names.map(|name| self.usage(format!("class {name} of {whose}"))).collect()
     }
 
     fn endpoint(&self, endpoint: &Endpoint) -> usize {
@@ -249,8 +349,12 @@ impl Builder {
             .map(|namespace| NamespaceIndex { exact: namespace.exact.iter().cloned().collect() })
             .collect();
         let home = snapshot.namespaces.iter().position(|namespace| namespace.name == snapshot.gateway.namespace);
+        if let Some(hub) = &self.persistent.hub {
+            hub.expect(snapshot.gateway.replicas);
+        }
+        let priorities = &snapshot.gateway.priorities;
         let deployments: Vec<DeploymentEntry> =
-            snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values)).collect();
+            snapshot.deployments.iter().map(|deployment| self.deployment(deployment, &values, priorities)).collect();
         let routes = snapshot.routes.iter().map(|route| self.route(route, &snapshot, &deployments)).collect();
         let teams = snapshot
             .teams
@@ -258,7 +362,7 @@ impl Builder {
             .map(|team| {
                 let id: Name = format!("{}/{}", team.namespace, team.name).into();
                 TeamEntry {
-                    usage: self.persistent.usage(format!("team {id}")),
+                    usage: self.persistent.limited(format!("team {id}"), &team.limits),
                     label: self.registry.label(&team.name),
                     name_id: self.ledger.intern(&id),
                 }
@@ -266,8 +370,15 @@ impl Builder {
             .collect();
         let value = |id: &str| values.get(id).map(|credential| credential.value.clone());
         self.persistent.redis.follow(generation, &snapshot.gateway, value);
-        for budget in &snapshot.budgets {
-            self.ledger.update(&terms(budget));
+        let mut members = HashMap::default();
+        for (index, budget) in (0u32..).zip(&snapshot.budgets) {
+            match budget.per {
+                None => self.ledger.update(&terms(budget)),
+                Some(per) => {
+                    let private = matches!(per, PerCall::EndUser | PerCall::Tag);
+                    members.insert(index, self.ledger.members(&terms(budget), private));
+                }
+            }
         }
         if generation > 0 {
             // Before the first configuration nothing is known about where rows go.
@@ -283,6 +394,8 @@ impl Builder {
             teams,
             key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
             budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
+            members,
+            has_low_models: snapshot.budgets.iter().any(|budget| budget.when_low.is_some()),
             budget_kinds: snapshot
                 .budgets
                 .iter()
@@ -290,8 +403,11 @@ impl Builder {
                     hard: budget.hard,
                     unit: budget.unit,
                     scoped: budget.models.is_some() || !budget.providers.is_empty(),
+                    by_call: !budget.tags.is_empty() || !budget.end_users.is_empty() || budget.per.is_some(),
                 })
                 .collect(),
+            model_usages: rules::of_models(&snapshot, &self.persistent),
+            shares: priority::shares(priorities),
             master: KeyState {
                 name_id: self.ledger.intern(MASTER_KEY_NAME),
                 namespace_id: self.ledger.intern(&snapshot.gateway.namespace),
@@ -321,7 +437,12 @@ impl Builder {
         }
     }
 
-    fn deployment(&self, deployment: &model::Deployment, values: &HashMap<&str, &Credential>) -> DeploymentEntry {
+    fn deployment(
+        &self,
+        deployment: &model::Deployment,
+        values: &HashMap<&str, &Credential>,
+        priorities: &[model::Priority],
+    ) -> DeploymentEntry {
         let id: Name = format!("{}/{}", deployment.namespace, deployment.name).into();
         let endpoint = &deployment.endpoint;
         let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.to_string() };
@@ -349,11 +470,15 @@ impl Builder {
         DeploymentEntry {
             usage_quirks: UsageQuirks { reasoning_outside_completion: quirk("reasoning_outside_output") },
             trusts_reported_cost: quirk("usage_cost_field"),
-            state: self.persistent.deployment(&id),
+            state: self.persistent.deployment(&id, &deployment.limits),
             account: deployment
                 .account
                 .as_ref()
-                .map(|account| self.persistent.usage(format!("account {}", account.id))),
+                .map(|account| self.persistent.limited(format!("account {}", account.id), &account.limits)),
+            classes: self.persistent.classes(priorities, &deployment.limits, &format!("deployment {id}")),
+            account_classes: deployment.account.as_ref().map_or_else(Classes::default, |account| {
+                self.persistent.classes(priorities, &account.limits, &format!("account {}", account.id))
+            }),
             target: Target { id: self.persistent.endpoint(endpoint), endpoint: endpoint.clone() },
             credentials,
             paths: Paths::of(deployment),
@@ -490,7 +615,8 @@ pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
-        allow_unavailable: budget.allow_unavailable,
+        allow_unavailable: if budget.hard { budget.allow_unavailable } else { !budget.deny_unavailable },
+        throttle_percent: budget.throttle_percent,
     }
 }
 
@@ -527,20 +653,34 @@ impl Tables {
                 per_model: policy
                     .per_model
                     .iter()
-                    .map(|(model, _)| builder.persistent.usage(format!("key {id} model {model}")))
+                    .map(|(model, limits)| builder.persistent.limited(format!("key {id} model {model}"), limits))
                     .collect(),
+                bound: rules::of_key(&self.snapshot, key, policy, &builder.persistent),
                 name_id: builder.ledger.intern(&id),
                 user_id: key.user.as_deref().map_or_else(NameId::default, |user| builder.ledger.intern(user)),
                 namespace_id: builder.ledger.intern(namespace),
                 tags: attribution::of_key(&builder.ledger, &policy.tags),
-                usage: builder.persistent.usage(format!("key {id}")),
+                usage: builder.persistent.limited(format!("key {id}"), &policy.limits),
             }
         })
+    }
+
+    /// The class of a key; 0 where there are none.
+    pub fn class_of(&self, key: Option<&model::Key>) -> usize {
+        let Some(none) = self.shares.len().checked_sub(1) else { return 0 };
+        let class = key.and_then(|key| self.snapshot.policies[key.policy as usize].priority.as_ref());
+        let priorities = &self.snapshot.gateway.priorities;
+        class.and_then(|class| priorities.iter().position(|priority| priority.name == *class)).unwrap_or(none)
     }
 
     /// The live side of a budget.
     pub fn budget(&self, budget: u32, builder: &Builder) -> &Arc<tollgate_ledger::Budget> {
         let terms = || terms(&self.snapshot.budgets[budget as usize]);
         self.budgets[budget as usize].get_or_init(|| builder.ledger.budget(&terms()))
+    }
+
+    /// Of a budget that has one for each member.
+    pub fn members(&self, budget: u32) -> Option<&Arc<tollgate_ledger::Members>> {
+        self.members.get(&budget)
     }
 }

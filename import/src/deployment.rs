@@ -243,6 +243,8 @@ fn limits(params: &mut Block, context: &mut Context<'_>) -> Limits {
     Limits {
         requests_per_minute: limit("rpm"),
         tokens_per_minute: limit("tpm"),
+        input_tokens_per_minute: limit("itpm"),
+        output_tokens_per_minute: limit("otpm"),
         parallel_requests: limit("max_parallel_requests"),
     }
 }
@@ -332,7 +334,7 @@ fn unsupported_parameter(key: &str) -> (&'static str, &'static str) {
     match key {
         "allowed_openai_params" => ("is not needed: parameters that are not known pass", ""),
         "merge_reasoning_content_in_choices" => ("is not supported yet", ""),
-        "rpd" | "tpd" | "itpm" | "otpm" => ("is not supported yet", "rpm and tpm are"),
+        "rpd" | "tpd" => ("is not supported yet", "rpm, tpm, itpm and otpm are"),
         "max_budget" | "budget_duration" => ("is not supported for a deployment yet", "write a Budget"),
         "tag_regex" | "silent_model" | "use_in_pass_through" | "configurable_clientside_auth_params" => {
             ("is not supported yet", "")

@@ -6,6 +6,7 @@ use crate::block::Item;
 use crate::context::Context;
 use crate::environment::{Resolved, variable_name};
 use crate::node::Node;
+use crate::rate;
 use crate::retry;
 use crate::secret::Secrets;
 use crate::settings::{Home, Settings};
@@ -30,6 +31,8 @@ pub fn gateway(settings: &mut Settings, secrets: &mut Secrets, context: &mut Con
         default: true,
         master_key: master_key(settings, secrets, context),
         defaults,
+        rate_limits: rate::rules(settings, context),
+        priorities: rate::priorities(settings, context),
         ..LLMGatewaySpec::default()
     };
     let verbose = settings.take("set_verbose", &[Home::Litellm, Home::Router], context);

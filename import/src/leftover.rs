@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::settings::{Home, Settings};
 
 /// Settings people are likely to miss: what becomes of them, and what to do.
-const KNOWN: [(&str, &str, &str); 47] = [
+const KNOWN: [(&str, &str, &str); 43] = [
     ("agent_list", "(agents) is not supported yet", ""),
     ("agents", "is not supported yet", ""),
     ("alerting", "is not supported yet", "metrics at /metrics can raise alerts"),
@@ -35,7 +35,6 @@ const KNOWN: [(&str, &str, &str); 47] = [
     ("enable_pre_call_checks", "is not supported yet", ""),
     ("enable_tag_filtering", "is not supported yet", "targets of a RouteGroup can have conditions on tags"),
     ("failure_callback", "is not supported yet; metrics for Prometheus are always at /metrics", ""),
-    ("global_max_parallel_requests", "is not supported yet", "limits of deployments, keys and teams are"),
     ("guardrails", "is not supported yet: nothing looks into prompts", ""),
     ("health_check_interval", "has no equivalent yet", ""),
     (
@@ -55,13 +54,10 @@ const KNOWN: [(&str, &str, &str); 47] = [
     ("redis_password", "is not needed: one process counts by itself", ""),
     ("redis_port", "is not needed: one process counts by itself", ""),
     ("redis_url", "is not needed: one process counts by itself", ""),
-    ("rpm_limit", "is not supported for all keys together", "write limits into keys and teams"),
     ("store_model_in_db", "is not supported: models are what files say", "files are read again when they change"),
     ("success_callback", "is not supported yet; metrics for Prometheus are always at /metrics", ""),
     ("telemetry", "is not needed: nothing is ever sent to anyone", ""),
-    ("tpm_limit", "is not supported for all keys together", "write limits into keys and teams"),
     ("track_cost_per_model", "is not needed: cost is always tracked, for every model", ""),
-    ("user_rate_limit", "is not supported yet", "write limits into VirtualKeys"),
 ];
 
 /// Notes all that is left.

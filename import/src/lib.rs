@@ -24,6 +24,7 @@ mod price;
 mod price_map;
 mod print;
 mod provider;
+mod rate;
 mod retry;
 mod secret;
 mod settings;

@@ -32,6 +32,7 @@ fn main() {
         period: Period::Calendar { unit: CalendarUnit::Month, time_zone: "UTC".to_owned() },
         reset_token: None,
         allow_unavailable: false,
+        throttle_percent: None,
     };
     let team = ledger.budget(&terms("team".to_owned(), 1_000_000_000_000_000));
     let keys: Vec<_> = (0..KEYS)

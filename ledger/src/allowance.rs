@@ -3,7 +3,7 @@
 //!
 //! Allowance that is given back is committed like a hold that never ends, so a call that races with it finds no room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -175,6 +175,11 @@ impl Allowances {
             account.seal();
         }
         live.push(Live { replica: self.replica(), budget: budget.into(), account });
+    }
+
+    /// Ids of the budgets that it has something to tell of.
+    pub fn live(&self) -> HashSet<Arc<str>> {
+        lock(&self.live).iter().map(|live| live.budget.clone()).collect()
     }
 
     /// Closes all accounts: what they used is told as their last word.

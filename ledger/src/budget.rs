@@ -12,6 +12,7 @@ use tokio::sync::futures::OwnedNotified;
 
 use crate::account::{Account, NotAdded, Releases};
 use crate::terms::{BudgetTerms, BudgetView};
+use crate::throttle::Throttle;
 use tollgate_allocator::{Mode, Unit};
 use tollgate_allocator::{Period, Span};
 
@@ -43,6 +44,9 @@ pub struct Budget {
     is_shared: bool,
     current: ArcSwapOption<Account>,
     pub(crate) asks: Asks,
+    throttle: Throttle,
+    /// A Soft budget that admits nothing while its allocator does not answer.
+    denies_unavailable: AtomicBool,
     granted: Arc<Notify>,
     releases: Arc<Releases>,
     books: Mutex<Books>,
@@ -109,6 +113,10 @@ pub(crate) enum Decision {
         refill: bool,
     },
     Exhausted,
+    /// Spent, and not one of the calls that go on all the same.
+    Throttled {
+        retry_after_ms: i64,
+    },
     Reserved {
         held: i64,
     },
@@ -137,6 +145,8 @@ impl Budget {
             is_shared,
             current: ArcSwapOption::empty(),
             asks: Asks::default(),
+            throttle: Throttle::new(terms.throttle_percent),
+            denies_unavailable: AtomicBool::new(denies_unavailable(&terms)),
             granted: Arc::default(),
             releases: Arc::default(),
             books: Mutex::new(books),
@@ -259,7 +269,8 @@ impl Budget {
         if books.terms == *terms {
             return;
         }
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = &books.terms;
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
+            &books.terms;
         let raised = terms.limit > *limit || *mode != terms.mode;
         if *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token {
             books.reopen = true;
@@ -271,6 +282,8 @@ impl Budget {
         self.limit.store(terms.limit, Relaxed);
         self.mode.store(mode_number(terms.mode), Relaxed);
         self.unit.store(unit_number(terms.unit), Relaxed);
+        self.throttle.set_percent(terms.throttle_percent);
+        self.denies_unavailable.store(denies_unavailable(terms), Relaxed);
         self.refresh(&books, now);
         drop(books);
         if raised {
@@ -307,6 +320,7 @@ impl Budget {
             books.older.push(previous);
         }
         books.reopen = false;
+        self.throttle.begin();
         // Those that can never count again go when their last hold has settled.
         books.older.retain(|older| older.span.counts_until > now || older.committed() != older.used());
         self.refresh(books, now);
@@ -326,8 +340,15 @@ impl Budget {
                     return Decision::Wanting;
                 }
                 if self.settled(&account) >= self.limit() {
-                    return Decision::Exhausted;
+                    if !self.throttle.is_on() {
+                        return Decision::Exhausted;
+                    }
+                    if let Err(retry_after_ms) = self.throttle.take(at_ms) {
+                        return Decision::Throttled { retry_after_ms };
+                    }
                 }
+            } else if self.throttle.is_on() {
+                self.throttle.admitted(at_ms);
             }
             return match account.hold(amount) {
                 Ok(()) => Decision::Held { account, refill: false },
@@ -379,11 +400,32 @@ impl Budget {
 
     /// Whether calls go on while the allocator does not answer.
     pub(crate) fn allows_unavailable(&self) -> bool {
-        self.mode() == Mode::Soft || self.books().terms.allow_unavailable
+        self.books().terms.allow_unavailable
+    }
+
+    /// Whether nothing is admitted while the allocator does not answer, also what there is room for.
+    pub(crate) fn denies_unavailable(&self) -> bool {
+        self.denies_unavailable.load(Relaxed)
     }
 
     pub(crate) fn is_shared(&self) -> bool {
         self.is_shared
+    }
+
+    /// Whether nothing of it counts any more and nothing is held. Its account is ended for good then.
+    pub(crate) fn is_over(&self, now: i64) -> bool {
+        let books = self.books();
+        let is_done = |account: &Account| account.span.counts_until <= now && account.committed() == account.used();
+        let current = self.current.load_full();
+        let is_over = current.as_deref().is_none_or(is_done)
+            && books.older.iter().all(|older| is_done(older))
+            && books.closed.iter().all(|closed| closed.amount == 0 || closed.span.counts_until <= now);
+        if let Some(current) = current.filter(|_| is_over) {
+            current.seal();
+            // Who came between: it goes on.
+            return is_done(&current);
+        }
+        is_over
     }
 
     fn recount(&self, now: i64) {
@@ -456,6 +498,10 @@ fn resets_at(books: &Books, span: &Span, now: i64) -> Option<i64> {
                 .min()
         }
     }
+}
+
+fn denies_unavailable(terms: &BudgetTerms) -> bool {
+    terms.mode == Mode::Soft && !terms.allow_unavailable
 }
 
 fn mode_number(mode: Mode) -> u8 {

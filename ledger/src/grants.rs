@@ -318,7 +318,16 @@ impl Grants {
             allowances.opened(budget.id(), account.clone());
         }
         self.live.insert(account.id, account.clone());
-        let BudgetTerms { id: _, unit, limit: _, mode: _, period, reset_token, allow_unavailable: _ } = &books.terms;
+        let BudgetTerms {
+            id: _,
+            unit,
+            limit: _,
+            mode: _,
+            period,
+            reset_token,
+            allow_unavailable: _,
+            throttle_percent: _,
+        } = &books.terms;
         let stale = *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token;
         if stale {
             // The terms changed while the disk worked: the next try opens another.

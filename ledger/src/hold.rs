@@ -16,6 +16,8 @@ use crate::record::{MAX_BUDGETS, charged};
 use crate::terms::{Amounts, AttemptStart, Outcome, Refusal, Settlement};
 use tollgate_allocator::Mode;
 
+const NO_ANSWER: &str = "the allocator of budgets does not answer";
+
 /// Holds money for the attempts of one core. Give it to the core's thread; it is not shared.
 #[derive(Debug)]
 pub struct Writer {
@@ -102,6 +104,9 @@ impl Writer {
     #[inline]
     fn hold_one(&self, budget: &Arc<Budget>, start: &AttemptStart) -> Result<Arc<Account>, Refusal> {
         let amount = start.hold.of(budget.unit());
+        if budget.denies_unavailable() && self.is_away() {
+            return Err(self.unavailable(NO_ANSWER.to_owned()));
+        }
         match budget.try_hold(amount, start.started_at_ms) {
             Decision::Held { account, refill } if account.unit == budget.unit() => {
                 if refill {
@@ -114,7 +119,9 @@ impl Writer {
                 account.settle(amount, 0);
                 self.hold_slowly(budget, start)
             }
-            Decision::Exhausted | Decision::Reserved { .. } | Decision::Wanting => self.hold_slowly(budget, start),
+            Decision::Exhausted | Decision::Throttled { .. } | Decision::Reserved { .. } | Decision::Wanting => {
+                self.hold_slowly(budget, start)
+            }
         }
     }
 
@@ -135,6 +142,12 @@ impl Writer {
                 resets_at: budget.resets_at(start.started_at_ms.div_euclid(1000)),
                 budget: budget.clone(),
             }),
+            Decision::Throttled { retry_after_ms } => Err(Refusal::Throttled {
+                spent: budget.spent(),
+                limit: budget.limit(),
+                retry_after_ms,
+                budget: budget.clone(),
+            }),
             Decision::Reserved { held } => {
                 if budget.is_shared() {
                     // Others may give back what they do not need.
@@ -147,17 +160,21 @@ impl Writer {
                 if budget.asks.failed.load(Acquire) {
                     return Err(self.unavailable(lock(&self.shared.failure).clone()));
                 }
-                let is_away = |allowances: &Arc<Allowances>| allowances.away.load(Acquire);
-                if self.shared.allowances.as_ref().is_some_and(is_away) {
+                if self.is_away() {
                     return match budget.current().filter(|_| budget.allows_unavailable()) {
                         Some(account) if account.hold(amount).is_ok() => Ok(account),
                         Some(_) => Err(Refusal::Pending(wait)),
-                        None => Err(self.unavailable("the allocator of budgets does not answer".to_owned())),
+                        None => Err(self.unavailable(NO_ANSWER.to_owned())),
                     };
                 }
                 Err(Refusal::Pending(wait))
             }
         }
+    }
+
+    /// Whether the allocator does not answer.
+    fn is_away(&self) -> bool {
+        self.shared.allowances.as_ref().is_some_and(|allowances: &Arc<Allowances>| allowances.away.load(Acquire))
     }
 
     fn ask(&self, budget: &Arc<Budget>, amount: i64, at_ms: i64) {

@@ -20,6 +20,7 @@ use crate::grants::{Grants, Request};
 use crate::hold::Writer;
 use crate::journal::{Journal, KernelBoot, Pool};
 use crate::lock::{Lock, LockError};
+use crate::members::{MOST_MEMBERS, Members, TooMany};
 use crate::names::Names;
 use crate::postgres::{Control, Phase, PostgresTarget, PostgresView, Progress, Sender};
 use crate::recover::{RecoveryReport, recover};
@@ -134,6 +135,8 @@ pub struct Shared {
     /// `None` until rows are wanted in PostgreSQL.
     sending: Mutex<Option<Sending>>,
     budgets: RwLock<HashMap<Box<str>, Arc<Budget>, foldhash::fast::RandomState>>,
+    /// Of budgets that have one for each member, by id.
+    members: Mutex<HashMap<Box<str>, Arc<Members>>>,
     /// Of earlier boots, for budgets that are not in use yet.
     closed: Mutex<HashMap<Box<str>, Vec<Closed>>>,
     next_order: AtomicU64,
@@ -245,6 +248,7 @@ impl Ledger {
             spool,
             sending: Mutex::default(),
             budgets: RwLock::default(),
+            members: Mutex::default(),
             closed: Mutex::new(closed),
             next_order: AtomicU64::new(0),
             clock,
@@ -305,11 +309,64 @@ impl Ledger {
         }
     }
 
+    /// The members of a budget that has one for each, and takes its terms over; `terms.id` is what their ids begin with.
+    /// The same id gives the same members. `private`: clients choose the names of members.
+    pub fn members(&self, terms: &BudgetTerms, private: bool) -> Arc<Members> {
+        let now = self.now();
+        let make = || Arc::new(Members::new(terms.clone(), private));
+        let members = guard(&self.0.members).entry(terms.id.as_str().into()).or_insert_with(make).clone();
+        members.update(terms, now);
+        // Those that were in use before are to be seen.
+        let prefix = format!("{}/", terms.id);
+        let before: Vec<Box<str>> = guard(&self.0.closed)
+            .keys()
+            .filter_map(|id| id.strip_prefix(&prefix).map(Box::from))
+            .take(MOST_MEMBERS)
+            .collect();
+        for member in before {
+            // One for which there is no room is opened when it is used.
+            let _ = self.member(&members, &member);
+        }
+        members
+    }
+
+    /// One of the members: opened at its first use.
+    ///
+    /// # Errors
+    /// Too many are in use in this period.
+    pub fn member(&self, members: &Members, member: &str) -> Result<Arc<Budget>, TooMany> {
+        if let Some(budget) = members.find(member) {
+            return Ok(budget);
+        }
+        let now = self.now();
+        let make = |terms: BudgetTerms, over: Option<Closed>| {
+            let mut closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
+            closed.extend(over);
+            let order = self.0.next_order.fetch_add(1, Relaxed);
+            Budget::new(order, terms, closed, self.0.allowances.is_some(), now)
+        };
+        let live = || self.0.allowances.as_ref().map(|allowances| allowances.live()).unwrap_or_default();
+        members.find_or_make(member, now, make, live)
+    }
+
+    /// The budget of this id where it is in use, or those of its members.
+    pub fn view_of(&self, id: &str) -> Vec<BudgetView> {
+        let now = self.now();
+        let members = guard(&self.0.members).get(id).cloned();
+        if let Some(members) = members {
+            return members.views(now);
+        }
+        let budget = self.read_budgets().get(id).cloned();
+        budget.map(|budget| budget.view(now)).into_iter().collect()
+    }
+
     /// All budgets in use, by id.
     pub fn views(&self) -> Vec<BudgetView> {
         let now = self.now();
         let budgets: Vec<Arc<Budget>> = self.read_budgets().values().cloned().collect();
         let mut views: Vec<BudgetView> = budgets.iter().map(|budget| budget.view(now)).collect();
+        let members: Vec<Arc<Members>> = guard(&self.0.members).values().cloned().collect();
+        views.extend(members.iter().flat_map(|members| members.views(now)));
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views
     }

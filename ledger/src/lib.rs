@@ -29,6 +29,7 @@ mod ledger;
 mod lock;
 mod log;
 mod map;
+mod members;
 mod names;
 mod postgres;
 mod record;
@@ -36,16 +37,19 @@ mod recover;
 mod spool;
 mod store;
 mod terms;
+mod throttle;
 
 pub use budget::{Budget, GrantWait};
 pub use counters::CounterValues;
 pub use hold::{Hold, Writer};
 pub use journal::KernelBoot;
 pub use ledger::{Allocation, FlushError, Ledger, OpenError, Options, kernel_boot};
+pub use members::{MOST_MEMBERS, Members, TooMany};
 pub use postgres::{PostgresTarget, PostgresView};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use tollgate_allocator::{
-    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms, Unit,
+    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,
+    Unit, rates,
 };

@@ -43,14 +43,17 @@ pub struct BudgetTerms {
     pub period: Period,
     /// A change starts the period anew, with nothing spent.
     pub reset_token: Option<String>,
-    /// A Hard budget admits also what it has no allowance for while its allocator does not answer.
+    /// Admits while its allocator does not answer: under a Hard budget also what there is no allowance for.
     pub allow_unavailable: bool,
+    /// A Soft budget that is spent admits this share of the calls per minute that it admitted before. Percent.
+    pub throttle_percent: Option<u32>,
 }
 
 impl BudgetTerms {
     /// What an allocator must know of them.
     pub fn shared(&self) -> Terms {
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = self;
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
+            self;
         Terms { unit: *unit, limit: *limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
     }
 }
@@ -161,6 +164,8 @@ pub struct Settlement {
 pub enum Refusal {
     /// What is settled leaves no room, even if every call in flight came to nothing. Unix seconds; `None`: never.
     Exhausted { budget: Arc<Budget>, spent: i64, limit: i64, resets_at: Option<i64> },
+    /// What is settled leaves no room, and of the calls that are let through all the same this is not one.
+    Throttled { budget: Arc<Budget>, spent: i64, limit: i64, retry_after_ms: i64 },
     /// Calls in flight hold what is left: [`Budget::wait_for_release`], then try again.
     Reserved { budget: Arc<Budget>, held: i64, limit: i64 },
     /// More allowance is on its way to the disk: wait, then try again.

@@ -28,7 +28,8 @@ struct Allocator {
 
 impl Allocator {
     fn new(terms: &BudgetTerms) -> Allocator {
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _ } = terms.clone();
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
+            terms.clone();
         let terms = Terms { unit, limit, mode, period, reset_token };
         Allocator { terms, budget: Allocated::default(), adjusted: 0, away: false }
     }
@@ -244,11 +245,23 @@ fn without_the_allocator_hard_refuses_and_soft_admits() {
     allocator.exchange(&process);
     process.hold(4, 900, &mut allocator, &[]).unwrap().settle(exact(900));
 
-    let soft = BudgetTerms { mode: Mode::Soft, ..hard("s", 100) };
+    let soft = BudgetTerms { mode: Mode::Soft, allow_unavailable: true, ..hard("s", 100) };
     let mut allocator = Allocator::new(&soft);
     allocator.away = true;
     let mut process = Process::start(&soft);
     process.hold(1, 500, &mut allocator, &[]).unwrap().settle(exact(50));
+
+    let strict = BudgetTerms { mode: Mode::Soft, ..hard("d", 100) };
+    let mut allocator = Allocator::new(&strict);
+    let mut process = Process::start(&strict);
+    process.hold(1, 50, &mut allocator, &[]).unwrap().settle(exact(50));
+    allocator.away = true;
+    allocator.exchange(&process);
+    assert!(matches!(process.hold(2, 10, &mut allocator, &[]), Err(Refusal::Unavailable { .. })));
+    allocator.away = false;
+    CLOCK_MS.fetch_add(3_000, SeqCst);
+    allocator.exchange(&process);
+    process.hold(3, 10, &mut allocator, &[]).unwrap().settle(exact(10));
 
     let allowed = BudgetTerms { allow_unavailable: true, ..hard("h", 100) };
     let mut allocator = Allocator::new(&allowed);

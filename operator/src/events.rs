@@ -20,8 +20,8 @@ pub struct Event {
     pub warning: bool,
     /// CamelCase, of a closed set.
     pub reason: String,
-    /// What was done or tried, CamelCase. Example: `Publish`.
-    pub action: &'static str,
+    /// What was done or tried, CamelCase. Example: `Publish`. Events that differ in their note only are one with a count.
+    pub action: String,
     /// One line. Holds no secret.
     pub note: String,
 }
@@ -79,7 +79,7 @@ pub async fn run(context: Context, mut queue: Queue) -> Ended {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason,
             note: Some(note),
-            action: action.to_owned(),
+            action,
             secondary: None,
         };
         let written = recorder.publish(&event, &regarding).await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 use tollgate_crds::{TimestampText, VirtualKeyStatus};
-use tollgate_snapshot::KeyHash;
+use tollgate_snapshot::{Credential, KeyHash};
 
 use crate::world::Record;
 
@@ -124,6 +124,8 @@ pub struct SpendFact {
     /// Held by calls in flight, a moment ago.
     pub held: i64,
     pub limit: i64,
+    /// Which period it speaks of. Unix seconds.
+    pub period_starts_at: i64,
 }
 
 /// All of them.
@@ -139,6 +141,8 @@ pub struct Known {
     pub p50_ms: HashMap<Named, u64>,
     /// Of each gateway, by id of the budget.
     pub spend: HashMap<Named, HashMap<String, SpendFact>>,
+    /// URLs that budgets of a gateway's snapshot name.
+    pub webhooks: HashMap<Named, Arc<[Credential]>>,
 }
 
 impl Known {
@@ -225,6 +229,11 @@ impl Facts {
             }
             changed
         });
+    }
+
+    /// Wakes nobody: they are looked up when there is something to tell.
+    pub fn set_webhooks(&self, namespace: &str, name: &str, webhooks: Arc<[Credential]>) {
+        self.read().webhooks.insert(named(namespace, name), webhooks);
     }
 
     /// Whether anything changed. Wakes nobody: spend moves all the time, and is shown at the allocator's pace.

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 pub mod allocator;
 mod backoff;
 pub mod config_maps;
@@ -31,6 +32,7 @@ pub mod names;
 pub mod probe;
 pub mod proxies;
 pub mod publish;
+pub mod rates;
 pub mod run;
 pub mod secrets;
 pub mod settings;

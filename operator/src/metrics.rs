@@ -35,6 +35,7 @@ pub struct Metrics {
     allocated: Gauge,
     allocation_failures: Counter,
     allocation_adjustments: Counter,
+    thresholds: Family<OfThreshold, Counter>,
 }
 
 /// What was written, and how it went.
@@ -65,6 +66,13 @@ struct OfState {
     namespace: String,
     gateway: String,
     state: &'static str,
+}
+
+/// As many as there are thresholds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfThreshold {
+    budget: String,
+    percent: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +107,7 @@ impl Default for Metrics {
             allocated: Gauge::default(),
             allocation_failures: Counter::default(),
             allocation_adjustments: Counter::default(),
+            thresholds: Family::default(),
         };
         let Metrics {
             registry: _,
@@ -119,6 +128,7 @@ impl Default for Metrics {
             allocated,
             allocation_failures,
             allocation_adjustments,
+            thresholds,
         } = metrics.clone();
         registry.register("leading", "1 where this process writes, else 0", leading);
         registry.register_with_unit("compile", "Time to compile one gateway", Unit::Seconds, compile);
@@ -144,6 +154,11 @@ impl Default for Metrics {
             "allocation_adjustments",
             "Proxies that ended and proved later that they spent less of a budget than it was charged",
             allocation_adjustments,
+        );
+        registry.register(
+            "budget_thresholds",
+            "Times that a budget passed a share of its limit, once in a period",
+            thresholds,
         );
         Metrics { registry: Arc::new(Mutex::new(registry)), ..metrics }
     }
@@ -237,6 +252,11 @@ impl Metrics {
 
     pub(crate) fn allocation_failed(&self) {
         self.allocation_failures.inc();
+    }
+
+    /// `budget`: `namespace/Budget/name`, never a member.
+    pub(crate) fn threshold_passed(&self, budget: &str, percent: u32) {
+        self.thresholds.get_or_create(&OfThreshold { budget: budget.to_owned(), percent }).inc();
     }
 
     pub(crate) fn allocation_adjusted(&self) {

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
-use tollgate_crds::{KeyPolicy, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, VirtualKeySpec};
+use tollgate_crds::{BudgetSpec, KeyPolicy, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, VirtualKeySpec};
 use tollgate_snapshot::compile::{Document, Meta, Secret, Secrets, Unread};
 
 use crate::Context;
@@ -179,8 +179,13 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
                     want(namespace, &secret.name);
                 }
             }
-            // Webhooks of thresholds are not called yet.
-            Document::Budget(_) | Document::RouteGroup(_) | Document::Team(_) => {}
+            Document::Budget(object) => {
+                let BudgetSpec { thresholds, .. } = &object.spec;
+                for source in thresholds.iter().filter_map(|threshold| threshold.webhook.as_ref()) {
+                    want(namespace, &source.secret_ref.name);
+                }
+            }
+            Document::RouteGroup(_) | Document::Team(_) => {}
         }
     }
     wanted
@@ -393,6 +398,15 @@ mod tests {
             }))
             .unwrap(),
         };
+        let budget = Object {
+            meta: Meta::new("n", "b"),
+            spec: serde_json::from_value::<BudgetSpec>(json!({
+                "limit": "1",
+                "period": {"calendar": "Day"},
+                "thresholds": [{"percent": 80}, {"percent": 90, "webhook": {"secretRef": {"name": "s4", "key": "k"}}}],
+            }))
+            .unwrap(),
+        };
         let key = |name: &str, secret: serde_json::Value| Object {
             meta: Meta::new("n", name),
             spec: serde_json::from_value::<VirtualKeySpec>(json!({ "secret": secret })).unwrap(),
@@ -400,9 +414,10 @@ mod tests {
         objects.put_documents(vec![
             Document::ProviderAccount(Box::new(account)),
             Document::VirtualKey(Box::new(key("generated", json!({"name": "s2"})))),
+            Document::Budget(Box::new(budget)),
             Document::VirtualKey(Box::new(key("adopted", json!({"name": "s3", "policy": "Adopt"})))),
         ]);
         let names: Vec<String> = wanted(&objects).into_iter().map(|(_, name)| name).collect();
-        assert_eq!(names, ["s1", "s3"]);
+        assert_eq!(names, ["s1", "s3", "s4"]);
     }
 }

@@ -34,6 +34,7 @@ fn terms() -> BudgetTerms {
         period: Period::Lifetime,
         reset_token: None,
         allow_unavailable: false,
+        throttle_percent: None,
     }
 }
 

@@ -135,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<44} {:>8.1} MiB", "documents and hashes", resident() - start);
 
     let before = resident();
-    let Compiled { snapshot, credentials, findings } = measured("compile", || cluster.compile());
+    let Compiled { snapshot, credentials, webhooks: _, findings } = measured("compile", || cluster.compile());
     let told = findings.len();
     println!(
         "  {} keys, {} policies, {} budgets, {} routes, {told} findings",

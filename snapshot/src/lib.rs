@@ -2,6 +2,7 @@
 //! prices, money, and `compile`, the only place that decides. Pure: no I/O, no clock, no randomness; whoever calls
 //! brings them.
 
+mod address;
 pub mod catalogue;
 pub mod compile;
 pub mod finding;
@@ -11,6 +12,7 @@ pub mod money;
 pub mod price;
 pub mod wire;
 
+pub use address::may_call;
 pub use finding::{Finding, ObjectRef, Reason, Severity};
 pub use members::Members;
 pub use model::{Credential, GatewayName, KeyHash, Snapshot};

@@ -64,6 +64,17 @@ pub struct Gateway {
     /// `None`: rows stay with the proxy.
     #[serde(skip_serializing_if = "says_nothing")]
     pub postgres: Option<PostgresStore>,
+    /// The most proxies that there should be; 0: nobody says. A proxy that was not told how many there are takes this.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub replicas: u32,
+    /// Tokens that a provider read from its cache do not count against rates.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub ignore_cached_tokens: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub rate_limits: Vec<RateLimit>,
+    /// Together not above 100 percent.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub priorities: Vec<Priority>,
 }
 
 /// A PostgreSQL that rows go to.
@@ -97,8 +108,74 @@ impl Default for Gateway {
             metrics_require_auth: false,
             redis: None,
             postgres: None,
+            replicas: 0,
+            ignore_cached_tokens: false,
+            rate_limits: Vec::new(),
+            priorities: Vec::new(),
         }
     }
+}
+
+/// A rule about rates that a gateway sets for many.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimit {
+    pub name: Name,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub per: RateLimitPer,
+    /// Only keys whose policy names it.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub of_some_keys: bool,
+    /// Only calls of keys of these users; empty: all. So below.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub users: Vec<Name>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub end_users: Vec<Name>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub tags: Vec<Name>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub models: Option<ModelSet>,
+    pub limits: Limits,
+}
+
+/// What each has the limits of a rule for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum RateLimitPer {
+    /// Nothing: all calls share them.
+    #[default]
+    All,
+    Key,
+    Team,
+    User,
+    EndUser,
+    Tag,
+    Model,
+    Namespace,
+}
+
+/// Of what this version does not know, all share one: never more than the limit.
+impl<'de> Deserialize<'de> for RateLimitPer {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match &*<std::borrow::Cow<'de, str>>::deserialize(deserializer)? {
+            "Key" => RateLimitPer::Key,
+            "Team" => RateLimitPer::Team,
+            "User" => RateLimitPer::User,
+            "EndUser" => RateLimitPer::EndUser,
+            "Tag" => RateLimitPer::Tag,
+            "Model" => RateLimitPer::Model,
+            "Namespace" => RateLimitPer::Namespace,
+            _ => RateLimitPer::All,
+        })
+    }
+}
+
+/// A class of keys and what it keeps of scarce rates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Priority {
+    pub name: Name,
+    /// Of the rates of a deployment or account.
+    pub share_percent: u8,
 }
 
 /// Which gateway.
@@ -266,6 +343,10 @@ pub struct Limits {
     pub requests_per_minute: Option<u64>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub tokens_per_minute: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub input_tokens_per_minute: Option<u64>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub output_tokens_per_minute: Option<u64>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub parallel_requests: Option<u64>,
 }
@@ -514,8 +595,22 @@ pub struct Team {
     pub models: Option<ModelSet>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub limits: Limits,
+    /// Those who have limits of their own in the team, sorted by user.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub members: Vec<TeamMember>,
+    /// The teams above whose limits, or whose members' limits, its keys share; indices into [`Snapshot::teams`].
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub above: Vec<u32>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub blocked: bool,
+}
+
+/// What all keys of a user in a team share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TeamMember {
+    pub user: Name,
+    pub limits: Limits,
 }
 
 /// What several keys have in common.
@@ -531,6 +626,10 @@ pub struct Policy {
     pub aliases: Vec<(Name, Name)>,
     pub limits: Limits,
     pub per_model: Vec<(Name, Limits)>,
+    /// Names of the gateway's rules for some keys that count this one.
+    pub rate_limits: Vec<Name>,
+    /// Name of the class.
+    pub priority: Option<Name>,
     pub tags: Vec<Name>,
     pub labels: Vec<(Name, Name)>,
     pub max_output_tokens: Option<u64>,
@@ -569,6 +668,16 @@ pub struct Budget {
     /// Only calls to these providers; empty: all.
     #[serde(skip_serializing_if = "says_nothing")]
     pub providers: Vec<Name>,
+    /// Only calls that bring one of these tags; empty: all. Sorted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub tags: Vec<Name>,
+    /// Only calls that name one of these end users; empty: all. Sorted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub end_users: Vec<Name>,
+    /// One for each of these that a call brings: the account's name is `id`, `/` and the member. Of `tags`, where there
+    /// are any, only those. A call that brings none is not counted.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub per: Option<PerCall>,
     /// A change starts the period anew.
     #[serde(skip_serializing_if = "says_nothing")]
     pub reset_token: Option<Name>,
@@ -578,6 +687,56 @@ pub struct Budget {
     /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
     #[serde(skip_serializing_if = "says_nothing")]
     pub allow_unavailable: bool,
+    /// A Soft budget admits nothing while nobody can be asked what others have spent.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub deny_unavailable: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub when_low: Option<WhenLow>,
+    /// A Soft budget that is spent admits this share of the usual rate of calls. Percent.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub throttle_percent: Option<u32>,
+    /// Shares of the limit at which somebody is told.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub thresholds: Vec<Threshold>,
+}
+
+/// A share of the limit at which somebody is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Threshold {
+    /// Spent of the limit.
+    pub percent: u32,
+    /// [`Credential::id`] of the URL that is called.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub webhook: Option<Name>,
+}
+
+/// What is called first when little is left.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WhenLow {
+    /// Of the limit.
+    pub below_percent: u32,
+    /// Public names in the namespace of the key, in this order.
+    pub models: Vec<Name>,
+}
+
+impl Budget {
+    /// Whether every call of the keys that it binds counts, whatever the call is.
+    pub fn counts_every_call(&self) -> bool {
+        let Budget { models, providers, tags, end_users, per, .. } = self;
+        models.is_none() && providers.is_empty() && tags.is_empty() && end_users.is_empty() && per.is_none()
+    }
+}
+
+/// What only a call tells, and of which each has a budget of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PerCall {
+    EndUser,
+    Tag,
+    /// The public name.
+    Model,
+    Provider,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -136,7 +136,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let client = feed::connect(arguments.kubeconfig.as_deref()).await?;
     let registry = Arc::new(Registry::default());
     let builder =
-        Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
+        Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::of_several()) };
     let shared = Arc::new(Shared {
         // Generation 0: nothing is served before the first tables are here.
         tables: Arc::new(ArcSwap::from_pointee(builder.build(0, Snapshot::default(), &[]))),

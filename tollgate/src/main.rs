@@ -1,6 +1,7 @@
 //! `tollgate`: one binary. `serve` runs a gateway from files; the other commands look at the same files, or print what
 //! Tollgate brings along. The only place that joins the halves of the workspace.
 
+mod alerts;
 mod check;
 mod cluster;
 mod config;

@@ -21,8 +21,9 @@ use tollgate_ledger::Allocation;
 use tollgate_snapshot::compile::Secret;
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::price::PriceTable;
-use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
+use tollgate_snapshot::{Credential, Finding, ObjectRef, Reason, Severity};
 
+use crate::alerts;
 use crate::config::files::create_private;
 use crate::config::keys::Keys;
 use crate::config::last_good::{Kept, LastGood};
@@ -118,7 +119,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
-    let Loaded { snapshot, credentials, findings, keys, is_litellm, kept, secrets } = first;
+    let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, is_litellm, kept, secrets } = first;
+    let webhooks = Arc::new(ArcSwap::from_pointee(webhooks));
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
         tables: Arc::new(ArcSwap::from_pointee(tables)),
@@ -140,7 +142,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     drop(frugal);
     let reason = tokio::select! {
         reason = signals.next() => reason,
-        () = follow(&mut loader, watch, &shared, findings) => "the watch ended",
+        () = follow(&mut loader, watch, &shared, &webhooks, findings, next_change) => "the watch ended",
+        () = alerts::run(&data, &shared, &webhooks) => "nobody is told of budgets any more",
     };
     tracing::info!("stopping: {reason}; streams may go on for {} s", shared.settings.drain.as_secs());
     shared.draining.store(true, Relaxed);
@@ -252,15 +255,27 @@ impl Loader {
 const WEAK_KEY_LENGTH: usize = 19;
 
 /// Takes up every change of the configuration.
-async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>, mut findings: Vec<Placed>) {
+async fn follow(
+    loader: &mut Loader,
+    watch: Option<Watch>,
+    shared: &Arc<Shared>,
+    told: &ArcSwap<Vec<Credential>>,
+    mut findings: Vec<Placed>,
+    mut next_change: Option<i64>,
+) {
     let Some(mut watch) = watch else { return std::future::pending().await };
     loop {
-        watch.changed().await;
+        tokio::select! {
+            () = watch.changed() => {}
+            () = until(next_change) => {}
+        }
         let begun = Instant::now();
         let current = shared.tables.load_full();
         let generation = current.generation + 1;
         match loader.load(Some(&current.snapshot)) {
             Err(error) => {
+                // Not at once again: the watch tells when it may be read.
+                next_change = None;
                 shared.status.update(|loaded| {
                     loaded.reloads += 1;
                     loaded.failures += 1;
@@ -269,7 +284,19 @@ async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>,
                 tracing::error!("the configuration cannot be read, the last good one stays in use: {error:#}");
             }
             Ok(loaded) => {
-                let Loaded { snapshot, credentials, findings: new, keys: _, is_litellm: _, kept, secrets } = loaded;
+                let Loaded {
+                    snapshot,
+                    credentials,
+                    webhooks,
+                    findings: new,
+                    next_change: next,
+                    keys: _,
+                    is_litellm: _,
+                    kept,
+                    secrets,
+                } = loaded;
+                next_change = next;
+                told.store(Arc::new(webhooks));
                 let old = shared.tables.swap(Arc::new(shared.builder.build(generation, snapshot, &credentials)));
                 note(shared, loader, generation, &new);
                 report(&new, &findings, loader);
@@ -285,6 +312,18 @@ async fn follow(loader: &mut Loader, watch: Option<Watch>, shared: &Arc<Shared>,
                 );
             }
         }
+    }
+}
+
+/// Until a moment has come, unix seconds; for ever where there is none. Looks at the clock again and again: it may be set.
+async fn until(moment: Option<i64>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    /// The longest that a clock that was set is not seen.
+    const LONGEST: u64 = 60;
+    loop {
+        let left = moment - jiff::Timestamp::now().as_second();
+        let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return };
+        tokio::time::sleep(Duration::from_secs(left.min(LONGEST))).await;
     }
 }
 

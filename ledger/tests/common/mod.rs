@@ -38,6 +38,7 @@ pub fn hard(id: &str, limit: i64) -> BudgetTerms {
         period: Period::Lifetime,
         reset_token: None,
         allow_unavailable: false,
+        throttle_percent: None,
     }
 }
 

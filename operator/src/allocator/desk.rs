@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms};
+use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms, Totals};
 
 use super::caller::pod_of;
 use super::shards::{ShardError, Shards, shard_of};
@@ -35,6 +35,9 @@ const LAZY: Duration = Duration::from_secs(3);
 
 /// A pod must be gone so long before its accounts are closed. Safe at any length: closing charges all that was granted.
 const GONE: Duration = Duration::from_secs(30);
+
+/// Members of one budget that calls bring. Clients choose their names, and all books must fit into some objects.
+const MOST_MEMBERS: usize = 5_000;
 
 /// Tries over conflicts before a batch is left unanswered.
 const CONFLICTS: usize = 4;
@@ -190,6 +193,13 @@ impl Desk {
                     told.extend(unknown_budget(budgets, report, replica, now_ms, dirty));
                     continue;
                 };
+                if let Some(of) = self.terms.members_of(&report.budget)
+                    && !budgets.contains_key(&report.budget)
+                    && members(budgets, of) >= MOST_MEMBERS
+                {
+                    told.push(no_room(report, terms));
+                    continue;
+                }
                 let shard = shard_of(&report.budget);
                 let budget = budgets.entry(report.budget.clone()).or_default();
                 let before = durable(budget, report, replica);
@@ -309,9 +319,10 @@ impl Desk {
         let now = jiff::Timestamp::now().as_second();
         let spent = ids.filter_map(|id| {
             let (budget, terms) = (budgets.get(id)?, self.terms.get(id)?);
-            let Terms { limit, .. } = **terms;
-            let totals = budget.totals(terms, now);
-            Some((id.to_owned(), SpendFact { used: totals.used, charged: totals.charged, held: totals.held, limit }))
+            let Terms { limit, ref period, .. } = **terms;
+            let Totals { used, charged, held } = budget.totals(terms, now);
+            let period_starts_at = period.span(now).starts_at;
+            Some((id.to_owned(), SpendFact { used, charged, held, limit, period_starts_at }))
         });
         self.unshown |= self.context.facts.set_spend(&self.gateway, spent);
     }
@@ -339,6 +350,28 @@ fn durable(budget: &Budget, report: &Report, replica: &ReplicaId) -> Durable {
         used: account.used,
         closed: account.closed,
     })
+}
+
+/// How many members of a budget have books.
+fn members(budgets: &BTreeMap<String, Budget>, of: &str) -> usize {
+    let first = format!("{of}/");
+    // `0` follows `/`.
+    budgets.range(first..format!("{of}0")).count()
+}
+
+/// Nothing is granted to a member that there is no room for: as if others had spent its limit.
+fn no_room(report: &Report, terms: &Terms) -> Answer {
+    Answer {
+        budget: report.budget.clone(),
+        span: report.span.clone(),
+        granted: 0,
+        limit: terms.limit,
+        used_elsewhere: terms.limit,
+        charged_elsewhere: terms.limit,
+        tight: false,
+        closed: false,
+        unknown: false,
+    }
 }
 
 /// A budget that the configuration does not have any more, or not yet: what was used is kept, nothing is granted. An

@@ -13,7 +13,7 @@ mod caller;
 mod desk;
 mod shards;
 mod spend;
-mod terms;
+pub mod terms;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;

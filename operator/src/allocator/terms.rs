@@ -9,19 +9,39 @@ use tollgate_snapshot::model::{self, Name};
 
 /// By id.
 #[derive(Clone, Debug, Default)]
-pub struct AllTerms(HashMap<Name, Arc<Terms>>);
+pub struct AllTerms {
+    budgets: HashMap<Name, Arc<Terms>>,
+    /// Of those that have one for each member that calls bring, by what is before the `/` and the member.
+    of_members: HashMap<Name, Arc<Terms>>,
+}
 
 impl AllTerms {
     pub fn of(snapshot: &Snapshot) -> AllTerms {
-        AllTerms(snapshot.budgets.iter().map(|budget| (budget.id.clone(), Arc::new(terms(budget)))).collect())
+        let mut all = AllTerms::default();
+        for budget in &snapshot.budgets {
+            let map = if budget.per.is_some() { &mut all.of_members } else { &mut all.budgets };
+            map.entry(budget.id.clone()).or_insert_with(|| Arc::new(terms(budget)));
+        }
+        all
     }
 
     pub fn get(&self, budget: &str) -> Option<&Arc<Terms>> {
-        self.0.get(budget)
+        self.budgets.get(budget).or_else(|| self.of_members.get(self.members_of(budget)?))
+    }
+
+    /// The budget of which this one is of a member that a call brought.
+    pub fn members_of<'b>(&self, budget: &'b str) -> Option<&'b str> {
+        if self.of_members.is_empty() || self.budgets.contains_key(budget) {
+            return None;
+        }
+        // `namespace/Budget/name`, and what follows: members may have a `/` in them.
+        let end = budget.match_indices('/').nth(2)?.0;
+        Some(&budget[..end]).filter(|id| self.of_members.contains_key(*id))
     }
 }
 
-fn terms(budget: &model::Budget) -> Terms {
+/// What one budget promises.
+pub fn terms(budget: &model::Budget) -> Terms {
     Terms {
         unit: match budget.unit {
             model::BudgetUnit::Usd => Unit::NanoUsd,
@@ -45,5 +65,37 @@ fn terms(budget: &model::Budget) -> Terms {
             model::Period::Lifetime => Period::Lifetime,
         },
         reset_token: budget.reset_token.as_deref().map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_snapshot::model::{Budget, PerCall};
+
+    #[test]
+    fn members_that_calls_bring_have_the_terms_of_their_budget() {
+        let budget = |id: &str, limit, per| Budget { id: id.into(), limit, per, ..Budget::default() };
+        let snapshot = Snapshot {
+            budgets: vec![
+                budget("n/Budget/ends", 5, Some(PerCall::EndUser)),
+                budget("n/Budget/keys/k", 7, None),
+                budget("n/VirtualKey/k", 9, None),
+            ],
+            ..Snapshot::default()
+        };
+        let terms = AllTerms::of(&snapshot);
+        let limit = |id: &str| terms.get(id).map(|terms| terms.limit);
+        for (id, expected) in [
+            ("n/Budget/ends/alice", Some(5)),
+            ("n/Budget/ends/a/b/c", Some(5)),
+            ("n/Budget/ends", None),
+            ("n/Budget/keys/k", Some(7)),
+            ("n/Budget/keys/other", None),
+            ("n/VirtualKey/k", Some(9)),
+            ("n/VirtualKey/k/x", None),
+        ] {
+            assert_eq!(limit(id), expected, "{id}");
+        }
     }
 }

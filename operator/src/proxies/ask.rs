@@ -12,6 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tollgate_allocator::rates::{self, Telling};
 use tollgate_allocator::{Exchange, Exchanged};
 
 use super::fleet::Told;
@@ -145,6 +146,16 @@ impl Asker {
         let body = serde_json::to_string(exchange).expect("names and numbers are JSON");
         let patience = PATIENCE + Duration::from_millis(exchange.wait_ms);
         self.ask(Method::POST, proxy, "/operator/allowance", Some(token), body.into(), patience).await
+    }
+
+    /// Tells a proxy its shares of rate limits and hears how they are used; the proxy may take a while.
+    ///
+    /// # Errors
+    /// [`AskError`]; the proxy tells the same again. Status 404: it is of a version that shares nothing.
+    pub async fn rates(&self, proxy: SocketAddr, token: &str, told: &rates::Told) -> Result<Telling, AskError> {
+        let body = serde_json::to_string(told).expect("names and numbers are JSON");
+        let patience = PATIENCE + Duration::from_millis(told.wait_ms);
+        self.ask(Method::POST, proxy, "/operator/rates", Some(token), body.into(), patience).await
     }
 
     async fn ask<T: DeserializeOwned>(

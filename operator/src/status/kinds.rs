@@ -2,19 +2,20 @@
 
 use serde::Serialize;
 use tollgate_crds::{
-    BudgetSpec, BudgetStatus, Condition, ConditionStatus, KeyPolicy, LLMGatewaySpec, LLMGatewayStatus,
-    ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode, ProviderAccountSpec,
-    ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText, VirtualKeySpec,
-    VirtualKeyStatus,
+    BudgetSpec, BudgetStatus, Condition, ConditionStatus, Enforcement, ExhaustedAction, KeyPolicy, LLMGatewaySpec,
+    LLMGatewayStatus, ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode,
+    ProviderAccountSpec, ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText,
+    VirtualKeySpec, VirtualKeyStatus,
 };
 use tollgate_snapshot::compile::{Document, Object};
-use tollgate_snapshot::{Finding, ObjectRef, Severity};
+use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
 };
+use super::index::budget_object;
 use super::queue::{Urgency, Wanted};
-use super::{Pass, is_sound, moment, text};
+use super::{Pass, is_sound, moment, overshoot, text};
 use crate::events::Event;
 use crate::facts::{GatewayFact, Problem, SpendFact};
 use crate::world::{Record, Seen, SeenCondition, digest, solid};
@@ -312,10 +313,26 @@ impl<'a> Pass<'a> {
         let mut statements = self.common(document, &look, in_tables);
         statements.push(ready(&statements, "calls are bound by it"));
         let cause = statements[..2].iter().find(|statement| !statement.is_true());
-        let spend = self.spend(&format!("{}/Budget/{}", name.0, name.1));
+        let members = object.spec.per.map(|_| self.members.get(&name).copied().unwrap_or_default());
+        let spend = match members {
+            Some(members) => Some(members.all).filter(|_| members.count > 0),
+            None => self.spend(&format!("{}/Budget/{}", name.0, name.1)),
+        };
+        let BudgetSpec { enforcement, when_exhausted, .. } = &object.spec;
+        let goes_on = *enforcement == Enforcement::Soft && when_exhausted.action == ExhaustedAction::Throttle;
+        let fullest = members.map_or(spend, |members| spend.map(|_| members.fullest));
         statements.push(match (in_tables, cause, spend) {
             (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
             (false, None, _) => Statement::fails(AVAILABLE, "NotInUse", "no proxy uses it"),
+            // Calls of those that have not are admitted.
+            (true, _, Some(_)) if let Some(members) = members => {
+                Statement::holds(AVAILABLE, AVAILABLE, members.sentence())
+            }
+            (true, _, Some(spend)) if spend.used >= spend.limit && goes_on => Statement::holds(
+                AVAILABLE,
+                AVAILABLE,
+                "what may be spent is spent; a share of the usual rate is admitted",
+            ),
             (true, _, Some(spend)) if spend.used >= spend.limit => {
                 Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
             }
@@ -332,11 +349,31 @@ impl<'a> Pass<'a> {
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
             spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
-            used_percent: spend.map(text::used_percent),
+            used_percent: fullest.map(text::used_percent),
             held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
+            max_overshoot: Some(self.overshoot(name, object)),
             ..BudgetStatus::default()
         };
         self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// The most that can be spent above the limit, over all gateways.
+    fn overshoot(&self, name: (&str, &str), object: &Object<BudgetSpec>) -> String {
+        let unit = object.spec.unit;
+        let mut sum = 0i64;
+        for (GatewayName { namespace, name: gateway }, snapshot) in &self.compiled.snapshots {
+            let is_of = |row: &&tollgate_snapshot::model::Budget| budget_object(&row.id) == Some(name);
+            let rows: Vec<_> = snapshot.budgets.iter().filter(is_of).collect();
+            if rows.is_empty() || rows.iter().all(|row| row.hard) {
+                continue;
+            }
+            let proxies = self.known.proxies.get(&(namespace.clone(), gateway.clone()));
+            match overshoot::of(snapshot, &rows, proxies.map_or(1, |proxies| proxies.total.max(1))) {
+                Some(most) => sum = sum.saturating_add(most),
+                None => return "unbounded".to_owned(),
+            }
+        }
+        text::amount(sum, unit)
     }
 
     /// Where a budget stands, by its id; `None`: nobody has used it yet.
@@ -453,7 +490,7 @@ fn events(object: &ObjectRef, record: &Record, before: &Seen, now: &[Condition])
                 uid: record.uid.clone(),
                 warning: *status == ConditionStatus::False && *type_ != ACTIVE,
                 reason: reason.clone(),
-                action: "Reconcile",
+                action: "Reconcile".to_owned(),
                 note: message.clone(),
             });
         }

@@ -4,6 +4,8 @@
 mod condition;
 mod index;
 mod kinds;
+mod members;
+mod overshoot;
 mod queue;
 mod text;
 
@@ -16,6 +18,7 @@ use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
 use self::condition::{Common, PROGRAMMED, Running};
 use self::index::Index;
+use self::members::Members;
 use self::queue::Asserted;
 pub use self::queue::{StatusQueue, Urgency, Wanted};
 use crate::Context;
@@ -84,6 +87,8 @@ struct Pass<'a> {
     /// Unix seconds.
     now: i64,
     now_text: TimestampText,
+    /// Of Budgets that have one for each member, all of them together.
+    members: HashMap<(&'a str, &'a str), Members>,
     /// Which ModelDeployments are ready.
     ready: HashMap<(&'a str, &'a str), ConditionStatus>,
     shown: Shown,
@@ -112,6 +117,7 @@ impl<'a> Pass<'a> {
             timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
+            members: Members::of_all(known),
             ready: HashMap::new(),
             shown: Shown::default(),
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tollgate_crds::KeyPolicy;
 use tollgate_snapshot::compile::{
-    self, ConfigMaps, Document, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
+    self, ConfigMaps, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
 };
 use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
-use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Severity, Snapshot};
+use tollgate_snapshot::{Credential, Finding, GatewayName, ObjectRef, Severity, Snapshot};
 
 use crate::facts::Known;
 use crate::world::Objects;
@@ -27,6 +27,8 @@ pub struct Asked {
 #[derive(Default)]
 pub struct Compiled {
     pub snapshots: BTreeMap<GatewayName, Arc<Snapshot>>,
+    /// URLs that are told of budgets.
+    pub webhooks: BTreeMap<GatewayName, Arc<[Credential]>>,
     /// By object, errors first.
     pub findings: HashMap<ObjectRef, Vec<Finding>>,
     pub errors: usize,
@@ -44,6 +46,7 @@ pub fn compile(
 ) -> (Compiled, BTreeMap<GatewayName, Tables>) {
     let mut findings: Vec<Finding> = Vec::new();
     let mut snapshots = BTreeMap::new();
+    let mut webhooks = BTreeMap::new();
     let mut tables = BTreeMap::new();
     for Asked { gateway, previous, salt, token, shard_digits } in asked {
         let input = Input {
@@ -53,7 +56,8 @@ pub fn compile(
             previous: previous.as_deref(),
             ..Input::new(objects.documents(), secrets, hashes, Mode::Cluster, now)
         };
-        let compile::Compiled { snapshot, credentials, findings: found } = compile::compile(input);
+        let compile::Compiled { snapshot, credentials, webhooks: urls, findings: found } = compile::compile(input);
+        webhooks.insert(gateway.clone(), urls.into());
         let written = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
         tables.insert(gateway.clone(), written);
         snapshots.insert(gateway.clone(), Arc::new(snapshot));
@@ -64,7 +68,7 @@ pub fn compile(
         .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
     findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
     findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
-    (gather(snapshots, findings), tables)
+    (Compiled { webhooks, ..gather(snapshots, findings) }, tables)
 }
 
 /// The same finding of several gateways is one.
@@ -80,7 +84,7 @@ fn gather(snapshots: BTreeMap<GatewayName, Arc<Snapshot>>, mut findings: Vec<Fin
     for finding in findings {
         by_object.entry(finding.object.clone()).or_default().push(finding);
     }
-    Compiled { snapshots, findings: by_object, errors, warnings }
+    Compiled { snapshots, webhooks: BTreeMap::new(), findings: by_object, errors, warnings }
 }
 
 /// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must
@@ -102,16 +106,4 @@ pub fn hashes(objects: &Objects, known: &Known, secrets: &Secrets) -> KeyHashes 
         }
     }
     hashes
-}
-
-/// When compiling again gives another result although nothing changed: the earliest end of a boost. Unix seconds.
-pub fn next_change(objects: &Objects, now: i64) -> Option<i64> {
-    let ends = objects.documents().iter().filter_map(|document| match document {
-        Document::Budget(object) => {
-            let until = object.spec.boost.as_ref()?.until.as_ref()?;
-            Some(until.as_str().parse::<jiff::Timestamp>().ok()?.as_second())
-        }
-        _ => None,
-    });
-    ends.filter(|end| *end > now).min()
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tollgate_snapshot::compile::next_change;
 use tollgate_snapshot::wire::Tables;
 use tollgate_snapshot::{Credential, GatewayName, ObjectRef, Snapshot};
 
@@ -261,7 +262,7 @@ impl Lead<'_> {
         let now = now();
         let in_seconds =
             |at: i64| Instant::now() + Duration::from_secs(u64::try_from(at - now).unwrap_or(0).min(86_400));
-        let boost = compiled::next_change(&self.context.world.read(), now).map(in_seconds);
+        let boost = next_change(self.context.world.read().documents(), now).map(in_seconds);
         let compile = retry.into_iter().chain(boost).min();
         // Also where that moment came during a round.
         let grown = self.looked_young.then(|| self.begun + YOUNG);
@@ -385,6 +386,9 @@ impl Lead<'_> {
                     if let Some(gateway) = self.gateways.get_mut(name) {
                         gateway.previous = Some(snapshot.clone());
                     }
+                }
+                for (GatewayName { namespace, name }, webhooks) in &compiled.webhooks {
+                    facts.set_webhooks(namespace, name, webhooks.clone());
                 }
                 metrics.findings(compiled.errors, compiled.warnings);
                 self.compiled = Arc::new(compiled);

@@ -2,47 +2,93 @@
 //! a limit, and as the rows that keys are bound to.
 //!
 //! An account is what the ledger counts. A row is an account as some keys see it: a parent counts, beside its own calls,
-//! those that a child of it counts, so one account may have rows with different filters. A key has one row per account.
+//! those that a child of it counts, so one account may have rows with different filters. A key has one row per account,
+//! or several where no single filter says which calls count; a call that several let through counts once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tollgate_crds::{
     AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
-    LabelSelector, Threshold, WhenExhausted,
+    LabelSelector, SecretKeyRef, SecretSource, Threshold, WhenExhausted, WhenLow,
 };
 
+use super::credential;
+use super::endpoint;
 use super::gateway::Gateway;
-use super::input::{Input, Labels, Mode, Object};
+use super::input::{Document, Input, Labels, Mode, Object};
 use super::objects::{Everything, Grants};
 use super::previous::Previous;
 use super::report::{Report, Subject};
+use super::route::{self, Routes};
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
-use crate::model::{Budget, CalendarUnit, ModelSet, Name, Period};
+use crate::model::{self, Budget, CalendarUnit, Credential, ModelSet, Name, PerCall, Period};
 
-/// Which calls of a key an account counts.
+/// Which calls of a key a row counts. What is empty holds for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Filter {
     models: Option<ModelSet>,
     providers: Vec<Name>,
+    tags: Vec<Name>,
+    end_users: Vec<Name>,
 }
 
 impl Filter {
-    /// At least what either counts. Exact unless both name models and providers.
-    fn or(&self, other: &Filter) -> Filter {
+    /// The filter that lets through what either does. `None`: it takes both.
+    fn or(&self, other: &Filter) -> Option<Filter> {
+        if self.covers(other) {
+            return Some(self.clone());
+        }
+        if other.covers(self) {
+            return Some(other.clone());
+        }
+        let differ = [
+            self.models != other.models,
+            self.providers != other.providers,
+            self.tags != other.tags,
+            self.end_users != other.end_users,
+        ];
+        if differ.into_iter().filter(|differ| *differ).count() > 1 {
+            return None;
+        }
         let models = match (&self.models, &other.models) {
             (Some(a), Some(b)) => Some(unite(a, b)),
             (None, _) | (_, None) => None,
         };
-        let mut providers = Vec::new();
-        if !self.providers.is_empty() && !other.providers.is_empty() {
-            providers = self.providers.iter().chain(&other.providers).cloned().collect();
-            providers.sort();
-            providers.dedup();
-        }
-        Filter { models, providers }
+        Some(Filter {
+            models,
+            providers: either(&self.providers, &other.providers),
+            tags: either(&self.tags, &other.tags),
+            end_users: either(&self.end_users, &other.end_users),
+        })
     }
+
+    /// Whether it lets through all that the other does, as far as that is easily seen.
+    fn covers(&self, other: &Filter) -> bool {
+        let Filter { models, providers, tags, end_users } = self;
+        let listed = |own: &[Name], other: &[Name]| own.is_empty() || own == other;
+        (models.is_none() || *models == other.models)
+            && listed(providers, &other.providers)
+            && listed(tags, &other.tags)
+            && listed(end_users, &other.end_users)
+    }
+
+    fn is_all(&self) -> bool {
+        *self == Filter::default()
+    }
+}
+
+/// What is in either list; nothing, which stands for all, where one is empty.
+fn either(a: &[Name], b: &[Name]) -> Vec<Name> {
+    if a.is_empty() || b.is_empty() {
+        return Vec::new();
+    }
+    let mut both: Vec<Name> = a.iter().chain(b).cloned().collect();
+    both.sort();
+    both.dedup();
+    both
 }
 
 /// What a budget says about its amount.
@@ -66,9 +112,10 @@ struct Defined<'a> {
     filter: Filter,
     parent: Option<usize>,
     per: Option<BudgetPer>,
-    /// False where what it selects is not there yet: it binds nothing.
+    /// False where it selects what another gateway decides on: it binds nothing here.
     binds: bool,
     reset_token: Option<Name>,
+    thresholds: Vec<model::Threshold>,
 }
 
 /// The key that budgets are looked for.
@@ -98,6 +145,8 @@ pub(super) struct Budgets<'a> {
     row_of_all: Vec<Option<u32>>,
     row_of_object: HashMap<(usize, Option<Name>, Filter), u32, RandomState>,
     row_of_team: HashMap<InTeam, Option<u32>, RandomState>,
+    /// URLs that are called when thresholds are passed, by their ids.
+    webhooks: BTreeMap<Name, Arc<str>>,
 }
 
 /// A budget that is written into a team: the team's position, and that of the member whose it is.
@@ -114,8 +163,9 @@ impl<'a> Budgets<'a> {
     ) -> Budgets<'a> {
         let mut positions = Vec::with_capacity(everything.budgets.len());
         let mut defined = Vec::with_capacity(everything.budgets.len());
+        let mut webhooks = BTreeMap::new();
         for object in everything.budgets.iter() {
-            let budget = define(object, gateway, input, previous, report);
+            let budget = define(object, gateway, input, previous, &mut webhooks, report);
             positions.push(budget.is_some().then_some(defined.len()));
             defined.extend(budget);
         }
@@ -129,6 +179,7 @@ impl<'a> Budgets<'a> {
             row_of_all: Vec::new(),
             row_of_object: HashMap::default(),
             row_of_team: HashMap::default(),
+            webhooks,
         };
         budgets.link_parents(everything, &positions, report);
         budgets.row_of_all = vec![None; budgets.defined.len()];
@@ -136,7 +187,26 @@ impl<'a> Budgets<'a> {
         budgets
     }
 
-    pub fn into_rows(mut self, gateway: &Gateway<'_>) -> Vec<Budget> {
+    /// Models to call instead that are not there. Where a budget binds other namespaces, some of them may have it.
+    pub fn report_low_models(&self, routes: &Routes, report: &mut Report) {
+        for Defined { object, .. } in &self.defined {
+            let subject = object.subject();
+            let Some(WhenLow { models, .. }) = &object.spec.when_low else { continue };
+            let is_looked_at = |namespace: &&model::Namespace| {
+                *subject.namespace == *self.gateway_namespace || *namespace.name == *subject.namespace
+            };
+            for (number, name) in models.iter().enumerate() {
+                let mut namespaces = routes.namespaces.iter().filter(is_looked_at);
+                if namespaces.all(|namespace| route::find(namespace, name).is_none()) {
+                    let message = format!("no model is called `{name}` in namespace `{}`", subject.namespace);
+                    report.warning(subject, Reason::NotFound, format!("spec.whenLow.models[{number}]"), message);
+                }
+            }
+        }
+    }
+
+    /// The rows, and the URLs that they name, sorted by id.
+    pub fn into_rows(mut self, gateway: &Gateway<'_>) -> (Vec<Budget>, Vec<Credential>) {
         // Budgets that no key is under yet are there to be seen.
         for at in 0..self.defined.len() {
             let Defined { object, per, binds, .. } = &self.defined[at];
@@ -145,7 +215,8 @@ impl<'a> Budgets<'a> {
                 self.row(at, None, filter);
             }
         }
-        self.rows
+        let webhooks = self.webhooks.into_iter().map(|(id, value)| Credential { id, value }).collect();
+        (self.rows, webhooks)
     }
 
     fn link_parents(&mut self, everything: &Everything<'a>, positions: &[Option<usize>], report: &mut Report) {
@@ -197,11 +268,26 @@ impl<'a> Budgets<'a> {
 
     fn report_above(&self, child: usize, parent: usize, report: &mut Report) {
         let (below, above) = (&self.defined[child], &self.defined[parent]);
-        let is_comparable = below.terms.unit == above.terms.unit
-            && length_seconds(&below.terms.period) <= length_seconds(&above.terms.period);
-        if is_comparable && below.terms.limit > above.terms.limit {
+        let of = |Terms { limit, unit, hard: _, period }: &Terms| (*unit, length_seconds(period), *limit);
+        if is_above(of(&below.terms), of(&above.terms)) {
             let message = format!("its limit is above that of Budget `{}`, which binds it too", above.object.meta.name);
             report.warning(below.object.subject(), Reason::AboveParent, "spec.limit", message);
+        }
+    }
+
+    /// A team's budget that is never reached, because that of the team above is less.
+    pub fn report_above_team(
+        &self,
+        (below, above): (usize, usize),
+        name_above: &str,
+        subject: Subject<'_>,
+        report: &mut Report,
+    ) {
+        let row = |at: usize| self.row_of_team.get(&(at, None)).copied().flatten().map(|row| &self.rows[row as usize]);
+        let of = |budget: &Budget| (budget.unit, length_seconds(&budget.period), budget.limit);
+        if row(below).zip(row(above)).is_some_and(|(below, above)| is_above(of(below), of(above))) {
+            let message = format!("its limit is above that of Team `{name_above}`, which binds it too");
+            report.warning(subject, Reason::AboveParent, "spec.budget.limit", message);
         }
     }
 
@@ -264,14 +350,22 @@ impl<'a> Budgets<'a> {
         selected.retain(|at| !named.contains(at) && self.selects(*at, holder));
         let mut bound: Vec<(usize, Filter)> = Vec::with_capacity(named.len() + selected.len());
         for at in named.iter().copied().chain(selected) {
-            if !self.defined[at].binds {
+            let Defined { binds, filter, .. } = &self.defined[at];
+            if !binds {
                 continue;
             }
-            let filter = &self.defined[at].filter;
+            // Calls of a key with one of the tags have it, whatever else they bring.
+            let has_tag = holder.tags.iter().any(|tag| filter.tags.iter().any(|listed| **listed == **tag));
             for &above in &self.chains[at] {
-                match bound.iter_mut().find(|(other, _)| *other == above) {
-                    Some((_, counted)) => *counted = counted.or(filter),
-                    None => bound.push((above, filter.clone())),
+                let mut filter = filter.clone();
+                if has_tag && self.defined[above].per != Some(BudgetPer::Tag) {
+                    filter.tags.clear();
+                }
+                let mut rows = bound.iter_mut().filter(|(other, _)| *other == above);
+                let known = rows.find_map(|(_, counted)| counted.or(&filter).map(|either| (counted, either)));
+                match known {
+                    Some((counted, either)) => *counted = either,
+                    None => bound.push((above, filter)),
                 }
             }
         }
@@ -280,7 +374,7 @@ impl<'a> Budgets<'a> {
             let member = match self.defined[at].per {
                 None => None,
                 Some(per) => match self.member(at, per, holder) {
-                    Member::Shared => None,
+                    Member::OfCall => None,
                     Member::Of(member) => Some(member),
                     Member::Nobody => continue,
                 },
@@ -331,8 +425,9 @@ impl<'a> Budgets<'a> {
             team_selector,
             namespace_selector: _,
             users,
+            // Only calls tell these.
             end_users: _,
-            tags,
+            tags: _,
             models: _,
             providers: _,
         } = &self.defined[at].object.spec.applies_to;
@@ -341,7 +436,6 @@ impl<'a> Budgets<'a> {
                 .as_ref()
                 .is_none_or(|selector| holder.team.is_some_and(|(_, _, labels)| selector.matches(labels)))
             && (users.is_empty() || holder.user.is_some_and(|user| users.iter().any(|listed| listed == user)))
-            && (tags.is_empty() || holder.tags.iter().any(|tag| tags.contains(tag)))
     }
 
     fn member(&self, at: usize, per: BudgetPer, holder: Holder<'_>) -> Member {
@@ -355,12 +449,12 @@ impl<'a> Budgets<'a> {
             BudgetPer::Team => holder.team.map_or(Member::Nobody, |(namespace, name, _)| named(namespace, name)),
             BudgetPer::User => holder.user.map_or(Member::Nobody, |user| Member::Of(user.into())),
             BudgetPer::Namespace => Member::Of(holder.namespace.into()),
-            BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider => Member::Shared,
+            BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider => Member::OfCall,
         }
     }
 
     fn row(&mut self, at: usize, member: Option<Name>, filter: Filter) -> u32 {
-        let is_plain = member.is_none() && filter.models.is_none() && filter.providers.is_empty();
+        let is_plain = member.is_none() && filter.is_all();
         if let Some(row) = self.row_of_all[at].filter(|_| is_plain) {
             return row;
         }
@@ -375,7 +469,7 @@ impl<'a> Budgets<'a> {
             None => id.as_str().into(),
         };
         let Terms { limit, unit, hard, ref period } = *terms;
-        let (models, providers) = (filter.models.clone(), filter.providers.clone());
+        let Filter { models, providers, tags, end_users } = filter.clone();
         let budget = Budget {
             id,
             limit,
@@ -384,9 +478,16 @@ impl<'a> Budgets<'a> {
             period: period.clone(),
             models,
             providers,
+            tags,
+            end_users,
+            per: per.and_then(per_call),
             reset_token: reset_token.clone(),
             of_one_key: *per == Some(BudgetPer::Key),
             allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
+            deny_unavailable: !hard && object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Deny),
+            when_low: object.spec.when_low.as_ref().map(when_low),
+            throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
+            thresholds: self.defined[at].thresholds.clone(),
         };
         let row = self.push(budget);
         match is_plain {
@@ -416,7 +517,6 @@ struct Selecting<'a> {
 enum Mark<'a> {
     User(&'a str),
     Label(&'a str, &'a str),
-    Tag(&'a str),
     TeamLabel(&'a str, &'a str),
 }
 
@@ -428,8 +528,6 @@ impl<'a> Selecting<'a> {
             scope.users.iter().for_each(|user| mark(Mark::User(user)));
         } else if let Some((name, value)) = label(&scope.key_selector) {
             mark(Mark::Label(name, value));
-        } else if !scope.tags.is_empty() {
-            scope.tags.iter().for_each(|tag| mark(Mark::Tag(tag)));
         } else if let Some((name, value)) = label(&scope.team_selector) {
             mark(Mark::TeamLabel(name, value));
         } else {
@@ -447,7 +545,6 @@ impl<'a> Selecting<'a> {
         if !by_mark.is_empty() {
             holder.user.into_iter().for_each(|user| add(Mark::User(user)));
             holder.labels.iter().for_each(|(name, value)| add(Mark::Label(name, value)));
-            holder.tags.iter().for_each(|tag| add(Mark::Tag(tag)));
             let team = holder.team.into_iter().flat_map(|(_, _, labels)| labels);
             team.for_each(|(name, value)| add(Mark::TeamLabel(name, value)));
         }
@@ -462,8 +559,18 @@ enum Member {
     Of(Name),
     /// Nobody's: the key has none of what there is a budget for each of.
     Nobody,
-    /// There is one for all, because members are not told apart yet.
-    Shared,
+    /// Only calls tell.
+    OfCall,
+}
+
+fn per_call(per: BudgetPer) -> Option<PerCall> {
+    match per {
+        BudgetPer::EndUser => Some(PerCall::EndUser),
+        BudgetPer::Tag => Some(PerCall::Tag),
+        BudgetPer::Model => Some(PerCall::Model),
+        BudgetPer::Provider => Some(PerCall::Provider),
+        BudgetPer::Key | BudgetPer::Team | BudgetPer::User | BudgetPer::Namespace => None,
+    }
 }
 
 /// `None`: it binds nothing, because it cannot be read and is not Hard.
@@ -472,6 +579,7 @@ fn define<'a>(
     gateway: &Gateway<'_>,
     input: &Input<'_>,
     previous: &Previous<'_>,
+    webhooks: &mut BTreeMap<Name, Arc<str>>,
     report: &mut Report,
 ) -> Option<Defined<'a>> {
     let BudgetSpec {
@@ -482,7 +590,7 @@ fn define<'a>(
         applies_to,
         per,
         parent_ref: _,
-        thresholds: _,
+        thresholds,
         when_low: _,
         when_exhausted: _,
         boost,
@@ -507,9 +615,15 @@ fn define<'a>(
         }
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
-    let filter = Filter { models, providers: providers(&applies_to.providers, subject, report) };
+    let filter = Filter {
+        models,
+        providers: providers(&applies_to.providers, subject, report),
+        tags: sorted(&applies_to.tags),
+        end_users: sorted(&applies_to.end_users),
+    };
     let reset_token = reset_token.as_deref().map(Name::from);
-    Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token })
+    let thresholds = compile_thresholds(thresholds, input, subject, webhooks, report);
+    Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token, thresholds })
 }
 
 /// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written; without
@@ -552,6 +666,87 @@ fn written(
     Some(Budget { id: id.into(), limit, unit, hard, period, ..Budget::default() })
 }
 
+/// A webhook that cannot be called leaves its threshold to the Event and the metric.
+fn compile_thresholds(
+    thresholds: &[Threshold],
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    webhooks: &mut BTreeMap<Name, Arc<str>>,
+    report: &mut Report,
+) -> Vec<model::Threshold> {
+    let mut compiled = Vec::with_capacity(thresholds.len());
+    for (at, Threshold { percent, webhook }) in thresholds.iter().enumerate() {
+        let Ok(percent) = u32::try_from(*percent) else { continue };
+        let webhook = webhook.as_ref().and_then(|SecretSource { secret_ref }| {
+            let url =
+                webhook_url(secret_ref, input, subject, &format!("spec.thresholds[{at}].webhook.secretRef"), report)?;
+            let id = credential::id(subject.namespace, secret_ref);
+            webhooks.insert(id.clone(), url);
+            Some(id)
+        });
+        compiled.push(model::Threshold { percent, webhook });
+    }
+    compiled
+}
+
+/// A URL out of a Secret. Nothing of it is in a message: who may call it may write there.
+fn webhook_url(
+    reference: &SecretKeyRef,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    field: &str,
+    report: &mut Report,
+) -> Option<Arc<str>> {
+    let (secret, url) = credential::read(input, reference, subject, field, report)?;
+    let SecretKeyRef { name, key } = reference;
+    // What follows a `?` belongs to the receiver.
+    let Ok(endpoint) = endpoint::parse(url.split('?').next().unwrap_or_default()) else {
+        let message = format!("entry `{key}` of Secret `{name}` is no URL that begins with http:// or https://");
+        report.error(subject, Reason::InvalidValue, field, message);
+        return None;
+    };
+    if let Some(why) = endpoint::refusal(&endpoint.host, input.mode) {
+        let message = format!("the host in entry `{key}` of Secret `{name}` may not be called: {why}");
+        report.error(subject, Reason::HostNotAllowed, field, message);
+        return None;
+    }
+    if input.mode == Mode::Cluster && !credential::is_annotated(secret, &endpoint.host) {
+        let message = format!("Secret `{name}` does not allow the host in its entry `{key}`");
+        report.error(subject, Reason::CredentialHostNotAllowed, field, message).hint =
+            "whoever owns the Secret can annotate it with tollgate.dev/hosts: and the host".to_owned();
+        return None;
+    }
+    Some(url)
+}
+
+fn when_low(WhenLow { below_percent, models }: &WhenLow) -> model::WhenLow {
+    model::WhenLow {
+        below_percent: u32::try_from(*below_percent).unwrap_or(0).min(100),
+        models: models.iter().map(|model| model.as_str().into()).collect(),
+    }
+}
+
+fn throttle(WhenExhausted { action, percent }: &WhenExhausted) -> Option<u32> {
+    match action {
+        ExhaustedAction::Block => None,
+        ExhaustedAction::Throttle => {
+            percent.and_then(|percent| u32::try_from(percent).ok()).map(|one| one.clamp(1, 99))
+        }
+    }
+}
+
+/// When compiling again gives another result although nothing changed: the earliest end of a boost. Unix seconds.
+pub fn next_change(documents: &[Document], now: i64) -> Option<i64> {
+    let ends = documents.iter().filter_map(|document| match document {
+        Document::Budget(object) => {
+            let until = object.spec.boost.as_ref()?.until.as_ref()?;
+            Some(until.as_str().parse::<jiff::Timestamp>().ok()?.as_second())
+        }
+        _ => None,
+    });
+    ends.filter(|end| *end > now).min()
+}
+
 fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {
     let Boost { amount, until } = boost;
     let Some(until) = until else {
@@ -563,15 +758,15 @@ fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reade
     (now < until).then_some(amount)
 }
 
-/// Whether the scope can select any call of this gateway yet.
+/// Whether the scope can select any call of this gateway.
 fn check_scope(scope: &BudgetScope, gateway: &Gateway<'_>, subject: Subject<'_>, report: &mut Report) -> bool {
     let BudgetScope {
         key_selector: _,
         team_selector: _,
         namespace_selector,
         users: _,
-        end_users,
-        tags,
+        end_users: _,
+        tags: _,
         models: _,
         providers: _,
     } = scope;
@@ -582,15 +777,14 @@ fn check_scope(scope: &BudgetScope, gateway: &Gateway<'_>, subject: Subject<'_>,
         let message = format!("only budgets in the gateway's namespace `{own}` select namespaces");
         report.error(subject, Reason::InvalidValue, "spec.appliesTo.namespaceSelector", message);
     }
-    if !tags.is_empty() {
-        let message = "only tags of keys are looked at yet, not those of requests";
-        report.not_yet(subject, "spec.appliesTo.tags", message);
-    }
-    if !end_users.is_empty() {
-        let message = "end users are not told apart yet; the budget binds nothing";
-        report.error(subject, Reason::NotSupportedYet, "spec.appliesTo.endUsers", message);
-    }
-    end_users.is_empty() && !is_of_another_gateway
+    !is_of_another_gateway
+}
+
+fn sorted(listed: &[String]) -> Vec<Name> {
+    let mut names: Vec<Name> = listed.iter().map(|one| one.as_str().into()).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Vec<Name> {
@@ -606,30 +800,28 @@ fn providers(listed: &[String], subject: Subject<'_>, report: &mut Report) -> Ve
 }
 
 fn report_unused(spec: &BudgetSpec, mode: Mode, subject: Subject<'_>, report: &mut Report) {
-    let BudgetSpec { per, enforcement, thresholds, when_low, when_exhausted, on_allocator_unavailable, .. } = spec;
-    for (at, Threshold { percent: _, webhook: _ }) in thresholds.iter().enumerate() {
-        report.not_yet(subject, format!("spec.thresholds[{at}]"), "nobody is told of thresholds yet");
-    }
-    if when_low.is_some() {
-        report.not_yet(subject, "spec.whenLow", "no other models are preferred yet when little is left");
-    }
-    let WhenExhausted { action, percent: _ } = when_exhausted;
-    if *action == ExhaustedAction::Throttle {
-        report.not_yet(subject, "spec.whenExhausted", "calls are refused, not slowed down, when nothing is left");
-    }
-    match (enforcement, on_allocator_unavailable) {
-        (Enforcement::Soft, Some(AllocatorUnavailable::Deny)) => {
-            report.not_yet(subject, "spec.onAllocatorUnavailable", "a Soft budget admits while nobody can be asked");
+    let BudgetSpec { enforcement, when_exhausted, on_allocator_unavailable, .. } = spec;
+    let WhenExhausted { action, percent } = when_exhausted;
+    match (action, percent, enforcement) {
+        (ExhaustedAction::Throttle, _, Enforcement::Hard) => {
+            let message = "only a Soft budget is slowed down; under this one calls are refused when nothing is left";
+            report.warning(subject, Reason::InvalidValue, "spec.whenExhausted.action", message);
         }
-        (Enforcement::Hard, Some(AllocatorUnavailable::Allow)) if mode == Mode::Standalone => {
-            let message = "standalone, nobody else has to be asked";
-            report.not_yet(subject, "spec.onAllocatorUnavailable", message);
+        (ExhaustedAction::Throttle, None, _) => {
+            let message = "the share to admit is missing; calls are refused when nothing is left";
+            report.warning(subject, Reason::InvalidValue, "spec.whenExhausted.percent", message);
         }
-        _ => {}
+        (ExhaustedAction::Throttle, Some(_), Enforcement::Soft) | (ExhaustedAction::Block, ..) => {}
     }
-    if let Some(per @ (BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider)) = per {
-        report.not_yet(subject, "spec.per", format!("there is no budget for each {per:?} yet; all share one"));
+    if mode == Mode::Standalone && on_allocator_unavailable.is_some() {
+        let message = "standalone, nobody else has to be asked";
+        report.not_yet(subject, "spec.onAllocatorUnavailable", message);
     }
+}
+
+/// Whether a limit is above one that binds it too. Unit, seconds of the period, limit.
+fn is_above(below: (crate::model::BudgetUnit, i64, i64), above: (crate::model::BudgetUnit, i64, i64)) -> bool {
+    below.0 == above.0 && below.1 <= above.1 && below.2 > above.2
 }
 
 /// For comparisons only.

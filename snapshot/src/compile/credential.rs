@@ -172,8 +172,13 @@ pub(super) fn may_go_to(mode: Mode, provider: &Provider, secret: &Secret, host: 
         Mode::Standalone => true,
         Mode::Cluster => {
             let own = provider.host().is_some_and(|own| own.eq_ignore_ascii_case(host));
-            let annotated = secret.meta.annotations.get(HOSTS).map_or("", String::as_str);
-            own || endpoint::is_listed(annotated.split(','), host)
+            own || is_annotated(secret, host)
         }
     }
+}
+
+/// Whether the Secret's own annotation names the host.
+pub(super) fn is_annotated(secret: &Secret, host: &str) -> bool {
+    let annotated = secret.meta.annotations.get(HOSTS).map_or("", String::as_str);
+    endpoint::is_listed(annotated.split(','), host)
 }

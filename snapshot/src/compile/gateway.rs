@@ -11,6 +11,7 @@ use super::attachment::{self, Gateways};
 use super::credential;
 use super::input::{Input, Mode, Object};
 use super::objects::{Grants, Objects, age};
+use super::rate_limit::{self, Rules};
 use super::report::{Report, Subject};
 use super::values::Reader;
 use crate::finding::Reason;
@@ -18,6 +19,9 @@ use crate::model::{self, GatewayName, KeyHash, Name};
 
 /// Shorter keys can be guessed.
 pub(super) const SHORTEST_KEY: usize = 20;
+
+/// Proxies of a gateway that says nothing about their number.
+const USUAL_REPLICAS: i32 = 2;
 
 /// The port that `serve` listens on unless its flag says otherwise.
 const USUAL_PORT: i32 = 4000;
@@ -34,6 +38,8 @@ pub(super) struct Gateway<'a> {
     pub compiled: model::Gateway,
     /// URLs of its stores, by the ids of their credentials.
     pub urls: Vec<(Name, Arc<str>)>,
+    /// Which rates count which keys.
+    pub rules: Rules<'a>,
     gateways: Gateways<'a>,
     scope: Scope<'a>,
     mode: Mode,
@@ -70,16 +76,18 @@ impl<'a> Gateway<'a> {
             }
         };
         let mut urls = Vec::new();
-        let compiled = match (object, input.gateway) {
+        let (compiled, rules) = match (object, input.gateway) {
             (Some(object), _) => compile(object, input, &mut urls, report),
-            (None, Some(GatewayName { namespace, name })) => model::Gateway {
-                namespace: namespace.as_str().into(),
-                name: name.as_str().into(),
-                ..model::Gateway::default()
-            },
-            (None, None) => model::Gateway { namespace: input.default_namespace.into(), ..model::Gateway::default() },
+            (None, Some(GatewayName { namespace, name })) => {
+                let (namespace, name) = (namespace.as_str().into(), name.as_str().into());
+                (model::Gateway { namespace, name, ..model::Gateway::default() }, Rules::default())
+            }
+            (None, None) => {
+                let namespace = input.default_namespace.into();
+                (model::Gateway { namespace, ..model::Gateway::default() }, Rules::default())
+            }
         };
-        Gateway { compiled, urls, gateways: all, scope, mode: input.mode }
+        Gateway { compiled, urls, rules, gateways: all, scope, mode: input.mode }
     }
 
     /// Whether objects of the namespace may attach at all.
@@ -138,6 +146,20 @@ impl<'a> Gateway<'a> {
     pub fn prices(&self) -> Option<(Subject<'a>, &'a Prices)> {
         let (Scope::Alone(object) | Scope::OneOfMany(object)) = self.scope;
         object.map(|object| (object.subject(), &object.spec.prices))
+    }
+
+    /// Says where classes of keys have nothing to share.
+    pub fn report_idle_priorities(&self, deployments: &[model::Deployment], report: &mut Report) {
+        let (Scope::Alone(object) | Scope::OneOfMany(object)) = self.scope;
+        let Some(object) = object.filter(|_| !self.compiled.priorities.is_empty()) else { return };
+        let is_limited = |deployment: &model::Deployment| {
+            let account = deployment.account.as_ref();
+            !deployment.limits.is_unlimited() || account.is_some_and(|account| !account.limits.is_unlimited())
+        };
+        if !deployments.iter().any(is_limited) {
+            let message = "no deployment and no account has limits; there is nothing to share";
+            report.warning(object.subject(), Reason::InvalidValue, "spec.priorities", message);
+        }
     }
 
     fn serves_alone(&self, reference: Option<&ObjectRef>, subject: Subject<'_>, report: &mut Report) -> bool {
@@ -222,23 +244,25 @@ fn choose<'a>(
     Some(chosen)
 }
 
-fn compile(
-    object: &Object<LLMGatewaySpec>,
+fn compile<'a>(
+    object: &'a Object<LLMGatewaySpec>,
     input: &Input<'_>,
     urls: &mut Vec<(Name, Arc<str>)>,
     report: &mut Report,
-) -> model::Gateway {
+) -> (model::Gateway, Rules<'a>) {
     let subject = object.subject();
-    // What describes pods, their number and their Service is the operator's; it changes nothing of what is compiled.
+    // What describes pods and their Service is the operator's; it changes nothing of what is compiled.
     let LLMGatewaySpec {
         default: _,
         allowed_namespaces: _,
-        replicas: _,
-        autoscaling: _,
+        replicas,
+        autoscaling,
         listeners,
         service: _,
         master_key,
         defaults,
+        rate_limits,
+        priorities,
         stores,
         telemetry,
         // Read where prices are.
@@ -263,7 +287,12 @@ fn compile(
     });
     let Telemetry { logs: _, otlp: _, metrics: Metrics { require_auth } } = telemetry;
     let Egress { allowed_hosts } = egress;
-    model::Gateway {
+    let last = input.previous.map_or(&[][..], |previous| &previous.gateway.rate_limits);
+    let (rate_limits, rules) = rate_limit::compile(rate_limits, last, subject, report);
+    let priorities = rate_limit::priorities(priorities, subject, report);
+    let replicas =
+        autoscaling.as_ref().map_or_else(|| replicas.unwrap_or(USUAL_REPLICAS), |scaling| scaling.max_replicas);
+    let compiled = model::Gateway {
         namespace: object.meta.namespace.as_str().into(),
         name: object.meta.name.as_str().into(),
         master_key,
@@ -271,8 +300,15 @@ fn compile(
         metrics_require_auth: *require_auth,
         postgres,
         redis,
+        replicas: match input.mode {
+            Mode::Standalone => 0,
+            Mode::Cluster => u32::try_from(replicas).unwrap_or(0),
+        },
+        rate_limits,
+        priorities,
         ..defaults_of(defaults, Reader::new(report, subject))
-    }
+    };
+    (compiled, rules)
 }
 
 /// Values that cannot be used give way to the built-in ones, one by one.
@@ -288,6 +324,7 @@ fn defaults_of(defaults: &GatewayDefaults, mut reader: Reader<'_, '_>) -> model:
         max_attempts,
         budget_exceeded_status,
         reserved_wait,
+        count_cached_tokens,
     } = defaults;
     let usual = model::Gateway::default();
     let field = |name: &str| format!("spec.defaults.{name}");
@@ -318,6 +355,7 @@ fn defaults_of(defaults: &GatewayDefaults, mut reader: Reader<'_, '_>) -> model:
         reserved_wait_ms: reader
             .duration_ms(&field("reservedWait"), Some(reserved_wait))
             .unwrap_or(usual.reserved_wait_ms),
+        ignore_cached_tokens: *count_cached_tokens == Some(false),
         timeouts: reader.timeouts(&field("timeouts"), timeouts),
         retries: reader.retries(&field("retries"), retries.as_ref(), &usual.retries),
         cooldown: reader.cooldown(&field("cooldown"), cooldown.as_ref(), usual.cooldown),

@@ -14,6 +14,7 @@ use super::input::{Input, Mode, Object, ReplacedKey};
 use super::names::Names;
 use super::objects::{Everything, Grants, Objects, age};
 use super::previous::Previous;
+use super::rate_limit;
 use super::report::Report;
 use super::route::{self, Routes};
 use super::team::Team;
@@ -187,11 +188,13 @@ struct Said<'a> {
     tags: &'a [String],
     labels: &'a BTreeMap<String, String>,
     cap: Option<u64>,
+    priority: Option<&'a str>,
 }
 
 impl<'a> Work<'_, 'a> {
     pub fn compile(mut self, served: &[Served<'a>], report: &mut Report) -> Keys {
         self.team_budgets(report);
+        self.budgets.report_low_models(self.routes, report);
         let mut keys = Vec::with_capacity(served.len());
         for Served { object, hash, replaced } in served {
             let Some(key) = self.key(object, *hash, report) else { continue };
@@ -214,6 +217,7 @@ impl<'a> Work<'_, 'a> {
             models,
             model_aliases,
             limits,
+            priority,
             budget,
             budget_refs,
             disabled,
@@ -256,6 +260,7 @@ impl<'a> Work<'_, 'a> {
             tags,
             labels: &object.meta.labels,
             cap,
+            priority: priority.as_deref(),
         };
         let named = self.named_budgets(object, budget_refs, report);
         let is_plain = limits.per_model.is_empty() && !is_broken;
@@ -283,7 +288,7 @@ impl<'a> Work<'_, 'a> {
         is_broken: bool,
         report: &mut Report,
     ) -> Option<Policy> {
-        let Said { namespace, team, models, aliases, mut limits, tags, labels, mut cap } = said;
+        let Said { namespace, team, models, aliases, mut limits, tags, labels, mut cap, priority } = said;
         let subject = object.subject();
         let mut reader = Reader::new(report, subject);
         let models = reader.model_set("spec.models", models);
@@ -306,6 +311,11 @@ impl<'a> Work<'_, 'a> {
         }
         let team_models = team_object.and_then(|team| team.compiled.models.as_ref());
         self.report_models(object, models.as_ref(), team_models, report);
+        let priorities = &self.gateway.compiled.priorities;
+        let priority = rate_limit::class(priority, priorities, "spec.priority", subject, report)
+            .or_else(|| team_object.and_then(|team| team.priority.clone()));
+        let of_team = team_object.map(|team| &team.object.meta.labels);
+        let rate_limits = self.gateway.rules.selecting(self.grants.labels(subject.namespace), of_team, labels);
         let models = match (models, team_models) {
             // Neither says anything: nothing is allowed.
             (None, None) => Some(ModelSet::default()),
@@ -320,6 +330,8 @@ impl<'a> Work<'_, 'a> {
             aliases: aliases.iter().map(&mut pair).collect(),
             limits,
             per_model,
+            rate_limits,
+            priority,
             labels: labels.iter().map(&mut pair).collect(),
             tags: tags.iter().map(|tag| names.intern(tag)).collect(),
             max_output_tokens: cap,
@@ -421,6 +433,12 @@ impl<'a> Work<'_, 'a> {
                 self.bind_team(at, None, &mut Vec::new(), report);
             }
         }
+        for team in self.teams {
+            let Team { object, chain, .. } = team;
+            let Some(&above) = chain.get(1) else { continue };
+            let name = &self.teams[above].object.meta.name;
+            self.budgets.report_above_team((chain[0], above), name, object.subject(), report);
+        }
     }
 
     fn report_models(
@@ -465,7 +483,7 @@ fn index(at: usize) -> u32 {
 fn read_model_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> Vec<(Name, Limits)> {
     let mut per_model = Vec::with_capacity(limits.per_model.len());
     for (at, stated) in limits.per_model.iter().enumerate() {
-        let ModelLimits { model, requests_per_minute: _, tokens_per_minute: _, parallel_requests: _ } = stated;
+        let ModelLimits { model, .. } = stated;
         let field = format!("spec.limits.perModel[{at}]");
         reader.public_name(|| format!("{field}.model"), model);
         per_model.push((model.as_str().into(), reader.limits(&field, stated.limits())));
@@ -478,6 +496,8 @@ fn fill(limits: Limits, defaults: Limits) -> Limits {
     Limits {
         requests_per_minute: limits.requests_per_minute.or(defaults.requests_per_minute),
         tokens_per_minute: limits.tokens_per_minute.or(defaults.tokens_per_minute),
+        input_tokens_per_minute: limits.input_tokens_per_minute.or(defaults.input_tokens_per_minute),
+        output_tokens_per_minute: limits.output_tokens_per_minute.or(defaults.output_tokens_per_minute),
         parallel_requests: limits.parallel_requests.or(defaults.parallel_requests),
     }
 }

@@ -28,6 +28,7 @@ mod previous;
 mod pricing;
 mod provider;
 mod quirks;
+mod rate_limit;
 mod report;
 mod route;
 mod team;
@@ -36,6 +37,7 @@ mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
+pub use budget::next_change;
 pub use input::{
     ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
 };
@@ -61,6 +63,8 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Those that the snapshot's deployments and stores use, sorted by id.
     pub credentials: Vec<Credential>,
+    /// URLs that are told of budgets, sorted by id. For whoever tells; proxies of a cluster never see them.
+    pub webhooks: Vec<Credential>,
     /// Sorted by object and field.
     pub findings: Vec<Finding>,
 }
@@ -87,7 +91,7 @@ pub fn compile(input: Input<'_>) -> Compiled {
     let callers: BTreeSet<&str> = served.iter().map(|key| key.object.meta.namespace.as_str()).collect();
     let routes = route::compile(&groups, &deployments, &callers, &gateway, grants, &mut report);
 
-    let teams = team::compile_all(&everything, grants, &previous, &mut report);
+    let teams = team::compile_all(&everything, grants, &gateway, &previous, &mut report);
     let mut budgets = Budgets::compile(&everything, grants, &gateway, &input, &previous, &mut report);
     let work = key::Work {
         everything: &everything,
@@ -102,14 +106,15 @@ pub fn compile(input: Input<'_>) -> Compiled {
     };
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);
-    let mut budgets = budgets.into_rows(&gateway);
+    let (mut budgets, webhooks) = budgets.into_rows(&gateway);
     gateway.bound_limits(&mut budgets, &mut report);
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;
     let deployments = deployments.compiled;
+    gateway.report_idle_priorities(&deployments, &mut report);
     let credentials = credentials.used_by(&deployments);
     let snapshot =
         Snapshot { gateway: gateway.compiled, deployments, routes, namespaces, teams, budgets, policies, keys };
-    Compiled { snapshot, credentials, findings: report.into_findings() }
+    Compiled { snapshot, credentials, webhooks, findings: report.into_findings() }
 }

@@ -61,10 +61,18 @@ impl<'r, 's> Reader<'r, 's> {
     }
 
     pub fn limits(&mut self, field: &str, limits: crds::Limits) -> Limits {
-        let crds::Limits { requests_per_minute, tokens_per_minute, parallel_requests } = limits;
+        let crds::Limits {
+            requests_per_minute,
+            tokens_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            parallel_requests,
+        } = limits;
         Limits {
             requests_per_minute: self.limit(field, "requestsPerMinute", requests_per_minute),
             tokens_per_minute: self.limit(field, "tokensPerMinute", tokens_per_minute),
+            input_tokens_per_minute: self.limit(field, "inputTokensPerMinute", input_tokens_per_minute),
+            output_tokens_per_minute: self.limit(field, "outputTokensPerMinute", output_tokens_per_minute),
             parallel_requests: self.limit(field, "parallelRequests", parallel_requests),
         }
     }
@@ -223,7 +231,13 @@ impl<'r, 's> Reader<'r, 's> {
 
 /// Limits whose text could not be read as they were before; all others as they are written.
 pub(super) fn kept_limits(written: &crds::Limits, read: Limits, last: Limits) -> Limits {
-    let crds::Limits { requests_per_minute, tokens_per_minute, parallel_requests } = written;
+    let crds::Limits {
+        requests_per_minute,
+        tokens_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        parallel_requests,
+    } = written;
     let keep = |written: Option<i64>, read: Option<u64>, last: Option<u64>| match (written, read) {
         (Some(_), None) => last,
         (Some(_) | None, read) => read,
@@ -231,6 +245,16 @@ pub(super) fn kept_limits(written: &crds::Limits, read: Limits, last: Limits) ->
     Limits {
         requests_per_minute: keep(*requests_per_minute, read.requests_per_minute, last.requests_per_minute),
         tokens_per_minute: keep(*tokens_per_minute, read.tokens_per_minute, last.tokens_per_minute),
+        input_tokens_per_minute: keep(
+            *input_tokens_per_minute,
+            read.input_tokens_per_minute,
+            last.input_tokens_per_minute,
+        ),
+        output_tokens_per_minute: keep(
+            *output_tokens_per_minute,
+            read.output_tokens_per_minute,
+            last.output_tokens_per_minute,
+        ),
         parallel_requests: keep(*parallel_requests, read.parallel_requests, last.parallel_requests),
     }
 }

@@ -42,11 +42,17 @@ pub(super) fn references(budgets: &[Budget]) -> Vec<Name> {
 }
 
 pub(super) fn reference(budget: &Budget) -> Name {
-    let Budget { id, models, providers, .. } = budget;
-    if models.is_none() && providers.is_empty() {
+    let Budget { id, models, providers, tags, end_users, .. } = budget;
+    // Of one account all rows have the same `per`.
+    let by_call = !tags.is_empty() || !end_users.is_empty();
+    if models.is_none() && providers.is_empty() && !by_call {
         return id.clone();
     }
-    let filter = serde_json::to_string(&(models, providers)).expect("names are valid JSON");
+    let filter = match by_call {
+        true => serde_json::to_string(&(models, providers, tags, end_users)),
+        false => serde_json::to_string(&(models, providers)),
+    };
+    let filter = filter.expect("names are valid JSON");
     // An id begins with the name of a namespace, in which there is no `:`.
     format!("{}:{id}", &sha256(&filter)[..16]).into()
 }

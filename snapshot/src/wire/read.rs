@@ -186,9 +186,11 @@ impl Reader {
         understood: serde_json::Result<Understood>,
         error: &serde_json::Error,
     ) -> Result<Budget, ReadError> {
-        let Understood { id, hard, models, providers, of_one_key } = understood.map_err(|_| unreadable(part, error))?;
+        let Understood { id, hard, models, providers, tags, end_users, of_one_key } =
+            understood.map_err(|_| unreadable(part, error))?;
         self.left_out.push(LeftOut { object: format!("Budget {id}"), error: error.to_string() });
-        Ok(Budget { id, hard, models, providers, of_one_key, limit: 0, period: Period::Lifetime, ..Budget::default() })
+        let denied = Budget { id, hard, models, providers, tags, end_users, of_one_key, ..Budget::default() };
+        Ok(Budget { limit: 0, period: Period::Lifetime, ..denied })
     }
 
     /// Its index; one that is known already is not taken again.
@@ -227,6 +229,10 @@ impl Reader {
                 return Err(unreadable(last_part, format!("a route of namespace `{}` is not there", namespace.name)));
             }
             self.namespaces.insert(namespace.name.clone(), index(at));
+        }
+        let count = teams.len();
+        if let Some(team) = teams.iter().find(|team| team.above.iter().any(|above| *above as usize >= count)) {
+            return Err(unreadable(last_part, format!("a team above `{}` is not there", team.name)));
         }
         for (at, team) in teams.iter().enumerate() {
             self.teams.insert(format!("{}/{}", team.namespace, team.name).into(), index(at));
@@ -278,7 +284,19 @@ impl Reader {
     }
 
     fn policy(&mut self, part: &str, row: PolicyRow<'_>) -> Result<Policy, ReadError> {
-        let PolicyRow { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = row;
+        let PolicyRow {
+            namespace,
+            team,
+            models,
+            aliases,
+            limits,
+            per_model,
+            rate_limits,
+            priority,
+            tags,
+            labels,
+            max_output_tokens,
+        } = row;
         let Text(namespace) = namespace;
         let missing = |kind: &str, name: &str| unreadable(part, format!("{kind} `{name}` is not there"));
         let team = match team {
@@ -297,6 +315,8 @@ impl Reader {
             aliases: aliases.into_iter().map(|(asked, meant)| (name(asked), name(meant))).collect(),
             limits,
             per_model: per_model.into_iter().map(|(model, limits)| (name(model), limits)).collect(),
+            rate_limits: rate_limits.into_iter().map(&mut name).collect(),
+            priority: priority.map(&mut name),
             tags: tags.into_iter().map(&mut name).collect(),
             labels: labels.into_iter().map(|(label, value)| (name(label), name(value))).collect(),
             max_output_tokens,
@@ -343,6 +363,8 @@ struct Understood {
     hard: bool,
     models: Option<ModelSet>,
     providers: Vec<Name>,
+    tags: Vec<Name>,
+    end_users: Vec<Name>,
     of_one_key: bool,
 }
 

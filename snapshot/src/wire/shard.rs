@@ -104,7 +104,7 @@ impl ShardDigits {
 #[serde(rename_all = "camelCase")]
 enum Record<'a> {
     Shard(&'a str),
-    Policy(PolicyRow<'a>),
+    Policy(Box<PolicyRow<'a>>),
     SharedBudget(&'a str),
     Budget(&'a Budget),
     Key(KeyRow<'a>),
@@ -153,6 +153,10 @@ pub(super) struct PolicyRow<'a> {
     pub limits: Limits,
     #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
     pub per_model: Vec<(Text<'a>, Limits)>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Text<'a>>,
     #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Text<'a>>,
     #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
@@ -285,7 +289,7 @@ impl<'a> Writer<'a> {
         for Key { hash, name, policy, user, budgets, disabled, expires_at } in keys {
             let (policy_number, is_new) = self.policies.number(*policy);
             if is_new {
-                lines.push(&Record::Policy(self.policy(&self.snapshot.policies[*policy as usize])));
+                lines.push(&Record::Policy(Box::new(self.policy(&self.snapshot.policies[*policy as usize]))));
             }
             numbers.clear();
             for &budget in budgets {
@@ -315,7 +319,19 @@ impl<'a> Writer<'a> {
     }
 
     fn policy(&self, policy: &'a Policy) -> PolicyRow<'_> {
-        let Policy { namespace, team, models, aliases, limits, per_model, tags, labels, max_output_tokens } = policy;
+        let Policy {
+            namespace,
+            team,
+            models,
+            aliases,
+            limits,
+            per_model,
+            rate_limits,
+            priority,
+            tags,
+            labels,
+            max_output_tokens,
+        } = policy;
         let texts = |names: &'a [Name]| names.iter().map(|name| Text::new(name)).collect();
         let pairs =
             |pairs: &'a [(Name, Name)]| pairs.iter().map(|(name, value)| (Text::new(name), Text::new(value))).collect();
@@ -329,6 +345,8 @@ impl<'a> Writer<'a> {
             aliases: pairs(aliases),
             limits: *limits,
             per_model: per_model.iter().map(|(model, limits)| (Text::new(model), *limits)).collect(),
+            rate_limits: texts(rate_limits),
+            priority: priority.as_deref().map(Text::new),
             tags: texts(tags),
             labels: pairs(labels),
             max_output_tokens: *max_output_tokens,

@@ -1,7 +1,7 @@
 //! Which budgets bind which key, and how much they allow.
 
 use tollgate_snapshot::Reason;
-use tollgate_snapshot::compile::Compiled;
+use tollgate_snapshot::compile::{Compiled, Mode};
 use tollgate_snapshot::model::{CalendarUnit, Period};
 
 use crate::keys::world;
@@ -27,8 +27,9 @@ fn a_budget_binds_what_it_selects() {
         ("appliesTo: {users: [bob]}", false),
         ("appliesTo: {teamSelector: {}}", false),
         ("appliesTo: {keySelector: {matchLabels: {env: dev}}, users: [bob]}", false),
-        ("appliesTo: {endUsers: [x]}", false),
-        ("appliesTo: {tags: [x]}", false),
+        // What only a call tells is asked of the call.
+        ("appliesTo: {endUsers: [x]}", true),
+        ("appliesTo: {tags: [x]}", true),
     ] {
         let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {scope}")).trim_end_matches("---\n"));
         assert_eq!(compiled.budget_ids_of("k") == ["default/Budget/b"], binds, "{scope}");
@@ -42,11 +43,74 @@ fn each_member_has_a_budget_of_its_own() {
         ("User", Some("default/Budget/b/alice")),
         ("Namespace", Some("default/Budget/b/default")),
         ("Team", None),
+        // Only calls tell whose.
         ("Model", Some("default/Budget/b")),
+        ("Provider", Some("default/Budget/b")),
+        ("EndUser", Some("default/Budget/b")),
+        ("Tag", Some("default/Budget/b")),
     ] {
         let compiled = compile(budget("b", &format!("limit: '1', {DAY}, per: {per}")).trim_end_matches("---\n"));
         assert_eq!(compiled.budget_ids_of("k").first().copied(), id, "{per}");
+        let of_call = matches!(per, "Model" | "Provider" | "EndUser" | "Tag");
+        let row = compiled.budgets_of("k").first().map(|row| row.per.is_some());
+        assert_eq!(row, id.map(|_| of_call), "{per}");
+        assert_eq!(compiled.summary(), Vec::<String>::new(), "{per}");
     }
+}
+
+#[test]
+fn what_calls_must_bring_is_in_the_row_unless_the_key_brings_it() {
+    let key = |name: &str, tags: &str| {
+        format!(
+            "---\nkind: VirtualKey\nmetadata: {{name: {name}}}\nspec: {{models: ['*'], tags: [{tags}], secret: {{name: s}}}}\n"
+        )
+    };
+    let budget = |name: &str, more: &str| {
+        format!("---\nkind: Budget\nmetadata: {{name: {name}}}\nspec: {{limit: '1', {DAY}, {more}}}\n")
+    };
+    let yaml = [
+        key("plain", "other"),
+        key("tagged", "red, other"),
+        budget("ends", "appliesTo: {endUsers: [two, one, one]}"),
+        budget("tags", "appliesTo: {tags: [red, blue]}"),
+        budget("tags-each", "appliesTo: {tags: [red, blue]}, per: Tag"),
+    ]
+    .concat();
+    let compiled = World::read(&yaml[4..]).compile();
+    let rows = |key: &str| -> Vec<(String, Vec<String>, Vec<String>)> {
+        let texts = |list: &[tollgate_snapshot::model::Name]| list.iter().map(|one| one.to_string()).collect();
+        let rows = compiled.budgets_of(key);
+        rows.iter().map(|row| (row.id.to_string(), texts(&row.tags), texts(&row.end_users))).collect()
+    };
+    let row = |id: &str, tags: &[&str], end_users: &[&str]| {
+        let texts = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        (format!("default/Budget/{id}"), texts(tags), texts(end_users))
+    };
+    let listed = ["blue", "red"];
+    let (ends, each) = (row("ends", &[], &["one", "two"]), row("tags-each", &listed, &[]));
+    assert_eq!(rows("plain"), [ends.clone(), row("tags", &listed, &[]), each.clone()]);
+    assert_eq!(rows("tagged"), [ends, row("tags", &[], &[]), each], "which of its tags a call has, each counts apart");
+    assert_eq!(compiled.summary(), Vec::<String>::new());
+}
+
+#[test]
+fn a_parent_counts_exactly_what_either_child_counts() {
+    let child = |name: &str, scope: &str| {
+        budget(name, &format!("limit: '1', {DAY}, appliesTo: {{{scope}}}, parentRef: {{name: parent}}"))
+    };
+    let yaml = [
+        child("a", "models: ['gpt-*'], endUsers: [x]"),
+        child("b", "models: [llama], tags: [t]"),
+        child("c", "models: [llama], tags: [u]"),
+        budget("parent", "limit: '10', period: {calendar: Year}, appliesTo: {users: [bob]}"),
+    ]
+    .concat();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    let parents: Vec<_> =
+        compiled.budgets_of("k").into_iter().filter(|row| &*row.id == "default/Budget/parent").collect();
+    assert_eq!(parents.len(), 2, "no single filter lets through what either lets through, and nothing else");
+    assert_eq!((parents[0].tags.len(), parents[0].end_users.len()), (0, 1));
+    assert_eq!((parents[1].tags.len(), parents[1].end_users.len()), (2, 0), "b and c differ in one thing only");
 }
 
 #[test]
@@ -213,25 +277,93 @@ spec: {teamRef: {name: t}, budget: {limit: '1', period: {lifetime: {}}}, secret:
 }
 
 #[test]
-fn what_budgets_do_not_do_yet_is_told() {
-    let spec = format!(
-        "limit: '1', {DAY}, enforcement: Soft, onAllocatorUnavailable: Deny, thresholds: [{{percent: 80}}], per: Tag, \
-         whenLow: {{belowPercent: 10, models: [chat]}}, whenExhausted: {{action: Throttle, percent: 10}}, appliesTo: {{tags: [x], endUsers: [z]}}"
-    );
-    let compiled = compile(budget("b", &spec).trim_end_matches("---\n"));
-    let fields: Vec<&str> = compiled.said("b", Reason::NotSupportedYet).iter().map(|one| one.field.as_str()).collect();
-    assert_eq!(
-        fields,
-        [
-            "spec.appliesTo.endUsers",
-            "spec.appliesTo.tags",
-            "spec.onAllocatorUnavailable",
-            "spec.per",
-            "spec.thresholds[0]",
-            "spec.whenExhausted",
-            "spec.whenLow",
-        ]
-    );
+fn thresholds_name_webhooks_that_their_secrets_allow() {
+    let world = |mode, secret: &str| {
+        let yaml = format!(
+            "kind: Budget\nmetadata: {{name: b}}\nspec: {{limit: '1', {DAY}, thresholds: [{{percent: 80}}, \
+             {{percent: 100, webhook: {{secretRef: {{name: alerts, key: url}}}}}}]}}\n---\n{secret}"
+        );
+        World { mode, ..World::read(&yaml) }
+    };
+    let secret = |url: &str, hosts: &str| {
+        format!(
+            "kind: Secret\nmetadata: {{name: alerts, annotations: {{tollgate.dev/hosts: '{hosts}'}}}}\nstringData: {{url: '{url}'}}"
+        )
+    };
+    const FIELD: &str = "Budget default/b spec.thresholds[1].webhook.secretRef";
+    let url = "https://hooks.example.com/x?token=secret-part";
+    for (mode, secret, reason) in [
+        (Mode::Cluster, secret(url, "hooks.example.com"), None),
+        (Mode::Standalone, secret(url, ""), None),
+        (Mode::Standalone, secret("http://127.0.0.1:9/x", ""), None),
+        (Mode::Cluster, secret(url, "other.example.com"), Some("CredentialHostNotAllowed")),
+        (Mode::Cluster, secret("http://127.0.0.1:9/x", "*"), Some("HostNotAllowed")),
+        (Mode::Cluster, secret("https://169.254.169.254/x", "*"), Some("HostNotAllowed")),
+        (Mode::Standalone, secret("secret-part", ""), Some("InvalidValue")),
+        (Mode::Standalone, "kind: Namespace\nmetadata: {name: default}".to_owned(), Some("NotFound")),
+    ] {
+        let compiled = world(mode, &secret).compile();
+        let said: Vec<String> = reason.map(|reason| format!("Error {reason} {FIELD}")).into_iter().collect();
+        let of_webhook: Vec<String> = compiled.summary().into_iter().filter(|line| line.ends_with(FIELD)).collect();
+        assert_eq!(of_webhook, said, "{mode:?} {secret}");
+        let row = compiled.snapshot.budgets.iter().find(|row| &*row.id == "default/Budget/b").unwrap();
+        let thresholds: Vec<(u32, bool)> =
+            row.thresholds.iter().map(|one| (one.percent, one.webhook.is_some())).collect();
+        assert_eq!(thresholds, [(80, false), (100, reason.is_none())]);
+        let ids: Vec<&str> = compiled.webhooks.iter().map(|webhook| &*webhook.id).collect();
+        assert_eq!(ids, ["default/alerts/url"][..usize::from(reason.is_none())]);
+        let told = format!("{:?} {:?} {:?}", compiled.findings, compiled.snapshot, compiled.webhooks);
+        assert!(!told.contains("secret-part"), "a URL is a secret");
+    }
+}
+
+#[test]
+fn what_happens_when_little_or_nothing_is_left_is_in_the_row() {
+    for (spec, low, throttle, said) in [
+        (
+            "whenLow: {belowPercent: 10, models: [chat, m2]}",
+            Some((10, 2)),
+            None,
+            vec!["Warning NotFound Budget default/b spec.whenLow.models[1]"],
+        ),
+        ("enforcement: Soft, whenExhausted: {action: Throttle, percent: 25}", None, Some(25), vec![]),
+        (
+            "enforcement: Soft, whenExhausted: {action: Throttle}",
+            None,
+            None,
+            vec!["Warning InvalidValue Budget default/b spec.whenExhausted.percent"],
+        ),
+        (
+            "whenExhausted: {action: Throttle, percent: 25}",
+            None,
+            None,
+            vec!["Warning InvalidValue Budget default/b spec.whenExhausted.action"],
+        ),
+        ("whenExhausted: {action: Block}", None, None, vec![]),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {spec}")).trim_end_matches("---\n"));
+        let row = compiled.budgets_of("k")[0];
+        let found = row.when_low.as_ref().map(|low| (low.below_percent, low.models.len()));
+        assert_eq!((found, row.throttle_percent), (low, throttle), "{spec}");
+        assert_eq!(compiled.summary(), said, "{spec}");
+    }
+}
+
+#[test]
+fn who_may_go_on_while_nobody_can_be_asked_is_in_the_row() {
+    for (spec, allow, deny) in [
+        ("", false, false),
+        ("onAllocatorUnavailable: Deny", false, false),
+        ("enforcement: Soft", false, false),
+        ("enforcement: Soft, onAllocatorUnavailable: Deny", false, true),
+        ("enforcement: Soft, onAllocatorUnavailable: Allow", true, false),
+    ] {
+        let compiled = compile(budget("b", &format!("limit: '1', {DAY}, {spec}")).trim_end_matches("---\n"));
+        let row = compiled.budgets_of("k")[0];
+        assert_eq!((row.allow_unavailable, row.deny_unavailable), (allow, deny), "{spec}");
+        let changes_nothing = spec.contains("onAllocatorUnavailable");
+        assert_eq!(compiled.said("b", Reason::NotSupportedYet).len(), usize::from(changes_nothing), "standalone");
+    }
 }
 
 #[test]
@@ -272,6 +404,7 @@ fn a_budget_finds_its_keys_by_whatever_it_selects_them_with() {
         budget("by-expression", "keySelector: {matchExpressions: [{key: tier, operator: Exists}]}"),
         budget("by-absence", "keySelector: {matchExpressions: [{key: tier, operator: DoesNotExist}]}"),
         budget("by-tag", "tags: [green, blue]"),
+        budget("by-end-user", "endUsers: [x]"),
         budget("by-team", "teamSelector: {matchLabels: {unit: lab}}"),
         budget("by-user-and-label", "users: [alice], keySelector: {matchLabels: {env: prod}}"),
     ]
@@ -280,6 +413,7 @@ fn a_budget_finds_its_keys_by_whatever_it_selects_them_with() {
     let ids = |key: &str| -> Vec<String> {
         compiled.budget_ids_of(key).iter().map(|id| id.rsplit('/').next().unwrap().to_owned()).collect()
     };
-    assert_eq!(ids("plain"), ["all", "by-absence"]);
-    assert_eq!(ids("full"), ["all", "by-expression", "by-label", "by-tag", "by-team", "by-user"]);
+    // Tags and end users may come with any call.
+    assert_eq!(ids("plain"), ["all", "by-absence", "by-end-user", "by-tag"]);
+    assert_eq!(ids("full"), ["all", "by-end-user", "by-expression", "by-label", "by-tag", "by-team", "by-user"]);
 }

@@ -45,7 +45,43 @@ spec: {teamRef: {name: research}, limits: {tokensPerMinute: 5}, secret: {name: s
     let team = &compiled.snapshot.teams[policy.team.unwrap() as usize];
     assert_eq!((&*team.name, team.models.clone()), ("research", Some(ModelSet::new(["gpt-4*"]))));
     assert_eq!((team.limits.requests_per_minute, team.blocked), (Some(100), false));
-    assert_eq!(compiled.summary(), ["Warning NotSupportedYet Team default/research spec.parentRef"]);
+    let above: Vec<&str> = team.above.iter().map(|at| &*compiled.snapshot.teams[*at as usize].name).collect();
+    assert_eq!(above, ["company"], "its limits hold for all teams below together");
+    assert_eq!(compiled.summary(), ["Warning AboveParent Team default/research spec.limits.requestsPerMinute"]);
+}
+
+#[test]
+fn budgets_of_all_teams_above_bind_a_key_and_one_that_is_never_reached_is_told() {
+    let team = |name: &str, limit: &str, period: &str, parent: &str| {
+        format!(
+            "---\nkind: Team\nmetadata: {{name: {name}}}\nspec: {{models: [chat], budget: {{limit: '{limit}', period: {{calendar: {period}}}}}{parent}}}\n"
+        )
+    };
+    let yaml = [
+        team("lab", "20", "Day", ", parentRef: {name: unit}"),
+        team("unit", "10", "Month", ", parentRef: {name: company}"),
+        team("company", "5", "Day", ""),
+        "---\nkind: VirtualKey\nmetadata: {name: k}\nspec: {teamRef: {name: lab}, secret: {name: s}}\n".to_owned(),
+    ]
+    .concat();
+    let compiled = world(&yaml[4..]).compile();
+    assert_eq!(compiled.budget_ids_of("k"), ["default/Team/lab", "default/Team/unit", "default/Team/company"]);
+    // A month's 10 may be reached although a day has 5.
+    assert_eq!(compiled.summary(), ["Warning AboveParent Team default/lab spec.budget.limit"]);
+}
+
+#[test]
+fn teams_above_each_other_in_a_circle_are_told() {
+    let team = |name: &str, parent: &str| {
+        format!(
+            "---\nkind: Team\nmetadata: {{name: {name}}}\nspec: {{models: [chat], parentRef: {{name: {parent}}}}}\n"
+        )
+    };
+    let compiled = world(&[team("a", "b"), team("b", "a")].concat()[4..]).compile();
+    assert_eq!(
+        compiled.summary(),
+        ["Error Cycle Team default/a spec.parentRef", "Error Cycle Team default/b spec.parentRef"]
+    );
 }
 
 #[test]

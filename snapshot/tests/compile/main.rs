@@ -10,6 +10,7 @@ mod gateways;
 mod keys;
 mod names;
 mod prices;
+mod rates;
 mod samples;
 mod stores;
 mod world;

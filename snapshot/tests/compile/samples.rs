@@ -27,6 +27,10 @@ metadata: {name: azure-2, namespace: platform, annotations: {tollgate.dev/hosts:
 stringData: {api-key: azure-key-two}
 ---
 kind: Secret
+metadata: {name: alerts, namespace: team-a, annotations: {tollgate.dev/hosts: hooks.example.com}}
+stringData: {url: https://hooks.example.com/x}
+---
+kind: Secret
 metadata: {name: tollgate-master, namespace: tollgate}
 stringData: {key: sk-change-me-0123456789abcdef}
 ---
@@ -40,9 +44,6 @@ fn samples() -> World {
 fn samples_compile_with_only_what_is_not_there_yet_to_say() {
     let compiled = samples().compile();
     let expected = [
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
         "Warning NotSupportedYet ModelDeployment team-a/llama-3-70b spec.backendRef",
         "Warning NotSupportedYet Team team-a/research spec.members[0].role",
         "Warning NotSupportedYet VirtualKey team-a/alice-notebook spec.rotation",
@@ -55,12 +56,7 @@ fn samples_compile_in_a_cluster_too() {
     let world = World { mode: Mode::Cluster, ..samples() };
     let gateway = GatewayName { namespace: "tollgate".into(), name: "default".into() };
     let compiled = World { gateway: Some(gateway.clone()), ..world.clone() }.compile();
-    let expected = [
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[0]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.thresholds[1]",
-        "Warning NotSupportedYet Budget team-a/dev-daily spec.whenLow",
-        "Warning NotSupportedYet Team team-a/research spec.members[0].role",
-    ];
+    let expected = ["Warning NotSupportedYet Team team-a/research spec.members[0].role"];
     assert_eq!(compiled.summary(), expected);
     let gateways = Gateways::new(&world.documents, &world.namespaces);
     let members = Members::of(&compiled.snapshot);

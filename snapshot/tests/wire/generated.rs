@@ -151,7 +151,15 @@ impl Plan {
         for namespace in NAMESPACES {
             world.add(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
         }
-        let gateway = json!({"default": true, "allowedNamespaces": {"from": "All"}});
+        let gateway = json!({
+            "default": true,
+            "allowedNamespaces": {"from": "All"},
+            "rateLimits": [
+                {"name": "customers", "per": "EndUser", "requestsPerMinute": 5, "appliesTo": {"models": ["gpt*"]}},
+                {"name": "some", "tokensPerMinute": 9, "appliesTo": {"keySelector": {"matchLabels": {"label": "value-0"}}}},
+            ],
+            "priorities": [{"name": "first", "sharePercent": 60}],
+        });
         world.add(document("LLMGateway", 0, "default", json!({}), gateway));
         if self.of_many {
             world.add(document("LLMGateway", 1, "other", json!({}), json!({"allowedNamespaces": {"from": "All"}})));
@@ -191,8 +199,10 @@ impl Plan {
             }
             if let Some(limit) = budget {
                 spec["budget"] = terms(*limit);
+                spec["limits"] = json!({"outputTokensPerMinute": limit});
             }
             if let Some(limit) = key_budget {
+                spec["members"] = json!([{"user": USERS[0], "limits": {"requestsPerMinute": limit}}]);
                 spec["keyDefaults"] = json!({"budget": terms(*limit)});
             }
             world.add(document("Team", *namespace, &format!("t{at}"), json!({}), spec));
@@ -252,6 +262,7 @@ impl Plan {
         }
         if let Some(user) = user {
             spec["user"] = json!(USERS[*user]);
+            spec["priority"] = json!("first");
         }
         if let Some(limit) = own_budget {
             spec["budget"] = terms(*limit);

@@ -28,6 +28,8 @@ class Proxies:
         self.verdict = {"ok": True, "reason": "Reachable", "message": "it answers"}
         self.probed = []
         self.used = {"cursor": 1, "keys": [], "deployments": []}
+        # What one of them has spent of budgets for ever, nano-USD by id.
+        self.spent = {}
         self._kubelet = threading.Thread(target=self._run, daemon=True)
         self._kubelet.start()
 
@@ -88,8 +90,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/operator/probe" and self._is_operator():
             self.proxies.probed.append(body["deployment"])
             self._answer(200, self.proxies.verdict)
+        elif self.path == "/operator/allowance" and self._is_operator():
+            # Proxies keep the question open for a while.
+            time.sleep(min(body["waitMs"], 500) / 1000)
+            self._answer(200, {"batches": [{"replica": "r.1", "reports": self._reports()}]})
         else:
             self._answer(404, {})
+
+    def _reports(self):
+        # One of them spends, the others do nothing.
+        if self.server.server_address[0].endswith(".1"):
+            forever = (1 << 63) - 1
+            span = {"kind": "Lifetime", "starts_at": 0, "ends_at": forever, "counts_until": forever, "label": "lifetime"}
+            shared = {"unit": "NanoUsd", "span": span, "returned": 0, "held": 0}
+            return [{**shared, "budget": budget, "used": used, "wanted": used} for budget, used in self.proxies.spent.items()]
+        return []
 
     def _is_operator(self):
         return self.headers.get("Authorization") == f"Bearer {self.proxies.token()}"

@@ -284,7 +284,11 @@ pub fn secret_uses(documents: &[Document]) -> BTreeMap<(String, String), SecretU
                     add(&secret.name, &secret.key, secret.policy == KeyPolicy::Generate);
                 }
             }
-            Document::RouteGroup(_) | Document::Team(_) | Document::Budget(_) => {}
+            Document::Budget(object) => {
+                let webhooks = object.spec.thresholds.iter().filter_map(|threshold| threshold.webhook.as_ref());
+                webhooks.for_each(|source| read(&source.secret_ref));
+            }
+            Document::RouteGroup(_) | Document::Team(_) => {}
         }
     }
     uses
@@ -294,7 +298,7 @@ pub fn secret_uses(documents: &[Document]) -> BTreeMap<(String, String), SecretU
 fn stand_in<'k>(namespace: &str, name: &str, keys: impl Iterator<Item = &'k String>) -> Secret {
     let mut meta = Meta::new(namespace, name);
     meta.annotations.insert(HOSTS.to_owned(), "*".to_owned());
-    let data = keys.map(|key| (key.clone(), format!("stands for {namespace}/{name}/{key}").into())).collect();
+    let data = keys.map(|key| (key.clone(), format!("https://stands.for/{namespace}/{name}/{key}").into())).collect();
     Secret { meta, data }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use tollgate_snapshot::compile::{Compiled, ConfigMaps, Document, Input, KeyHashes, Mode, Secret, Secrets, compile};
+use tollgate_snapshot::compile::{
+    Compiled, ConfigMaps, Document, Input, KeyHashes, Mode, Secret, Secrets, compile, next_change,
+};
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
@@ -57,7 +59,11 @@ pub struct NewKey {
 pub struct Loaded {
     pub snapshot: Snapshot,
     pub credentials: Vec<tollgate_snapshot::Credential>,
+    /// URLs that are told of budgets.
+    pub webhooks: Vec<tollgate_snapshot::Credential>,
     pub findings: Vec<Placed>,
+    /// When loading again gives another result although no file changed. Unix seconds.
+    pub next_change: Option<i64>,
     /// All generated keys of this configuration, old and new.
     pub keys: Vec<NewKey>,
     /// `LLMGateway.spec.listeners` and the like are read by whoever starts.
@@ -147,14 +153,17 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
         default_namespace: settings.default_namespace,
         now: settings.now,
     };
-    let Compiled { snapshot, credentials, findings } = compile(input);
+    let Compiled { snapshot, credentials, webhooks, findings } = compile(input);
+    let next_change = next_change(&gathered.documents, settings.now);
     let mut placed = gathered.findings;
     placed.extend(findings.into_iter().map(|finding| place(finding, &gathered.entries, &files)));
     sort(&mut placed);
     Ok(Loaded {
         snapshot,
         credentials,
+        webhooks,
         findings: placed,
+        next_change,
         keys,
         is_litellm: gathered.is_litellm,
         kept: gathered.kept,

@@ -1,13 +1,19 @@
 //! The promises about money, proved through the real interface against the provider's own invoice.
 
 mod caps;
+mod caps_injected;
 mod caps_rules;
 mod disk;
 mod exact;
 mod flagged;
 mod kills;
 mod leaks;
+mod low;
+mod members;
 mod prices;
 mod retries;
 mod shared;
+mod teams;
+mod tenants;
+mod thresholds;
 mod unpriced;

@@ -1,0 +1,75 @@
+//! Who is told that a budget passed a share of its limit: a metric, and a webhook that gets it at least once, also when it
+//! is away for a moment, and not again after a restart.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tollgate_harness::{Stage, Step, Tokens, Value, json, objects, patiently};
+use tollgate_money_tests::books::Books;
+use tollgate_money_tests::gauges::{sum, wait_for};
+use tollgate_money_tests::setup::chat;
+
+/// Takes one message and answers with this status.
+async fn receive(listener: &TcpListener, status: &str) -> Value {
+    let receiving = async {
+        let (mut stream, _) = listener.accept().await.expect("somebody calls");
+        let mut seen = Vec::new();
+        loop {
+            let mut buffer = [0; 4096];
+            let read = stream.read(&mut buffer).await.expect("the message is readable");
+            assert!(read > 0, "a message ends with its body");
+            seen.extend_from_slice(&buffer[..read]);
+            let text = String::from_utf8_lossy(&seen).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let Ok(body) = body.parse::<Value>() else { continue };
+            assert!(head.starts_with("POST /hook?secret=part HTTP/1.1\r\n"), "{head}");
+            stream
+                .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())
+                .await
+                .expect("answered");
+            return body;
+        }
+    };
+    patiently("a message", receiving).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_told_once_for_each_share_and_a_restart_does_not_repeat_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook?secret=part", listener.local_addr().expect("it has an address"));
+    let mut stage = Stage::start(|mock| {
+        let webhook = json!({"secretRef": {"name": "alerts", "key": "api-key"}});
+        let budget = objects::budget("b", "0.0045").set(
+            "spec.thresholds",
+            json!([{"percent": 10}, {"percent": 20, "webhook": webhook}, {"percent": 60, "webhook": webhook}]),
+        );
+        vec![objects::deployment("m", mock), objects::secret_of("alerts", &url), budget]
+    })
+    .await;
+    // A call costs 0.00035, 7.8 % of the limit.
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).repeat(100)]);
+    let name = "tollgate_budget_thresholds_total";
+    for _ in 0..3 {
+        stage.gateway.chat("m").json(&chat("m", "Hello", 20)).send().await.expect(200);
+    }
+    let first = receive(&listener, "503 Service Unavailable").await;
+    let again = receive(&listener, "200 OK").await;
+    assert_eq!(first, again, "what was not taken comes again, as it was");
+    assert_eq!(
+        (&again["percent"], &again["budget"], &again["limit"]),
+        (&json!(20), &json!("default/b"), &json!("0.0045"))
+    );
+    assert_eq!((&again["spent"], &again["unit"]), (&json!("0.00105"), &json!("USD")));
+    let text = again["text"].as_str().expect("a text, as Slack wants it");
+    assert!(text.starts_with("Budget `default/b` has passed 20 %: $0.00105 of $0.0045 are spent"), "{text}");
+    wait_for(&stage.gateway, "two shares", |text| sum(text, name) == 2.0).await;
+
+    stage.gateway.restart().await;
+    for _ in 0..5 {
+        stage.gateway.chat("m").json(&chat("m", "Hello", 20)).send().await.expect(200);
+    }
+    let next = receive(&listener, "204 No Content").await;
+    assert_eq!(next["percent"], 60, "those before are not told again: {next}");
+    wait_for(&stage.gateway, "one share since the start", |text| sum(text, name) == 1.0).await;
+    assert!(!stage.gateway.log().contains("secret=part"), "URLs are secrets");
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
