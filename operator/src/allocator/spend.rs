@@ -115,7 +115,13 @@ impl Reader {
         let spent = self.budgets.iter().filter_map(|(id, budget)| {
             let terms: &Terms = self.terms.get(id)?;
             let totals = budget.totals(terms, now);
-            let fact = SpendFact { used: totals.used, charged: totals.charged, held: totals.held, limit: terms.limit };
+            let fact = SpendFact {
+                used: totals.used,
+                charged: totals.charged,
+                held: totals.held,
+                limit: terms.limit,
+                period_starts_at: terms.period.span(now).starts_at,
+            };
             Some((id.clone(), fact))
         });
         if self.context.facts.set_spend(&self.gateway, spent) {
