@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use tollgate_ledger::{CounterValues, PostgresView};
+use tollgate_redis::BUCKETS_US;
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
 
@@ -26,6 +27,7 @@ pub fn render(core: &Core) -> String {
     attempts(&mut text, core, registry, &names);
     process(&mut text, core, registry);
     budgets(&mut text, core);
+    allocator(&mut text, core);
     thresholds(&mut text, core);
     text
 }
@@ -485,6 +487,42 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     postgres(text, core.shared.builder.ledger.postgres());
     head(text, "tollgate_build_info", "gauge", "Version.");
     value(text, "tollgate_build_info", concat!(r#"version=""#, env!("CARGO_PKG_VERSION"), '"'), 1);
+}
+
+/// The server in which several proxies count budgets.
+fn allocator(text: &mut String, core: &Core) {
+    let Some(counters) = core.shared.builder.persistent.redis.counters() else { return };
+    let tollgate_redis::CounterValues { up, doubt, asked, failed, denied, lost_tails, adjusted, sum_us, buckets } =
+        counters;
+    for (name, kind, help, number) in [
+        ("tollgate_allocator_up", "gauge", "Redis answers about budgets.", u64::from(up)),
+        (
+            "tollgate_allocator_doubt",
+            "gauge",
+            "Redis may have lost writes; hard budgets get nothing yet.",
+            u64::from(doubt),
+        ),
+        ("tollgate_allocator_failures_total", "counter", "Questions that were not answered in time.", failed),
+        ("tollgate_allocator_refused_total", "counter", "Wishes refused because Redis may have lost writes.", denied),
+        (
+            "tollgate_allocator_lost_tails_total",
+            "counter",
+            "Times that Redis was found to have lost writes.",
+            lost_tails,
+        ),
+        ("tollgate_allocator_adjusted_total", "counter", "Accounts that turned out to be charged too much.", adjusted),
+    ] {
+        head(text, name, kind, help);
+        value(text, name, "", number);
+    }
+    let name = "tollgate_allocator_seconds";
+    head(text, name, "histogram", "Until Redis answered about budgets.");
+    for (bound, count) in BUCKETS_US.iter().zip(buckets) {
+        value(text, &format!("{name}_bucket"), &format!(r#"le="{}""#, *bound as f64 / 1e6), count);
+    }
+    value(text, &format!("{name}_bucket"), r#"le="+Inf""#, asked);
+    value(text, &format!("{name}_sum"), "", sum_us as f64 / 1e6);
+    value(text, &format!("{name}_count"), "", asked);
 }
 
 /// The way of rows to PostgreSQL. One metric has a label, with three values.

@@ -41,6 +41,7 @@ pub mod serve;
 pub mod server;
 pub mod settings;
 pub mod share;
+pub mod shared_budgets;
 pub mod status;
 pub mod status_port;
 pub mod surcharge;

@@ -237,6 +237,12 @@ impl Port {
         let Some(Exchange { answers, wait_ms }) = exchange else {
             return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is no exchange about budgets"}));
         };
+        let wait = Duration::from_millis(wait_ms).min(MOST_WAIT);
+        if self.core.shared.builder.persistent.redis.in_use() {
+            // An operator that does not know yet: nothing is told to two allocators.
+            tokio::time::sleep(wait).await;
+            return json_reply(StatusCode::OK, &json!({"batches": []}));
+        }
         self.asked_at.set(Instant::now());
         let ledger = &self.core.shared.builder.ledger;
         for Answers { replica, answers } in &answers {
@@ -244,7 +250,6 @@ impl Port {
         }
         let mut batches = ledger.due();
         if batches.iter().all(|batch| batch.reports.is_empty()) {
-            let wait = Duration::from_millis(wait_ms).min(MOST_WAIT);
             // A call that waits shortens it; one that asked before is told of by the first look.
             let _ = tokio::time::timeout(wait, ledger.urgent()).await;
             batches = ledger.due();
@@ -283,7 +288,8 @@ impl Port {
     async fn notice_absence(&self) -> Infallible {
         loop {
             tokio::time::sleep(AWAY / 6).await;
-            if self.asked_at.get().elapsed() > AWAY {
+            let is_its = !self.core.shared.builder.persistent.redis.in_use();
+            if is_its && self.asked_at.get().elapsed() > AWAY {
                 self.core.shared.builder.ledger.unanswered();
             }
             if let Some(hub) = &self.core.shared.builder.persistent.hub {

@@ -23,6 +23,7 @@ use crate::outgoing::Mode;
 use crate::priority::{self, Classes};
 use crate::rules::{self, Bound, Group};
 use crate::share::{Hub, Shared};
+use crate::shared_budgets::RedisLink;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -209,6 +210,7 @@ pub struct Persistent {
     usages: Mutex<HashMap<String, Arc<Usage>>>,
     deployments: Mutex<HashMap<Name, Arc<DeploymentState>>>,
     endpoints: Mutex<HashMap<Endpoint, usize>>,
+    pub redis: RedisLink,
     /// End users and tags, by what they are called before the name.
     groups: Mutex<HashMap<String, Arc<Group>>>,
     /// Set where several proxies have the limits together.
@@ -366,6 +368,8 @@ impl Builder {
                 }
             })
             .collect();
+        let value = |id: &str| values.get(id).map(|credential| credential.value.clone());
+        self.persistent.redis.follow(generation, &snapshot.gateway, value);
         let mut members = HashMap::default();
         for (index, budget) in (0u32..).zip(&snapshot.budgets) {
             match budget.per {
@@ -585,7 +589,7 @@ fn postgres_target(gateway: &model::Gateway, values: &HashMap<&str, &Credential>
     })
 }
 
-fn terms(budget: &model::Budget) -> BudgetTerms {
+pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
     use tollgate_ledger::{CalendarUnit, Mode, Period, Unit};
     BudgetTerms {
         id: budget.id.to_string(),

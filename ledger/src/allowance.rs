@@ -249,6 +249,22 @@ impl Allowances {
         changed
     }
 
+    /// Somebody waits for allowance of these budgets: what no call here holds is given back with the next report.
+    pub fn recalled(&self, budgets: &[String]) {
+        for live in lock(&self.live).iter().filter(|live| budgets.iter().any(|id| **id == *live.budget)) {
+            live.account.elsewhere.tight.store(true, Relaxed);
+        }
+    }
+
+    /// All accounts are due, also those that did not change.
+    pub fn tell_all(&self) {
+        for live in lock(&self.live).iter() {
+            let mut told = lock(&live.account.elsewhere.told);
+            told.at_ms = 0;
+            told.quiet_until_ms = 0;
+        }
+    }
+
     /// No answer came. Who waits is told.
     pub fn unanswered(&self) -> Vec<Arc<Account>> {
         self.away.store(true, Release);

@@ -27,7 +27,7 @@ use crate::recover::{RecoveryReport, recover};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::terms::{BudgetTerms, BudgetView, NameId};
-use tollgate_allocator::{Answer, Batch, ReplicaId};
+use tollgate_allocator::{Answer, Batch, ReplicaId, Terms};
 
 /// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
 const GRANT_QUEUE: usize = 4096;
@@ -395,6 +395,31 @@ impl Ledger {
         let Some(allowances) = &self.0.allowances else { return };
         let now_ms = (self.0.clock)();
         self.tell_grants(allowances.answered(replica, answers, now_ms), now_ms);
+    }
+
+    /// Who this process is to the allocator now. `None`, where limits are its own.
+    pub fn replica(&self) -> Option<ReplicaId> {
+        self.0.allowances.as_ref().map(|allowances| allowances.replica())
+    }
+
+    /// Somebody waits for allowance of these budgets, by id: what no call here holds is given back.
+    pub fn recalled(&self, budgets: &[String]) {
+        if let Some(allowances) = &self.0.allowances {
+            allowances.recalled(budgets);
+        }
+    }
+
+    /// The next [`Ledger::due`] has all accounts, also those that did not change: the allocator may have forgotten them.
+    pub fn tell_all(&self) {
+        if let Some(allowances) = &self.0.allowances {
+            allowances.tell_all();
+        }
+    }
+
+    /// The terms of a budget that is in use.
+    pub fn terms(&self, budget: &str) -> Option<Terms> {
+        let budget = self.read_budgets().get(budget).cloned()?;
+        Some(budget.books().terms.shared())
     }
 
     /// No answer came in time: Hard budgets refuse what they have no allowance for, at once, until one comes.

@@ -50,5 +50,6 @@ pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use tollgate_allocator::{
-    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Unit, rates,
+    Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,
+    Unit, rates,
 };

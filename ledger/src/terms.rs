@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::budget::{Budget, GrantWait};
-use tollgate_allocator::{Mode, Period, Unit};
+use tollgate_allocator::{Mode, Period, Terms, Unit};
 
 /// A name in the dictionary. 0 is no name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +47,15 @@ pub struct BudgetTerms {
     pub allow_unavailable: bool,
     /// A Soft budget that is spent admits this share of the calls per minute that it admitted before. Percent.
     pub throttle_percent: Option<u32>,
+}
+
+impl BudgetTerms {
+    /// What an allocator must know of them.
+    pub fn shared(&self) -> Terms {
+        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
+            self;
+        Terms { unit: *unit, limit: *limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
+    }
 }
 
 /// An attempt that is about to be sent to a provider.

@@ -154,7 +154,7 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
         match document {
             Document::LLMGateway(object) => {
                 let LLMGatewaySpec { master_key, stores, .. } = &object.spec;
-                if let Some(source) = master_key {
+                for source in master_key.iter().chain(&stores.redis) {
                     want(namespace, &source.secret_ref.name);
                 }
                 if let Some(store) = &stores.postgres {

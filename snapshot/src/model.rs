@@ -58,6 +58,9 @@ pub struct Gateway {
     /// Hosts any deployment may call; `*` all, `*.example.com` a suffix.
     pub allowed_hosts: Vec<Name>,
     pub metrics_require_auth: bool,
+    /// Budgets are counted in a Redis or Valkey: the credential that is its URL.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub redis: Option<Name>,
     /// `None`: rows stay with the proxy.
     #[serde(skip_serializing_if = "says_nothing")]
     pub postgres: Option<PostgresStore>,
@@ -103,6 +106,7 @@ impl Default for Gateway {
             cooldown: Cooldown::default(),
             allowed_hosts: vec!["*".into()],
             metrics_require_auth: false,
+            redis: None,
             postgres: None,
             replicas: 0,
             ignore_cached_tokens: false,

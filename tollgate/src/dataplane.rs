@@ -16,11 +16,12 @@ use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::serve::{self as listeners, Listener};
 use tollgate_dataplane::settings::Settings;
+use tollgate_dataplane::shared_budgets::SharedBudgets;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::status_port;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_dataplane::tls::Certificate;
-use tollgate_ledger::{Allocation, Ledger};
+use tollgate_ledger::Allocation;
 use tollgate_snapshot::Snapshot;
 use tollgate_snapshot::model::GatewayName;
 
@@ -162,10 +163,12 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let feed = Feed::new(client, arguments.gateway, shared.clone(), store, tell_first);
     let mut feed = std::pin::pin!(feed.run());
     let mut frugal = Some(frugal);
+    let mut budgets = None;
     let reason = {
         let serving = async {
             first.await.context("the feed ended")?;
             drop(frugal.take());
+            budgets = SharedBudgets::start(&shared)?;
             let serving = Serving::start(&shared, listening.listen()?, writers)?;
             println(format_args!("serving after {} ms", begun.elapsed().as_millis()))?;
             anyhow::Ok(serving)
@@ -204,30 +207,15 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
             never = feed.as_mut() => match never {},
         }
     }
-    tell_last(&ledger).await;
+    process::tell_last(&ledger).await;
+    if let Some(budgets) = budgets {
+        budgets.stop();
+    }
     // Nobody listens where the thread has ended: its error comes next.
     let _ = stop_status.send(());
     status_thread.join().map_err(|_| anyhow::anyhow!("the status thread panicked"))??;
     ledger.close().context("cannot close the ledger")?;
     Ok(())
-}
-
-/// What was used is told to the operator, so that nothing more is charged. An operator that is away charges what was
-/// granted instead, until it hears of it.
-async fn tell_last(ledger: &Ledger) {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    const LOOK: Duration = Duration::from_millis(20);
-    ledger.end();
-    let told = async {
-        while !ledger.is_told() {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    if tokio::time::timeout(PATIENCE, told).await.is_err() {
-        tracing::warn!(
-            "the operator did not hear what was used: budgets are charged all that this process was granted"
-        );
-    }
 }
 
 /// Everything that is listened on.

@@ -108,6 +108,25 @@ pub fn open_ledger(
     Ok((ledger, writers))
 }
 
+/// What was used is told to the allocator of budgets, so that nothing more is charged. One that is away charges what was
+/// granted instead, until it hears of it.
+pub async fn tell_last(ledger: &Ledger) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const LOOK: Duration = Duration::from_millis(20);
+    ledger.end();
+    let told = async {
+        while !ledger.is_told() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, told).await.is_err() {
+        tracing::warn!(
+            "the allocator did not hear what was used: budgets are charged all that this process was granted, until the \
+             next process of its data folder tells"
+        );
+    }
+}
+
 /// Makes the data folder.
 ///
 /// # Errors

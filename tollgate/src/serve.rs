@@ -12,6 +12,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::metrics::Registry;
+use tollgate_dataplane::shared_budgets::SharedBudgets;
 use tollgate_dataplane::status::Status;
 use tollgate_dataplane::tables::{Builder, Persistent};
 use tollgate_ledger::Allocation;
@@ -102,7 +103,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     // Before the configuration is read: two gateways on one port is the mistake that should show at once.
     let first_port = arguments.port.or((loader.source == Source::Demo).then_some(DEMO_PORT));
     let first_sockets = first_port.map(|port| Open::bind(host, port, settings.cores)).transpose()?;
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, Allocation::Own, arguments.limits.spool())?;
     // From here on a signal is a clean stop, and no edit is missed: both may come before the first call does.
     let mut signals = Signals::new()?;
     let watch = match &loader.source {
@@ -111,6 +111,11 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     let frugal = Frugal::begin();
     let first = loader.load_first()?;
+    let allocation = match first.snapshot.gateway.redis {
+        Some(_) => Allocation::Shared,
+        None => Allocation::Own,
+    };
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, arguments.limits.spool())?;
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
@@ -129,6 +134,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         body_bytes: 0.into(),
         started: begun,
     });
+    let budgets = SharedBudgets::start(&shared)?;
     note(&shared, &loader, 1, &findings);
     report(&findings, &[], &loader);
     let serving = Serving::start(&shared, serving_listeners, writers)?;
@@ -145,6 +151,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     shared.draining.store(true, Relaxed);
     if serving.drain(&mut signals).await? == End::Drained {
         mock.stop().await;
+    }
+    if let Some(budgets) = budgets {
+        process::tell_last(&ledger).await;
+        budgets.stop();
     }
     ledger.close().context("cannot close the ledger")?;
     Ok(())

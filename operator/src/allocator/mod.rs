@@ -6,10 +6,13 @@
 //! proxy ◄── POST /operator/allowance {answers} ── caller (one for each proxy) ──► desk (one for each gateway)
 //!       ──► {reports}, at once when a call waits                                  │ sync, write shards, then answer
 //! ```
+//!
+//! A gateway with `stores.redis` is not asked: its proxies count there, and a reader tells what was spent.
 
 mod caller;
 mod desk;
 mod shards;
+mod spend;
 pub mod terms;
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +29,7 @@ use crate::proxies::Asker;
 
 use self::caller::Caller;
 use self::desk::Desk;
+use self::spend::Reader;
 
 /// How often the proxies that are there are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,10 +57,21 @@ struct Counter {
 async fn lead(context: &Context) -> Infallible {
     let asker = Asker::default();
     let mut counters: HashMap<Named, Counter> = HashMap::new();
+    let mut readers: HashMap<Named, JoinSet<()>> = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
-        let there = context.fleet.callable();
+        let mut there = context.fleet.callable();
+        let elsewhere = spend::elsewhere(context, there.keys());
+        there.retain(|gateway, _| !elsewhere.contains(gateway));
+        readers.retain(|gateway, _| elsewhere.contains(gateway));
+        for gateway in elsewhere {
+            readers.entry(gateway.clone()).or_insert_with(|| {
+                let mut tasks = JoinSet::new();
+                tasks.spawn(Reader::new(context.clone(), gateway).run());
+                tasks
+            });
+        }
         counters.retain(|gateway, _| there.contains_key(gateway));
         for (gateway, proxies) in there {
             let counter = counters.entry(gateway.clone()).or_insert_with(|| {

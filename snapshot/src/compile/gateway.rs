@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tollgate_crds::{
     Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LocalRef, LogFormat, LogLevel, Logs, Metrics,
-    ObjectRef, PostgresStore, Prices, SecretKeyRef, Stores, Telemetry, Unpriced,
+    ObjectRef, PostgresStore, Prices, SecretKeyRef, SecretSource, Stores, Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -25,6 +25,12 @@ const USUAL_REPLICAS: i32 = 2;
 
 /// What a Secret of type `kubernetes.io/tls` has.
 const CERTIFICATE_ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
+
+/// How the URL of a Redis or Valkey may begin.
+const REDIS_SCHEMES: [&str; 5] = ["redis://", "rediss://", "valkey://", "valkeys://", "unix:"];
+
+/// Scripts in Redis count in doubles. In the unit of the budget: nano-USD, tokens, requests.
+const LARGEST_IN_REDIS: i64 = 9_000_000_000_000_000;
 
 /// The gateway, and what decides who attaches to it.
 #[derive(Debug)]
@@ -180,6 +186,21 @@ impl<'a> Gateway<'a> {
         admitted
     }
 
+    /// Lowers limits that are larger than the gateway's store can count.
+    pub fn bound_limits(&self, budgets: &mut [model::Budget], report: &mut Report) {
+        let (Scope::Alone(Some(object)) | Scope::OneOfMany(Some(object))) = self.scope else { return };
+        if self.compiled.redis.is_none() {
+            return;
+        }
+        for budget in budgets.iter_mut().filter(|budget| budget.limit > LARGEST_IN_REDIS) {
+            budget.limit = LARGEST_IN_REDIS;
+            let message =
+                format!("budget `{}` counts up to 9,000,000 USD (or 9 * 10^15), its limit is larger", budget.id);
+            report.warning(object.subject(), Reason::InvalidValue, "spec.stores.redis", message).hint =
+                "Redis counts exactly so far; split the budget".to_owned();
+        }
+    }
+
     fn name(&self) -> GatewayName {
         let model::Gateway { namespace, name, .. } = &self.compiled;
         GatewayName { namespace: namespace.to_string(), name: name.to_string() }
@@ -255,6 +276,7 @@ fn compile<'a>(
     }
     report_stores(stores, telemetry, subject, report);
     let postgres = stores.postgres.as_ref().map(|store| postgres(store, input, subject, urls, report));
+    let redis = stores.redis.as_ref().map(|source| redis(source, input, subject, urls, report));
     let master_key = master_key.as_ref().and_then(|source| {
         let (_, value) = credential::read(input, &source.secret_ref, subject, "spec.masterKey.secretRef", report)?;
         if value.len() < SHORTEST_KEY {
@@ -277,6 +299,7 @@ fn compile<'a>(
         allowed_hosts: allowed_hosts.iter().map(|host| host.as_str().into()).collect(),
         metrics_require_auth: *require_auth,
         postgres,
+        redis,
         replicas: match input.mode {
             Mode::Standalone => 0,
             Mode::Cluster => u32::try_from(replicas).unwrap_or(0),
@@ -387,12 +410,31 @@ fn postgres(
     model::PostgresStore { credential, retention_days: days.and_then(|days| u32::try_from(days).ok()).unwrap_or(0) }
 }
 
-fn report_stores(stores: &Stores, telemetry: &Telemetry, subject: Subject<'_>, report: &mut Report) {
-    let Stores { redis, postgres: _, cache } = stores;
-    for (name, store) in [("redis", redis), ("cache", cache)] {
-        if store.is_some() {
-            report.not_yet(subject, format!("spec.stores.{name}"), format!("{name} is not used yet"));
+/// A URL that cannot be read is a finding and no end of the store: budgets get no allowance until it can.
+fn redis(
+    source: &SecretSource,
+    input: &Input<'_>,
+    subject: Subject<'_>,
+    urls: &mut Vec<(Name, Arc<str>)>,
+    report: &mut Report,
+) -> Name {
+    let SecretSource { secret_ref } = source;
+    let credential = credential::id(subject.namespace, secret_ref);
+    let field = "spec.stores.redis.secretRef";
+    if let Some((_, url)) = credential::read(input, secret_ref, subject, field, report) {
+        if REDIS_SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+            urls.push((credential.clone(), url));
+        } else {
+            report.error(subject, Reason::InvalidValue, field, "the URL does not begin with redis:// or rediss://");
         }
+    }
+    credential
+}
+
+fn report_stores(stores: &Stores, telemetry: &Telemetry, subject: Subject<'_>, report: &mut Report) {
+    let Stores { redis: _, postgres: _, cache } = stores;
+    if cache.is_some() {
+        report.not_yet(subject, "spec.stores.cache", "cache is not used yet");
     }
     if telemetry.otlp.is_some() {
         report.not_yet(subject, "spec.telemetry.otlp", "traces are not exported yet");

@@ -106,7 +106,8 @@ pub fn compile(input: Input<'_>) -> Compiled {
     };
     let Keys { keys, mut policies } = work.compile(&served, &mut report);
     let teams = team::of_gateway(teams, &gateway, &mut policies);
-    let (budgets, webhooks) = budgets.into_rows(&gateway);
+    let (mut budgets, webhooks) = budgets.into_rows(&gateway);
+    gateway.bound_limits(&mut budgets, &mut report);
     report.retain(|subject| gateway.concerns(subject));
 
     let Routes { routes, namespaces } = routes;

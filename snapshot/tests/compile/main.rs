@@ -12,4 +12,5 @@ mod names;
 mod prices;
 mod rates;
 mod samples;
+mod stores;
 mod world;

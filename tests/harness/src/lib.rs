@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod objects;
 mod proxy;
 mod raw;
+mod redis;
 mod sse;
 mod stage;
 
@@ -25,6 +26,7 @@ pub use ledger::{SpendRow, assert_every_attempt_is_booked, assert_ledger_equals_
 pub use objects::{Object, documents};
 pub use proxy::{Proxy, ProxyStarter};
 pub use raw::RawSocket;
+pub use redis::RedisServer;
 pub use serde_json::{Value, json};
 pub use sse::Event;
 pub use stage::Stage;

@@ -264,8 +264,9 @@ pub fn secret_uses(documents: &[Document]) -> BTreeMap<(String, String), SecretU
         let mut read = |SecretKeyRef { name, key }: &SecretKeyRef| add(name, key, false);
         match document {
             Document::LLMGateway(object) => {
-                object.spec.master_key.iter().for_each(|source| read(&source.secret_ref));
-                object.spec.stores.postgres.iter().for_each(|store| read(&store.secret_ref));
+                let stores = &object.spec.stores;
+                object.spec.master_key.iter().chain(&stores.redis).for_each(|source| read(&source.secret_ref));
+                stores.postgres.iter().for_each(|store| read(&store.secret_ref));
                 let tls = object.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
                 for certificate in tls.map(|tls| &tls.certificate_ref.name) {
                     add(certificate, "tls.crt", false);

@@ -12,6 +12,7 @@ mod low;
 mod members;
 mod prices;
 mod retries;
+mod shared;
 mod teams;
 mod tenants;
 mod thresholds;

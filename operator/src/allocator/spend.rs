@@ -1,0 +1,150 @@
+//! I/O: a gateway whose budgets are counted in a Redis: the operator hands out nothing, and reads what was spent, for
+//! statuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate_allocator::{Budget, Terms};
+use tollgate_redis::{Address, GatewayKeys, Store, StoreError};
+use tollgate_snapshot::Snapshot;
+
+use super::terms::AllTerms;
+use crate::Context;
+use crate::backoff::Backoff;
+use crate::facts::{Named, SpendFact};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What was told so shortly before a look is looked at again: clocks of a cluster's nodes differ. Milliseconds.
+const OVERLAP_MS: i64 = 10_000;
+
+/// Longest wait for all answers of a look.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+enum SpendError {
+    #[error("the Secret with the URL of Redis is not there, or has no such entry")]
+    NoUrl,
+    #[error("the URL of Redis: {0}")]
+    Address(#[from] tollgate_redis::AddressError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("Redis does not answer")]
+    Late,
+}
+
+/// What is known of one gateway.
+pub struct Reader {
+    context: Context,
+    gateway: Named,
+    terms: AllTerms,
+    snapshot: Option<Arc<Snapshot>>,
+    store: Option<(Address, Store)>,
+    budgets: BTreeMap<String, Budget>,
+    /// The server's clock at the last look; `None`: everything is to be read.
+    looked_at_ms: Option<i64>,
+}
+
+impl Reader {
+    pub fn new(context: Context, gateway: Named) -> Reader {
+        Reader {
+            context,
+            gateway,
+            terms: AllTerms::default(),
+            snapshot: None,
+            store: None,
+            budgets: BTreeMap::new(),
+            looked_at_ms: None,
+        }
+    }
+
+    /// Until it is cancelled.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::of_server();
+        loop {
+            let looked = tokio::time::timeout(PATIENCE, self.look()).await;
+            match looked.unwrap_or(Err(SpendError::Late)) {
+                Ok(()) => {
+                    backoff.reset();
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(error) => {
+                    let (namespace, name) = &self.gateway;
+                    tracing::warn!(%error, "what was spent in `{namespace}/{name}` cannot be read: {error}");
+                    self.context.metrics.allocation_failed();
+                    self.store = None;
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), SpendError> {
+        let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return Ok(()) };
+        let address = self.address(&snapshot)?;
+        if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
+            self.terms = AllTerms::of(&snapshot);
+            self.snapshot = Some(snapshot.clone());
+            // Budgets that are new here may have been used before.
+            self.looked_at_ms = None;
+        }
+        if self.store.as_ref().is_none_or(|(known, _)| *known != address) {
+            let (namespace, name) = &self.gateway;
+            let store = Store::open(&address, GatewayKeys::new(&format!("{namespace}/{name}"))).await?;
+            self.store = Some((address, store));
+            self.looked_at_ms = None;
+        }
+        let Some((_, store)) = &self.store else { return Ok(()) };
+        let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
+        let (mut changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
+        if since.is_none() {
+            changed = snapshot.budgets.iter().map(|budget| budget.id.to_string()).collect();
+        }
+        self.budgets.extend(store.books(changed.iter().map(String::as_str)).await?);
+        self.looked_at_ms = Some(now_ms);
+        self.context.metrics.allocations(self.budgets.len());
+        self.show(now_ms.div_euclid(1000));
+        Ok(())
+    }
+
+    /// All of them: what counts changes with time too.
+    fn show(&self, now: i64) {
+        let spent = self.budgets.iter().filter_map(|(id, budget)| {
+            let terms: &Terms = self.terms.get(id)?;
+            let totals = budget.totals(terms, now);
+            let fact = SpendFact {
+                used: totals.used,
+                charged: totals.charged,
+                held: totals.held,
+                limit: terms.limit,
+                period_starts_at: terms.period.span(now).starts_at,
+            };
+            Some((id.clone(), fact))
+        });
+        if self.context.facts.set_spend(&self.gateway, spent) {
+            self.context.facts.show_again();
+        }
+    }
+
+    /// Out of the Secret that the gateway names.
+    fn address(&self, snapshot: &Snapshot) -> Result<Address, SpendError> {
+        let id = snapshot.gateway.redis.as_deref().ok_or(SpendError::NoUrl)?;
+        let mut parts = id.splitn(3, '/');
+        let (Some(namespace), Some(name), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(SpendError::NoUrl);
+        };
+        let secrets = self.context.secrets.compiled();
+        let url = secrets.get(namespace, name).and_then(|secret| secret.data.get(key)).ok_or(SpendError::NoUrl)?;
+        Ok(Address::parse(url)?)
+    }
+}
+
+/// Gateways of these that count elsewhere.
+pub fn elsewhere<'a>(context: &Context, gateways: impl Iterator<Item = &'a Named>) -> BTreeSet<Named> {
+    let counts =
+        |gateway: &Named| context.fleet.snapshot_of(gateway).is_some_and(|snapshot| snapshot.gateway.redis.is_some());
+    gateways.filter(|gateway| counts(gateway)).cloned().collect()
+}

@@ -1,0 +1,93 @@
+"""A gateway whose budgets are counted in a Redis: the operator hands out nothing, gives the URL to the proxies with their
+credentials, and reads what was spent."""
+
+import base64
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from harness.api import path
+from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
+from harness.operator import Operator
+from harness.process import Process
+
+
+class Redis:
+    """A real server on a loopback port."""
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        server = shutil.which("redis-server") or shutil.which("valkey-server")
+        self.cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
+        if not server or not self.cli:
+            pytest.skip("neither redis-server nor valkey-server is installed")
+        self.process = Process("redis", [server, "--bind", "127.0.0.1", "--port", self.port, "--save", ""], folder)
+        self.process.wait_until(lambda: self.command("PING") == "PONG")
+
+    def command(self, *words):
+        done = subprocess.run([self.cli, "-p", str(self.port), *map(str, words)], capture_output=True, text=True)
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def redis(tmp_path):
+    server = Redis(tmp_path)
+    yield server
+    server.process.kill()
+
+
+def shard(budget):
+    return hashlib.sha256(budget.encode()).digest()[0] % 16
+
+
+def spend(redis, gateway, budget, used):
+    """As the script writes it: the books of a budget for ever, with one account."""
+    tag = f"tollgate:{{{gateway}#{shard(budget)}}}"
+    forever = 2**63 - 1
+    books = f"N lifetime 0 {forever} {forever} 0 -"
+    redis.command("HSET", f"{tag}:budget:{budget}", "q", 1, "b:1", books, "a:1:replica.1", f"{2 * used} 0 {used} 0 1000000000 0")
+    seconds = int(redis.command("TIME").split()[0])
+    redis.command("ZADD", f"{tag}:changed", seconds * 1000, budget)
+
+
+def test_what_was_spent_in_redis_is_in_the_statuses(own_plane, crds, namespace, redis):
+    url = f"redis://127.0.0.1:{redis.port}"
+    budget = {"limit": "10", "period": {"lifetime": {}}}
+    own_plane.kubectl.apply([
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": url}},
+        {"apiVersion": TOLLGATE, "kind": "LLMGateway", "metadata": {"name": "g"}, "spec": {"stores": {"redis": secret_ref("redis")}}},
+        object_of("ModelDeployment", "m", provider="vllm", model="m", pricing={"free": True}, endpoint={"baseURL": "http://m:1"}),
+        object_of("VirtualKey", "ci", models=["m"], keyHash="sha256:" + "41a6d46d" * 8, budget=budget),
+    ], namespace=namespace)
+    gateway = f"{namespace}/g"
+    spend(redis, gateway, f"{namespace}/VirtualKey/ci", 2_500_000_000)
+    operator = Operator(own_plane, "operator", [namespace], own_plane.make_kubeconfig("operator", ["system:masters"]))
+    try:
+        key = where(namespace, "VirtualKey", "ci")
+        wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("True", "Active"))
+        status = own_plane.api.wait_until(key, lambda there: there["status"].get("spent"))["status"]
+        assert (status["spent"], status["usedPercent"]) == ("$2.50", "25%")
+        # What changes is seen too, and a budget that is spent is said to be.
+        spend(redis, gateway, f"{namespace}/VirtualKey/ci", 10_000_000_000)
+        wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("False", "Exhausted"))
+        # The URL is a credential: in the Secret, and in no ConfigMap.
+        secret = own_plane.api.get(path("v1", "secrets", namespace, "tollgate-g-credentials-0"))
+        credentials = json.loads(base64.b64decode(secret["data"]["credentials.json"]))["credentials"]
+        assert credentials == {f"{namespace}/redis/key": url}
+        maps = own_plane.api.get(path("v1", "configmaps", namespace, None))["items"]
+        assert all(url not in json.dumps(each) for each in maps)
+        # Nothing is handed out here.
+        assert not [each for each in maps if "budgets" in each["metadata"]["name"]]
+        # A server that is away is told, and what is known stays.
+        redis.process.kill()
+        operator.process.wait_until(lambda: "cannot be read" in operator.process.story(400))
+        assert own_plane.api.get(key)["status"]["spent"] == "$10.00"
+    finally:
+        operator.kill()
