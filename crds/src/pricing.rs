@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Own prices. `like` is the base, the rest replaces single rates of it; or nothing costs anything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("!self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))")
+    validation = Rule::new("!has(self.free) || !self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))")
         .message("free excludes perMillionTokens, like and rates"),
-    validation = Rule::new("self.free || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)")
+    validation = Rule::new("(has(self.free) && self.free) || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)")
         .message("set at least one of perMillionTokens, free, like, rates")
 )]
 #[serde(rename_all = "camelCase")]

@@ -10,9 +10,12 @@ const PREVIOUS: &str = include_str!("previous/crds.yaml");
 
 /// Rules that are new or were reworded although their field is not new, as `Kind.path: rule`. Each refuses nothing that
 /// was accepted before; say why beside it.
-const HARMLESS_RULES: [&str; 1] = [
+const HARMLESS_RULES: [&str; 3] = [
     // `configMapRef` was required, and the others are new.
     r#"LLMGateway.spec.prices.overlays[]: the rule "(has(self.pricing) ? 1 : 0) + (has(self.discountPercent) ? 1 : 0) + (has(self.surchargePercent) ? 1 : 0) + (has(self.configMapRef) ? 1 : 0) == 1" is new"#,
+    // The same as before where `free` has its default, which items of lists have not.
+    r#"ModelDeployment.spec.pricing: the rule "!has(self.free) || !self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))" is new"#,
+    r#"ModelDeployment.spec.pricing: the rule "(has(self.free) && self.free) || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)" is new"#,
 ];
 
 /// Bounds that narrow when the number falls, and those that narrow when it rises.

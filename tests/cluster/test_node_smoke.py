@@ -23,6 +23,21 @@ print(json.dumps({"answer": answer.choices[0].message.content, "stream": "".join
 """
 
 
+# A rollout is over before kube-proxy has heard of the pod.
+WAIT = """
+import socket, sys, time
+deadline = time.monotonic() + 20
+while True:
+    try:
+        socket.create_connection((sys.argv[1], 4000), timeout=1).close()
+        break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.1)
+"""
+
+
 def gateway_objects(image):
     """The built-in demo as a Deployment and a Service."""
     labels = {"app": "gateway"}
@@ -69,6 +84,7 @@ def test_node_is_ready(node):
 
 
 def test_an_application_is_served_through_a_service_by_its_name(node, namespace, gateway, client):
+    client.run(WAIT, "gateway")
     for host in ["gateway", f"gateway.{namespace}.svc.cluster.local"]:
         said = json.loads(client.run(CALL, f"http://{host}:4000", MASTER_KEY, json.dumps(MESSAGE)))
         assert said["answer"] and said["stream"] and said["tokens"] > 0, said
@@ -87,6 +103,7 @@ def test_a_new_pod_takes_over_from_one_that_was_deleted(node, namespace, gateway
     node.kubectl.run("rollout", "status", "deployment/gateway", "--timeout=60s", "--namespace", namespace)
     after = {pod["metadata"]["name"] for pod in node.kubectl.get_json("pods", namespace=namespace, selector="app=gateway")}
     assert len(after) == 1 and not before & after
+    client.run(WAIT, "gateway")
     assert json.loads(client.run(CALL, "http://gateway:4000", MASTER_KEY, json.dumps(MESSAGE)))["answer"]
 
 

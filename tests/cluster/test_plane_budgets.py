@@ -96,6 +96,11 @@ def wait_for_told(plane, namespace, name, number):
     assert len(notes) == number, notes
 
 
+def books_of(own_plane, namespace):
+    shards = own_plane.api.get(path("v1", "configmaps", namespace), labelSelector="tollgate.dev/allocations")["items"]
+    return {budget: book for shard in shards for budget, book in json.loads(shard["data"]["budgets.json"]).items()}
+
+
 def test_members_that_calls_bring_are_granted_and_summed(own_plane, start, proxies, namespace):
     start("one").wait_until_it_leads()
     own_plane.kubectl.apply(object_of("Budget", "each", limit="2", period=LIFETIME, per="EndUser"), namespace=namespace)
@@ -104,9 +109,12 @@ def test_members_that_calls_bring_are_granted_and_summed(own_plane, start, proxi
     there = status_becomes(own_plane, namespace, "each", spent="$2.50", limit="$2.00", usedPercent="100%", maxOvershoot="$0.00")
     available = next(each for each in there["status"]["conditions"] if each["type"] == "Available")
     assert (available["status"], available["message"]) == ("True", "1 of the 2 members in use have spent their limit")
-    shards = own_plane.api.get(path("v1", "configmaps", namespace), labelSelector="tollgate.dev/allocations")["items"]
-    books = {budget: book for shard in shards for budget, book in json.loads(shard["data"]["budgets.json"]).items()}
-    assert f"{namespace}/Budget/each/alice" in books and f"{namespace}/Budget/each" not in books
+    # What was used is written some seconds after it is shown.
+    deadline = time.monotonic() + 20
+    while f"{namespace}/Budget/each/alice" not in (books := books_of(own_plane, namespace)):
+        assert time.monotonic() < deadline, books
+        time.sleep(0.2)
+    assert f"{namespace}/Budget/each" not in books
 
 
 def test_thresholds_are_told_once_also_by_the_next_leader(own_plane, start, proxies, receiver, namespace):

@@ -158,7 +158,8 @@ def test_an_import_applies_as_it_is_printed(plane, crds, namespace):
     done = tollgate("import", str(LITELLM), "--fill", "-n", namespace, env=variables)
     # What the file has wrong in itself.
     errors = [line for line in done.stderr.splitlines() if ": error: " in line]
-    assert [error.split(": ")[2] for error in errors] == ["router_settings.model_group_alias.lost", "include[0]"], done.stderr
+    wrong = ["litellm_settings.priority_reservation.odd", "router_settings.model_group_alias.lost", "include[0]"]
+    assert [error.split(": ")[2] for error in errors] == wrong, done.stderr
     assert "${" not in done.stdout
     said = plane.kubectl.apply(done.stdout, "--validate=strict", "--warnings-as-errors")
     documents = [each for each in yaml.safe_load_all(done.stdout) if each]

@@ -27,6 +27,8 @@ BESIDE = {
     "budget": {"limit": "1", "period": {"calendar": "Day"}},
     "members.[]": {"user": "u"},
     "boost": {"amount": "1"},
+    "rateLimits.[]": {"name": "a"},
+    "overlays.[]": {"name": "a"},
 }
 
 LISTENER = {"name": "a", "port": 4000}
@@ -50,6 +52,8 @@ CASES = {
         {"minOutputTokens": 9, "maxOutputTokens": 8},
     ),
     "self == 429 || self == 422": (422, 500),
+    "has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.inputTokensPerMinute) || "
+    "has(self.outputTokensPerMinute) || has(self.parallelRequests)": ({"inputTokensPerMinute": 1}, {}),
     "self.all(one, self.exists_one(other, other.port == one.port))": (
         [LISTENER, {"name": "b", "port": 4443}],
         [LISTENER, {"name": "b", "port": 4000}],
@@ -73,11 +77,11 @@ CASES = {
         {"backendRef": {"name": "s", "port": 80}},
         {"backendRef": {"name": "s", "port": 80}, "endpoint": {"baseURL": "http://a.example"}},
     ),
-    "!self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))": (
+    "!has(self.free) || !self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))": (
         {"free": True},
         {"free": True, "like": "openai/gpt-4o"},
     ),
-    "self.free || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)": (
+    "(has(self.free) && self.free) || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)": (
         {"like": "openai/gpt-4o"},
         {"free": False},
     ),
