@@ -27,7 +27,7 @@ BESIDE = {
     "budget": {"limit": "1", "period": {"calendar": "Day"}},
     "members.[]": {"user": "u"},
     "boost": {"amount": "1"},
-    "rateLimits.[]": {"name": "a"},
+    "rateLimits.[]": {"name": "a", "requestsPerMinute": 1},
     "overlays.[]": {"name": "a"},
 }
 
@@ -51,9 +51,11 @@ CASES = {
         {"minOutputTokens": 8, "maxOutputTokens": 8},
         {"minOutputTokens": 9, "maxOutputTokens": 8},
     ),
+    "(has(self.pricing) ? 1 : 0) + (has(self.discountPercent) ? 1 : 0) + (has(self.surchargePercent) ? 1 : 0) + "
+    "(has(self.configMapRef) ? 1 : 0) == 1": ({"discountPercent": "5"}, {"discountPercent": "5", "surchargePercent": "5"}),
     "self == 429 || self == 422": (422, 500),
     "has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.inputTokensPerMinute) || "
-    "has(self.outputTokensPerMinute) || has(self.parallelRequests)": ({"inputTokensPerMinute": 1}, {}),
+    "has(self.outputTokensPerMinute) || has(self.parallelRequests)": ({"inputTokensPerMinute": 1}, {"requestsPerMinute": None}),
     "self.all(one, self.exists_one(other, other.port == one.port))": (
         [LISTENER, {"name": "b", "port": 4443}],
         [LISTENER, {"name": "b", "port": 4000}],
