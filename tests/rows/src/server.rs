@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::wait_until;
@@ -89,7 +89,7 @@ impl Postgres {
             .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(log)
-            // A group of its own, so that it can be killed as a whole.
+            // A group of its own: what interrupts the tests is not for it.
             .process_group(0)
             .spawn()
             .expect("postgres starts");
@@ -109,11 +109,18 @@ impl Postgres {
 
     fn end(&mut self, signal: Signal) {
         if let Some(mut server) = self.server.take() {
-            let group = i32::try_from(server.id()).ok().and_then(Pid::from_raw).expect("a process id");
-            kill_process_group(group, signal).expect("the server takes signals");
+            let parent = i32::try_from(server.id()).ok().and_then(Pid::from_raw).expect("a process id");
+            // Each has a group of its own, and memory that all share is in use until the last is gone.
+            let workers = children(parent);
+            kill_process(parent, signal).expect("the server takes signals");
+            if signal == Signal::KILL {
+                for worker in &workers {
+                    // One that has ended by now does not mind.
+                    let _ = kill_process(*worker, signal);
+                }
+            }
             server.wait().expect("a child can be waited for");
-            // Who was killed leaves it behind.
-            wait_until("the end of its processes", || kill_process_group(group, Signal::KILL).is_err());
+            wait_until("the end of its processes", || workers.iter().all(|worker| has_ended(*worker)));
         }
     }
 
@@ -209,7 +216,7 @@ impl Drop for Postgres {
         }
         if let Some(server) = &mut self.server {
             let group = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
-            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+            let _ = group.map(|group| kill_process(group, Signal::KILL));
             let _ = server.wait();
         }
     }
@@ -281,4 +288,23 @@ fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// State and parent of a process; `None` if there is none of this id.
+fn stat(id: i32) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // Behind the name, which may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").expect("the kernel shows processes");
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let of_parent = |id: &i32| stat(*id).is_some_and(|(_, above)| above == parent.as_raw_nonzero().get());
+    ids.filter(of_parent).filter_map(Pid::from_raw).collect()
+}
+
+fn has_ended(process: Pid) -> bool {
+    stat(process.as_raw_nonzero().get()).is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))
 }
