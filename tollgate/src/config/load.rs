@@ -455,14 +455,7 @@ mod tests {
 
         /// Names of the teams and of the Secrets, and reasons of the findings.
         fn load(&mut self) -> (Vec<String>, Vec<String>, Vec<Reason>) {
-            let settings = Settings {
-                default_namespace: "default",
-                variables: &|_| None,
-                keys: None,
-                mock: None,
-                prices: *PriceTable::embedded(),
-                now: 0,
-            };
+            let settings = settings();
             let before = Before { snapshot: None, last_good: &self.last_good };
             let source = Source::Path(self.folder.path().to_owned());
             let Loaded { snapshot, findings, kept, secrets, .. } = load(&source, &settings, Some(before)).unwrap();
@@ -470,6 +463,17 @@ mod tests {
             self.last_good.keep(&kept, secrets).unwrap();
             let teams = snapshot.teams.iter().map(|team| team.name.to_string()).collect();
             (teams, named, findings.iter().map(|placed| placed.finding.reason).collect())
+        }
+    }
+
+    fn settings() -> Settings<'static> {
+        Settings {
+            default_namespace: "default",
+            variables: &|_| None,
+            keys: None,
+            mock: None,
+            prices: *PriceTable::embedded(),
+            now: 0,
         }
     }
 
@@ -516,14 +520,7 @@ mod tests {
         let mut folder = Folder::new();
         let good = "model_list:\n  - model_name: m\n    litellm_params: {model: openai/gpt-4o, api_key: sk-x}\n";
         folder.write("config.yaml", good);
-        let settings = Settings {
-            default_namespace: "default",
-            variables: &|_| None,
-            keys: None,
-            mock: None,
-            prices: *PriceTable::embedded(),
-            now: 0,
-        };
+        let settings = settings();
         let source = Source::Path(folder.folder.path().to_owned());
         let before = Before { snapshot: None, last_good: &folder.last_good };
         let first = load(&source, &settings, Some(before)).unwrap();
@@ -555,14 +552,7 @@ mod tests {
         let mut served = None;
         let mut load_with = |folder: &mut Folder, text: &str| {
             folder.write("prices.yaml", text);
-            let settings = Settings {
-                default_namespace: "default",
-                variables: &|_| None,
-                keys: None,
-                mock: None,
-                prices: *PriceTable::embedded(),
-                now: 0,
-            };
+            let settings = settings();
             let before = Before { snapshot: served.as_ref(), last_good: &folder.last_good };
             let source = Source::Path(folder.folder.path().to_owned());
             let Loaded { snapshot, findings, kept, secrets, .. } = load(&source, &settings, Some(before)).unwrap();
