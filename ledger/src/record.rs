@@ -60,22 +60,8 @@ pub enum Slot {
 /// An attempt that was admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    pub attempt_id: u128,
-    pub started_at_ms: i64,
-    pub key: NameId,
-    pub team: NameId,
-    pub user: NameId,
-    pub end_user: u64,
-    pub end_user_name: NameId,
-    pub tags: NameId,
-    pub model: NameId,
-    pub served_model: NameId,
-    pub deployment: NameId,
-    pub provider: NameId,
-    pub namespace: NameId,
-    pub attempt_no: u8,
-    pub price_version: NameId,
-    pub hold: Amounts,
+    /// As it was when it was admitted.
+    pub start: AttemptStart,
     accounts: [u32; MAX_BUDGETS],
     account_count: u8,
     /// `None` while in flight, and where the settlement is torn.
@@ -91,13 +77,13 @@ impl Intent {
 
     /// What it costs as far as can be known: without a settlement, the hold.
     pub fn cost(&self) -> Amounts {
-        self.settlement.map_or(self.hold, |settlement| settlement.actual)
+        self.settlement.map_or(self.start.hold, |settlement| settlement.actual)
     }
 
     /// The highest name number it refers to.
     pub fn highest_name(&self) -> u32 {
-        let Intent { key, team, user, model, deployment, provider, namespace, price_version, .. } = self;
-        let Intent { end_user_name, tags, served_model, .. } = self;
+        let AttemptStart { key, team, user, model, deployment, provider, namespace, price_version, .. } = &self.start;
+        let AttemptStart { end_user_name, tags, served_model, .. } = &self.start;
         let names = [key, team, user, model, deployment, provider, namespace, price_version];
         let later = [served_model, tags, end_user_name];
         names.into_iter().chain(later).map(|name| name.0).max().unwrap_or(0)
@@ -122,50 +108,10 @@ pub fn charged(hold: Amounts, outcome: Outcome) -> Settlement {
 
 /// The bytes of a slot that says this.
 pub fn encode(place: Place, intent: &Intent) -> [u8; SLOT_BYTES] {
-    let Intent {
-        attempt_id,
-        started_at_ms,
-        key,
-        team,
-        user,
-        end_user,
-        end_user_name,
-        tags,
-        model,
-        served_model,
-        deployment,
-        provider,
-        namespace,
-        attempt_no,
-        price_version,
-        hold,
-        accounts: _,
-        account_count: _,
-        settlement,
-        over_hold,
-    } = *intent;
-    let start = AttemptStart {
-        attempt_id,
-        started_at_ms,
-        key,
-        team,
-        user,
-        end_user,
-        end_user_name,
-        tags,
-        model,
-        served_model,
-        deployment,
-        provider,
-        namespace,
-        attempt_no,
-        price_version,
-        hold,
-    };
     let mut slot = [0; SLOT_BYTES];
-    slot[..INTENT_BYTES].copy_from_slice(&encode_intent(place, &start, intent.accounts()));
-    if let Some(settlement) = settlement {
-        slot[SETTLEMENT_AT..].copy_from_slice(&encode_settlement(place, &settlement, over_hold));
+    slot[..INTENT_BYTES].copy_from_slice(&encode_intent(place, &intent.start, intent.accounts()));
+    if let Some(settlement) = &intent.settlement {
+        slot[SETTLEMENT_AT..].copy_from_slice(&encode_settlement(place, settlement, intent.over_hold));
     }
     slot
 }
@@ -267,22 +213,24 @@ pub fn decode(layout: Layout, place: Place, slot: &[u8]) -> Slot {
     }
     let settlement = decode_settlement(place, &rest[..SETTLEMENT_BYTES]);
     Slot::Intent(Intent {
-        attempt_id: u128::from(u64_at(intent, 8)) | u128::from(u64_at(intent, 16)) << 64,
-        started_at_ms: u64_at(intent, 24) as i64,
-        key: name(0),
-        team: name(1),
-        user: name(2),
-        model: name(3),
-        deployment: name(4),
-        provider: name(5),
-        namespace: name(6),
-        price_version: name(7),
-        served_model: later_name(0),
-        tags: later_name(1),
-        end_user_name: later_name(2),
-        end_user: u64_at(intent, 64),
-        hold: amounts_at(intent, 72),
-        attempt_no: intent[5],
+        start: AttemptStart {
+            attempt_id: u128::from(u64_at(intent, 8)) | u128::from(u64_at(intent, 16)) << 64,
+            started_at_ms: u64_at(intent, 24) as i64,
+            key: name(0),
+            team: name(1),
+            user: name(2),
+            model: name(3),
+            deployment: name(4),
+            provider: name(5),
+            namespace: name(6),
+            price_version: name(7),
+            served_model: later_name(0),
+            tags: later_name(1),
+            end_user_name: later_name(2),
+            end_user: u64_at(intent, 64),
+            hold: amounts_at(intent, 72),
+            attempt_no: intent[5],
+        },
         accounts,
         account_count: count,
         over_hold: settlement.is_some() && rest[5] & FLAG_OVER_HOLD != 0,
@@ -390,8 +338,14 @@ mod tests {
     fn a_record_survives_its_bytes() {
         let settlement = Settlement { input_tokens: 9, status: 200, ..charged(start(1, 70).hold, Outcome::Exact) };
         let intent = read(PLACE, &slot(&start(u128::MAX - 5, 70), Some(&settlement))).unwrap();
-        assert_eq!((intent.attempt_id, intent.key, intent.price_version), (u128::MAX - 5, NameId(1), NameId(8)));
-        assert_eq!((intent.served_model, intent.tags, intent.end_user_name), (NameId(9), NameId(10), NameId(11)));
+        assert_eq!(
+            (intent.start.attempt_id, intent.start.key, intent.start.price_version),
+            (u128::MAX - 5, NameId(1), NameId(8))
+        );
+        assert_eq!(
+            (intent.start.served_model, intent.start.tags, intent.start.end_user_name),
+            (NameId(9), NameId(10), NameId(11))
+        );
         assert_eq!((intent.accounts(), intent.highest_name(), intent.over_hold), (&[9, 10][..], 11, true));
         assert_eq!(intent.settlement, Some(settlement));
         assert_eq!(read(PLACE, &encode(PLACE, &intent)), Some(intent));
@@ -416,9 +370,12 @@ mod tests {
         let slot: Vec<u8> = digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect();
         let Slot::Intent(intent) = decode(Layout::First, PLACE, &slot) else { panic!("not read") };
         let Some(settlement) = intent.settlement else { panic!("no settlement") };
-        assert_eq!((intent.attempt_id, intent.key, intent.price_version), (u128::MAX - 5, NameId(1), NameId(8)));
+        assert_eq!(
+            (intent.start.attempt_id, intent.start.key, intent.start.price_version),
+            (u128::MAX - 5, NameId(1), NameId(8))
+        );
         assert_eq!((intent.accounts(), intent.highest_name(), intent.over_hold), (&[9, 10][..], 8, true));
-        assert_eq!((intent.served_model, intent.tags, intent.end_user_name), Default::default());
+        assert_eq!((intent.start.served_model, intent.start.tags, intent.start.end_user_name), Default::default());
         assert_eq!((settlement.input_tokens, settlement.status, settlement.actual.nano_usd), (9, 200, 70));
         assert_eq!(decode(Layout::Current, PLACE, &slot), Slot::Bad);
     }

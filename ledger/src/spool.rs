@@ -343,7 +343,7 @@ mod tests {
     }
 
     fn ids(batch: &Batch) -> Vec<u128> {
-        batch.rows.iter().map(|row| row.intent.attempt_id).collect()
+        batch.rows.iter().map(|row| row.intent.start.attempt_id).collect()
     }
 
     fn open(folder: &Path) -> Spool {

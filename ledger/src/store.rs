@@ -143,7 +143,7 @@ impl Row {
 
     /// How it ended; what nobody settled was cut off by the end of its process.
     pub fn settlement(&self) -> Settlement {
-        self.intent.settlement.unwrap_or_else(|| charged(self.intent.hold, Outcome::Recovered))
+        self.intent.settlement.unwrap_or_else(|| charged(self.intent.start.hold, Outcome::Recovered))
     }
 }
 
@@ -374,19 +374,19 @@ impl Copying<'_> {
         .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
         let inserted = self.rows.execute(params![
             id,
-            intent.attempt_id.to_be_bytes(),
-            intent.started_at_ms,
-            intent.key.0,
-            intent.team.0,
-            intent.user.0,
-            intent.end_user as i64,
-            intent.model.0,
-            intent.deployment.0,
-            intent.provider.0,
-            intent.namespace.0,
-            intent.attempt_no,
-            intent.price_version.0,
-            intent.hold.nano_usd,
+            intent.start.attempt_id.to_be_bytes(),
+            intent.start.started_at_ms,
+            intent.start.key.0,
+            intent.start.team.0,
+            intent.start.user.0,
+            intent.start.end_user as i64,
+            intent.start.model.0,
+            intent.start.deployment.0,
+            intent.start.provider.0,
+            intent.start.namespace.0,
+            intent.start.attempt_no,
+            intent.start.price_version.0,
+            intent.start.hold.nano_usd,
             settlement.actual.nano_usd,
             settlement.actual.tokens,
             usage[0],
@@ -399,19 +399,25 @@ impl Copying<'_> {
             intent.over_hold,
             settlement.duration_ms,
             settlement.first_byte_ms,
-            intent.end_user_name.0,
-            intent.tags.0,
-            intent.served_model.0,
+            intent.start.end_user_name.0,
+            intent.start.tags.0,
+            intent.start.served_model.0,
         ])?;
         if inserted == 0 {
             return Ok(());
         }
         self.copied += 1;
-        let day = intent.started_at_ms.div_euclid(86_400_000);
-        let names = [intent.key.0, intent.team.0, intent.user.0, intent.model.0, intent.deployment.0];
+        let day = intent.start.started_at_ms.div_euclid(86_400_000);
+        let names = [
+            intent.start.key.0,
+            intent.start.team.0,
+            intent.start.user.0,
+            intent.start.model.0,
+            intent.start.deployment.0,
+        ];
         self.days.entry(DayKey { day, names }).or_default().add(&settlement, usage);
-        if intent.tags.0 != 0 {
-            let key = SetKey { day, set: intent.tags.0, key: intent.key.0, model: intent.model.0 };
+        if intent.start.tags.0 != 0 {
+            let key = SetKey { day, set: intent.start.tags.0, key: intent.start.key.0, model: intent.start.model.0 };
             self.sets.entry(key).or_default().add(&settlement, usage);
         }
         Ok(())

@@ -59,7 +59,7 @@ impl BudgetTerms {
 }
 
 /// An attempt that is about to be sent to a provider.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttemptStart {
     pub attempt_id: u128,
     /// Unix milliseconds. Decides the period of every budget.

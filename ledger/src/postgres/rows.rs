@@ -53,29 +53,35 @@ impl Encoder {
     fn row(&mut self, gateway: &str, row: &Row, out: &mut Vec<u8>) {
         let (intent, settlement) = (&row.intent, row.settlement());
         out.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
-        let started_us = intent.started_at_ms.saturating_sub(EPOCH_MS).saturating_mul(1000);
+        let started_us = intent.start.started_at_ms.saturating_sub(EPOCH_MS).saturating_mul(1000);
         field(out, &started_us.to_be_bytes());
-        field(out, &intent.attempt_id.to_be_bytes());
+        field(out, &intent.start.attempt_id.to_be_bytes());
         // An attempt's id is its call's, but for the last byte.
-        field(out, &(intent.attempt_id ^ u128::from(intent.attempt_no)).to_be_bytes());
-        field(out, &i16::from(intent.attempt_no).to_be_bytes());
+        field(out, &(intent.start.attempt_id ^ u128::from(intent.start.attempt_no)).to_be_bytes());
+        field(out, &i16::from(intent.start.attempt_no).to_be_bytes());
         text(out, gateway);
-        for name in [intent.namespace, intent.key, intent.team, intent.user] {
+        for name in [intent.start.namespace, intent.start.key, intent.start.team, intent.start.user] {
             self.name(out, name.0);
         }
-        match (intent.end_user_name.0, intent.end_user) {
+        match (intent.start.end_user_name.0, intent.start.end_user) {
             (0, 0) => text(out, ""),
             (0, hash) => text(out, &format!("#{hash:016x}")),
             (name, _) => self.name(out, name),
         }
-        self.tags(out, intent.tags.0);
-        for name in [intent.model, intent.served_model, intent.deployment, intent.provider, intent.price_version] {
+        self.tags(out, intent.start.tags.0);
+        for name in [
+            intent.start.model,
+            intent.start.served_model,
+            intent.start.deployment,
+            intent.start.provider,
+            intent.start.price_version,
+        ] {
             self.name(out, name.0);
         }
         let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         for number in [
             settlement.actual.nano_usd,
-            intent.hold.nano_usd,
+            intent.start.hold.nano_usd,
             tokens(settlement.input_tokens),
             tokens(settlement.output_tokens),
             tokens(settlement.cache_read_tokens),

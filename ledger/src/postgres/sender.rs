@@ -271,7 +271,7 @@ impl Sender {
                     match rows {
                         [row] => {
                             self.progress.refused.fetch_add(1, Relaxed);
-                            let (id, error) = (row.intent.attempt_id, chain(&error));
+                            let (id, error) = (row.intent.start.attempt_id, chain(&error));
                             tracing::error!("PostgreSQL does not take the row of attempt {id:032x}: {error}");
                         }
                         _ => {
@@ -305,7 +305,7 @@ impl Sender {
     fn note_oldest(&self, batch: &Batch) {
         let ended_ms = batch.rows.first().map_or(0, |row| {
             let duration_ms = row.intent.settlement.map_or(0, |settlement| settlement.duration_ms);
-            row.intent.started_at_ms.saturating_add(i64::from(duration_ms))
+            row.intent.start.started_at_ms.saturating_add(i64::from(duration_ms))
         });
         self.progress.oldest_ms.store(ended_ms, Relaxed);
     }
@@ -373,7 +373,7 @@ fn is_about_the_data(error: &tokio_postgres::Error) -> bool {
 }
 
 fn day_of(row: &Row) -> i64 {
-    row.intent.started_at_ms.div_euclid(DAY_MS)
+    row.intent.start.started_at_ms.div_euclid(DAY_MS)
 }
 
 /// An error with its causes.
