@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 
 pub use read::{elements, field_named, fields, find, is_empty_array, strings, unsigned};
-pub use scan::{scan_object, validate};
+pub use scan::{object, scan_object, validate};
 pub use string::{decode, decode_quoted, push_quoted, quoted};
 
 /// How many objects and arrays may be open at once.
@@ -138,6 +138,21 @@ pub trait Visitor {
     #[inline(always)]
     fn short(&mut self, text: &[u8], depth: u32, is_key: bool) {
         let _ = (text, depth, is_key);
+    }
+
+    /// Before an object that is the value of a field of the outermost one, and opens at `open` of `bytes`, within `depth`
+    /// objects and arrays. Whoever wants what is inside reads it with [`object`] and answers with its result, so that it
+    /// is passed once; [`Visitor::field`] follows all the same.
+    #[inline(always)]
+    fn inside(
+        &mut self,
+        key: &[u8],
+        bytes: &[u8],
+        open: usize,
+        depth: u32,
+    ) -> Option<Result<Option<Layout>, JsonError>> {
+        let _ = (key, bytes, open, depth);
+        None
     }
 }
 

@@ -3,10 +3,12 @@
 //! Figures are the provider's; nothing is estimated here. A figure that cannot be true makes the
 //! whole report absurd, so that money falls back to the hold instead of to a guess.
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
-use crate::json::{self, Field, Kind, Layout};
+use crate::json::{self, Field, JsonError, Kind, Layout, Visitor};
 
 /// Tokens and units of one answer. Totals include their parts: cached tokens are within
 /// `input_tokens`, reasoning tokens within `output_tokens`.
@@ -65,9 +67,9 @@ pub struct AbsurdUsage;
 /// # Errors
 /// The report is absurd.
 pub fn usage_of_openai(usage: &[u8], quirks: UsageQuirks) -> Result<Option<Usage>, AbsurdUsage> {
-    let mut read = OpenAiFigures::default();
-    read.object(usage)?;
-    read.usage(quirks)
+    let mut figures = OpenAiFigures::default();
+    figures.take_all(usage)?;
+    figures.usage(quirks)
 }
 
 /// Reads an Anthropic `usage` object of a complete answer. `None` as for [`usage_of_openai`].
@@ -76,7 +78,7 @@ pub fn usage_of_openai(usage: &[u8], quirks: UsageQuirks) -> Result<Option<Usage
 /// The report is absurd.
 pub fn usage_of_anthropic(usage: &[u8]) -> Result<Option<Usage>, AbsurdUsage> {
     let mut figures = AnthropicFigures::default();
-    figures.object(usage)?;
+    figures.take_all(usage)?;
     figures.usage()
 }
 
@@ -96,30 +98,115 @@ pub struct UnaryNotes {
 
 /// Reads the notes of a complete answer in one pass. Never fails: what cannot be read is absent.
 pub fn read_unary(dialect: Dialect, body: &[u8], quirks: UsageQuirks) -> UnaryNotes {
-    let mut notes = UnaryNotes::default();
-    let (mut usage, mut service_tier) = (None, None);
-    let scanned = json::fields(body, |key, field| match key {
-        b"model" if field.kind == Kind::String => notes.model = Some(field),
-        b"usage" => usage = Some(field),
-        b"error" if field.kind != Kind::Null => notes.error = Some(field),
-        b"service_tier" => service_tier = Some(field),
-        _ => {}
-    });
-    let Ok(layout) = scanned else { return UnaryNotes::default() };
+    match dialect {
+        Dialect::OpenAi => read_notes(body, |figures: OpenAiFigures| figures.usage(quirks)),
+        Dialect::Anthropic => read_notes(body, |figures: AnthropicFigures| figures.usage()),
+    }
+}
+
+fn read_notes<F: Figures>(body: &[u8], usage_of: impl FnOnce(F) -> Result<Option<Usage>, AbsurdUsage>) -> UnaryNotes {
+    let mut reading =
+        ReadingNotes::<F> { notes: UnaryNotes::default(), figures: F::default(), sane: Ok(()), tier: None };
+    let Ok(Some(layout)) = json::scan_object(body, &mut reading) else { return UnaryNotes::default() };
+    let ReadingNotes { mut notes, figures, sane, tier } = reading;
     notes.layout = Some(layout);
-    let Some(usage) = usage else { return notes };
-    let read = match dialect {
-        Dialect::OpenAi => usage_of_openai(usage.of(body), quirks),
-        Dialect::Anthropic => usage_of_anthropic(usage.of(body)),
-    };
-    match read {
+    match sane.and_then(|()| usage_of(figures)) {
         Ok(usage) => notes.usage = usage,
         Err(AbsurdUsage) => notes.absurd = true,
     }
-    if let (Some(usage), Some(tier)) = (&mut notes.usage, service_tier) {
+    if let (Some(usage), Some(tier)) = (&mut notes.usage, tier) {
         usage.service_tier = usage.service_tier.take().or_else(|| boxed_text(tier, body));
     }
     notes
+}
+
+/// Passes a complete answer.
+struct ReadingNotes<F> {
+    notes: UnaryNotes,
+    figures: F,
+    sane: Result<(), AbsurdUsage>,
+    tier: Option<Field>,
+}
+
+impl<F: Figures> Visitor for ReadingNotes<F> {
+    fn field(&mut self, key: &[u8], field: Field) -> ControlFlow<()> {
+        match key {
+            b"model" if field.kind == Kind::String => self.notes.model = Some(field),
+            // The last one counts; one that is no object has no figures.
+            b"usage" if field.kind != Kind::Object => (self.figures, self.sane) = (F::default(), Ok(())),
+            b"error" if field.kind != Kind::Null => self.notes.error = Some(field),
+            b"service_tier" => self.tier = Some(field),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn inside(
+        &mut self,
+        key: &[u8],
+        bytes: &[u8],
+        open: usize,
+        depth: u32,
+    ) -> Option<Result<Option<Layout>, JsonError>> {
+        if key != b"usage" {
+            return None;
+        }
+        self.figures = F::default();
+        let mut reading = Reading { figures: &mut self.figures, part: F::Part::default(), bytes, sane: Ok(()) };
+        let read = json::object(bytes, open, depth, &mut reading);
+        self.sane = reading.sane;
+        Some(read)
+    }
+}
+
+/// Figures of a usage, which has parts that are objects themselves.
+trait Figures: Default {
+    /// Where a field stands; the default is the usage itself.
+    type Part: Copy + Default;
+
+    /// The part that is the value of this key.
+    fn part(part: Self::Part, key: &[u8]) -> Option<Self::Part>;
+
+    /// Takes over one field of a part. `bytes`: what its place is of.
+    fn take(&mut self, part: Self::Part, key: &[u8], field: Field, bytes: &[u8]) -> Result<(), AbsurdUsage>;
+
+    /// Takes over what a usage tells. One that is no object has no figures.
+    fn take_all(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
+        let mut reading = Reading { figures: self, part: Self::Part::default(), bytes: usage, sane: Ok(()) };
+        let _ = json::scan_object(usage, &mut reading);
+        reading.sane
+    }
+}
+
+/// Passes a usage, or a part of it.
+struct Reading<'a, F: Figures> {
+    figures: &'a mut F,
+    part: F::Part,
+    bytes: &'a [u8],
+    sane: Result<(), AbsurdUsage>,
+}
+
+impl<F: Figures> Visitor for Reading<'_, F> {
+    fn field(&mut self, key: &[u8], field: Field) -> ControlFlow<()> {
+        if let Err(absurd) = self.figures.take(self.part, key, field, self.bytes) {
+            self.sane = Err(absurd);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn inside(
+        &mut self,
+        key: &[u8],
+        bytes: &[u8],
+        open: usize,
+        depth: u32,
+    ) -> Option<Result<Option<Layout>, JsonError>> {
+        let part = F::part(self.part, key)?;
+        let mut reading = Reading { figures: self.figures, part, bytes, sane: Ok(()) };
+        let read = json::object(bytes, open, depth, &mut reading);
+        self.sane = self.sane.and(reading.sane);
+        Some(read)
+    }
 }
 
 /// The token counts of an OpenAI usage as they are told, under any of their names.
@@ -141,22 +228,60 @@ struct OpenAiFigures {
     cost: Option<Box<str>>,
 }
 
-/// Takes over one field of a part of the usage: its key, its place, and the part.
-type Take = fn(&mut OpenAiFigures, &[u8], Field, &[u8]) -> Result<(), AbsurdUsage>;
+/// The parts of OpenAI's usage.
+#[derive(Clone, Copy, Default)]
+enum OpenAiPart {
+    #[default]
+    Usage,
+    Input,
+    Writes,
+    Output,
+    Tools,
+    /// Perplexity's object with a `total_cost`.
+    Cost,
+}
 
-impl OpenAiFigures {
-    fn object(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
-        let mut sane = Ok(());
-        // A usage that is no object has no figures.
-        let _ = json::fields(usage, |key, field| {
-            if let Err(absurd) = self.take(key, field, usage) {
-                sane = Err(absurd);
-            }
-        });
-        sane
+impl Figures for OpenAiFigures {
+    type Part = OpenAiPart;
+
+    fn part(part: OpenAiPart, key: &[u8]) -> Option<OpenAiPart> {
+        match (part, key) {
+            (OpenAiPart::Usage, b"prompt_tokens_details" | b"input_tokens_details") => Some(OpenAiPart::Input),
+            (OpenAiPart::Usage, b"completion_tokens_details" | b"output_tokens_details") => Some(OpenAiPart::Output),
+            (OpenAiPart::Usage, b"server_tool_use") => Some(OpenAiPart::Tools),
+            (OpenAiPart::Usage, b"cost") => Some(OpenAiPart::Cost),
+            (OpenAiPart::Input, b"cache_creation_token_details") => Some(OpenAiPart::Writes),
+            _ => None,
+        }
     }
 
-    fn take(&mut self, key: &[u8], field: Field, usage: &[u8]) -> Result<(), AbsurdUsage> {
+    fn take(&mut self, part: OpenAiPart, key: &[u8], field: Field, bytes: &[u8]) -> Result<(), AbsurdUsage> {
+        let slot = match part {
+            OpenAiPart::Usage => return self.take_whole(key, field, bytes),
+            OpenAiPart::Input => match key {
+                b"cached_tokens" => return larger(&mut self.cache_read, field, bytes),
+                b"cache_write_tokens" | b"cache_creation_tokens" => return larger(&mut self.cache_write, field, bytes),
+                b"audio_tokens" => &mut self.audio_input,
+                b"image_tokens" => &mut self.image_input,
+                _ => return Ok(()),
+            },
+            OpenAiPart::Writes if key == b"ephemeral_1h_input_tokens" => &mut self.cache_write_1h,
+            OpenAiPart::Output => match key {
+                b"reasoning_tokens" => &mut self.reasoning,
+                b"audio_tokens" => &mut self.audio_output,
+                b"image_tokens" => &mut self.image_output,
+                _ => return Ok(()),
+            },
+            OpenAiPart::Tools if key == b"web_search_requests" => &mut self.web_searches,
+            OpenAiPart::Cost if key == b"total_cost" => return self.take_cost(field, bytes),
+            OpenAiPart::Writes | OpenAiPart::Tools | OpenAiPart::Cost => return Ok(()),
+        };
+        tell(slot, field, bytes)
+    }
+}
+
+impl OpenAiFigures {
+    fn take_whole(&mut self, key: &[u8], field: Field, usage: &[u8]) -> Result<(), AbsurdUsage> {
         let slot = match key {
             b"prompt_tokens" | b"input_tokens" => &mut self.input,
             b"completion_tokens" | b"output_tokens" => &mut self.output,
@@ -167,11 +292,6 @@ impl OpenAiFigures {
             }
             b"cache_creation_input_tokens" => return larger(&mut self.cache_write, field, usage),
             b"num_search_queries" => &mut self.web_searches,
-            b"prompt_tokens_details" | b"input_tokens_details" => return self.details(field, usage, Self::take_input),
-            b"completion_tokens_details" | b"output_tokens_details" => {
-                return self.details(field, usage, Self::take_output);
-            }
-            b"server_tool_use" => return self.details(field, usage, Self::take_tools),
             b"cost" => return self.take_cost(field, usage),
             b"service_tier" => {
                 self.service_tier = boxed_text(field, usage);
@@ -182,66 +302,17 @@ impl OpenAiFigures {
         tell(slot, field, usage)
     }
 
-    fn details(&mut self, field: Field, usage: &[u8], take: Take) -> Result<(), AbsurdUsage> {
-        if field.kind != Kind::Object {
+    /// A number, as OpenRouter tells it.
+    fn take_cost(&mut self, field: Field, bytes: &[u8]) -> Result<(), AbsurdUsage> {
+        if field.kind != Kind::Number {
             return Ok(());
         }
-        let details = field.of(usage);
-        let mut sane = Ok(());
-        // Checked with the whole.
-        let _ = json::fields(details, |key, field| {
-            if let Err(absurd) = take(self, key, field, details) {
-                sane = Err(absurd);
-            }
-        });
-        sane
-    }
-
-    fn take_input(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
-        match key {
-            b"cached_tokens" => larger(&mut self.cache_read, field, details),
-            b"cache_write_tokens" | b"cache_creation_tokens" => larger(&mut self.cache_write, field, details),
-            b"cache_creation_token_details" => self.details(field, details, Self::take_writes),
-            b"audio_tokens" => tell(&mut self.audio_input, field, details),
-            b"image_tokens" => tell(&mut self.image_input, field, details),
-            _ => Ok(()),
+        let text = std::str::from_utf8(field.of(bytes)).map_err(|_| AbsurdUsage)?;
+        if text.starts_with('-') {
+            return Err(AbsurdUsage);
         }
-    }
-
-    fn take_writes(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
-        if key == b"ephemeral_1h_input_tokens" { tell(&mut self.cache_write_1h, field, details) } else { Ok(()) }
-    }
-
-    fn take_output(&mut self, key: &[u8], field: Field, details: &[u8]) -> Result<(), AbsurdUsage> {
-        match key {
-            b"reasoning_tokens" => tell(&mut self.reasoning, field, details),
-            b"audio_tokens" => tell(&mut self.audio_output, field, details),
-            b"image_tokens" => tell(&mut self.image_output, field, details),
-            _ => Ok(()),
-        }
-    }
-
-    fn take_tools(&mut self, key: &[u8], field: Field, tools: &[u8]) -> Result<(), AbsurdUsage> {
-        if key == b"web_search_requests" { tell(&mut self.web_searches, field, tools) } else { Ok(()) }
-    }
-
-    /// OpenRouter's number, or Perplexity's object with a `total_cost`.
-    fn take_cost(&mut self, field: Field, usage: &[u8]) -> Result<(), AbsurdUsage> {
-        match field.kind {
-            Kind::Number => {
-                let text = std::str::from_utf8(field.of(usage)).map_err(|_| AbsurdUsage)?;
-                if text.starts_with('-') {
-                    return Err(AbsurdUsage);
-                }
-                self.cost = Some(text.into());
-                Ok(())
-            }
-            Kind::Object => self.details(field, usage, |figures, key, field, cost| match (key, field.kind) {
-                (b"total_cost", Kind::Number) => figures.take_cost(field, cost),
-                _ => Ok(()),
-            }),
-            Kind::Null | Kind::True | Kind::False | Kind::String | Kind::Array => Ok(()),
-        }
+        self.cost = Some(text.into());
+        Ok(())
     }
 
     fn usage(self, quirks: UsageQuirks) -> Result<Option<Usage>, AbsurdUsage> {
@@ -291,46 +362,37 @@ pub(crate) struct AnthropicFigures {
     service_tier: Option<Box<str>>,
 }
 
+impl Figures for AnthropicFigures {
+    /// Within one of the objects in the usage.
+    type Part = bool;
+
+    fn part(is_inside: bool, key: &[u8]) -> Option<bool> {
+        matches!((is_inside, key), (false, b"cache_creation" | b"server_tool_use")).then_some(true)
+    }
+
+    fn take(&mut self, is_inside: bool, key: &[u8], field: Field, bytes: &[u8]) -> Result<(), AbsurdUsage> {
+        let slot = match (is_inside, key) {
+            (false, b"input_tokens") => &mut self.input,
+            (false, b"output_tokens") => &mut self.output,
+            (false, b"cache_read_input_tokens") => &mut self.cache_read,
+            (false, b"cache_creation_input_tokens") => &mut self.cache_write,
+            (false, b"service_tier") if field.kind == Kind::String => {
+                self.service_tier = boxed_text(field, bytes);
+                return Ok(());
+            }
+            (true, b"ephemeral_5m_input_tokens") => &mut self.cache_write_5m,
+            (true, b"ephemeral_1h_input_tokens") => &mut self.cache_write_1h,
+            (true, b"web_search_requests") => &mut self.web_searches,
+            _ => return Ok(()),
+        };
+        larger(slot, field, bytes)
+    }
+}
+
 impl AnthropicFigures {
     /// Takes over what `usage` tells.
     pub(crate) fn object(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
-        let mut sane = Ok(());
-        // A usage that is no object has no figures.
-        let _ = json::fields(usage, |key, field| {
-            let told = match key {
-                b"input_tokens" => larger(&mut self.input, field, usage),
-                b"output_tokens" => larger(&mut self.output, field, usage),
-                b"cache_read_input_tokens" => larger(&mut self.cache_read, field, usage),
-                b"cache_creation_input_tokens" => larger(&mut self.cache_write, field, usage),
-                b"cache_creation" | b"server_tool_use" if field.kind == Kind::Object => self.part(field.of(usage)),
-                b"service_tier" if field.kind == Kind::String => {
-                    self.service_tier = boxed_text(field, usage);
-                    Ok(())
-                }
-                _ => Ok(()),
-            };
-            if let Err(absurd) = told {
-                sane = Err(absurd);
-            }
-        });
-        sane
-    }
-
-    fn part(&mut self, part: &[u8]) -> Result<(), AbsurdUsage> {
-        let mut sane = Ok(());
-        // Checked with the whole.
-        let _ = json::fields(part, |key, field| {
-            let slot = match key {
-                b"ephemeral_5m_input_tokens" => &mut self.cache_write_5m,
-                b"ephemeral_1h_input_tokens" => &mut self.cache_write_1h,
-                b"web_search_requests" => &mut self.web_searches,
-                _ => return,
-            };
-            if let Err(absurd) = larger(slot, field, part) {
-                sane = Err(absurd);
-            }
-        });
-        sane
+        self.take_all(usage)
     }
 
     /// The whole of what was told.

@@ -21,10 +21,11 @@ use tollgate_allocator::Mode;
 /// Requests that share one sync at most.
 const BATCH: usize = 1024;
 
-/// Requests that follow a sync so closely are not alone, as when ten thousand keys call for the first time in a period:
-/// a moment is waited for more of them. A sync costs as much as many calls.
-const STORM: Duration = Duration::from_millis(20);
-const GATHER: Duration = Duration::from_millis(4);
+/// First uses of budgets are synced no more often than this: where ten thousand keys call for the first time in a period,
+/// many share one sync, which costs as much as many calls. Who comes alone waits for nobody.
+const PACE: Duration = Duration::from_millis(16);
+/// How long others wait behind those at most.
+const LOOK: Duration = Duration::from_millis(4);
 
 /// A low budget is granted what it burns in this time.
 const CHUNK_SECONDS: i64 = 10;
@@ -47,6 +48,16 @@ pub enum Request {
     AdjustmentsCopied { id: i64 },
     /// Closes all accounts; these segments still have rows to copy. Nothing is granted afterwards.
     Close { segments: Vec<u64>, done: SyncSender<Result<(), String>> },
+}
+
+impl Request {
+    /// The first use of a budget in its period. One that is in use runs low or out of what it was granted.
+    fn can_wait(&self) -> bool {
+        match self {
+            Request::Want { budget, at_ms } => budget.current().is_none_or(|account| *at_ms >= account.ends_at_ms),
+            _ => false,
+        }
+    }
 }
 
 /// The grants thread's own.
@@ -107,11 +118,15 @@ impl Grants {
     pub fn run(mut self, requests: &Receiver<Request>) {
         let mut synced: Option<Instant> = None;
         while let Ok(first) = requests.recv() {
-            if synced.is_some_and(|synced| synced.elapsed() < STORM) {
-                std::thread::sleep(GATHER);
-            }
             let mut batch = vec![first];
             batch.extend(requests.try_iter().take(BATCH - 1));
+            while let Some(left) = synced.and_then(|synced| PACE.checked_sub(synced.elapsed()))
+                && batch.len() < BATCH
+                && batch.iter().all(Request::can_wait)
+            {
+                std::thread::sleep(left.min(LOOK));
+                batch.extend(requests.try_iter().take(BATCH - batch.len()));
+            }
             self.serve(batch);
             synced = Some(Instant::now());
         }

@@ -23,6 +23,29 @@ pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Result<Option<L
         Some(_) if bytes.starts_with(b"\xef\xbb\xbf") => return Err(error(0, "byte order mark")),
         Some(_) => return Err(error(open, "not an object")),
     }
+    let Some(layout) = object(bytes, open, 0, visitor)? else { return Ok(None) };
+    let at = space(bytes, layout.close as usize + 1);
+    if at < bytes.len() {
+        return Err(error(at, "trailing bytes after the object"));
+    }
+    Ok(Some(layout))
+}
+
+/// Scans the object that opens at `open`, within `outer` objects and arrays, telling its fields to `visitor`; spans are
+/// of `bytes`, which are at most 4 GiB.
+///
+/// Returns where it opens and closes; `None` if the visitor broke off.
+///
+/// # Errors
+/// There is no object, or it is deeper than [`MAX_DEPTH`].
+pub fn object<V: Visitor>(bytes: &[u8], open: usize, outer: u32, visitor: &mut V) -> Result<Option<Layout>, JsonError> {
+    if bytes.get(open) != Some(&b'{') {
+        return Err(error(open, "not an object"));
+    }
+    if outer >= MAX_DEPTH {
+        return Err(error(open, "nested too deeply"));
+    }
+    let depth = outer + 1;
     let mut fields = 0;
     let mut at = space(bytes, open + 1);
     if bytes.get(at) != Some(&b'}') {
@@ -31,15 +54,23 @@ pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Result<Option<L
             let text = key(bytes, at)?;
             let name = &bytes[start + 1..text.end];
             if name.len() <= SHORT {
-                visitor.short(name, 1, true);
+                visitor.short(name, depth, true);
             }
             at = colon(bytes, text.end + 1)?;
+            let name = resolve(name, text);
             let value_start = at;
+            let inside = if bytes.get(at) == Some(&b'{') { visitor.inside(&name, bytes, at, depth) } else { None };
             let kind;
-            (at, kind) = value(bytes, at, 1, visitor)?;
+            (at, kind) = match inside {
+                Some(inside) => match inside? {
+                    Some(layout) => (layout.close as usize + 1, Kind::Object),
+                    None => return Ok(None),
+                },
+                None => value(bytes, at, depth, visitor)?,
+            };
             fields += 1;
             let field = Field { start: start as u32, value: Span::at(value_start, at), kind };
-            if visitor.field(&resolve(name, text), field).is_break() {
+            if visitor.field(&name, field).is_break() {
                 return Ok(None);
             }
             at = space(bytes, at);
@@ -50,12 +81,7 @@ pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Result<Option<L
             }
         }
     }
-    let close = at;
-    at = space(bytes, close + 1);
-    if at < bytes.len() {
-        return Err(error(at, "trailing bytes after the object"));
-    }
-    Ok(Some(Layout { open: open as u32, close: close as u32, fields }))
+    Ok(Some(Layout { open: open as u32, close: at as u32, fields }))
 }
 
 /// Checks one JSON value of any kind with white space around it.
