@@ -53,6 +53,7 @@ pub struct Attempting<'a> {
     pub core: &'a Rc<Core>,
     pub admitted: &'a Admitted,
     pub route: &'a Route,
+    pub begins: Instant,
     pub clock: Clock,
     /// Another deployment or a fallback could serve in the place of this one.
     pub alone: bool,
@@ -177,8 +178,16 @@ pub async fn run(
                 gateway.timeouts,
                 &record,
             );
-            let attempting =
-                Attempting { core: &core, admitted: &admitted, route, clock, alone, fell_back, max_retries };
+            let attempting = Attempting {
+                core: &core,
+                admitted: &admitted,
+                route,
+                begins: now,
+                clock,
+                alone,
+                fell_back,
+                max_retries,
+            };
             match one(&attempting, picked, &mut record, &client_gone).await {
                 Ok(judged) => {
                     let permits = std::mem::take(&mut permits);
@@ -287,7 +296,7 @@ pub async fn one<'a>(
             return Err(Failure::of_ours(error));
         }
     };
-    let mut wanted = hold::Wanted::new(core, admitted, picked.deployment, terms, permits, in_flight, record);
+    let mut wanted = hold::Wanted::new(attempting, picked.deployment, terms, permits, in_flight, record);
     let held = match wanted.try_now() {
         Ok(booking) => Ok(booking),
         // Boxed: nearly no call waits for money.

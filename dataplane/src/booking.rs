@@ -57,6 +57,8 @@ pub struct Booking {
     pub started: Instant,
     pub started_unix_ms: i64,
     pub first_byte: Option<Duration>,
+    /// When the answer was here; `None`: it ends when it is settled.
+    pub ended: Option<Instant>,
     /// About how many tokens the input has.
     pub input_estimate: u64,
     /// Tokens that the provider read from its cache do not count against rates.
@@ -178,6 +180,7 @@ impl Booking {
     }
 
     fn elapsed_ms(&self) -> u32 {
-        self.started.elapsed().as_millis().min(u128::from(u32::MAX)) as u32
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        ended.duration_since(self.started).as_millis().min(u128::from(u32::MAX)) as u32
     }
 }

@@ -32,6 +32,6 @@ pub fn locally(core: &Core, admitted: &Admitted, record: &Record) -> Result<Opti
     let mut response = reply::full(StatusCode::OK, "application/json", body);
     reply::add_common(response.headers_mut(), &record.call_id);
     response.headers_mut().insert(reply::names::ANTHROPIC_REQUEST_ID.clone(), record.call_id.clone());
-    record.count(&core.bank, 200, None);
+    record.count(&core.bank, std::time::Instant::now(), 200, None);
     Ok(Some(response))
 }

@@ -126,7 +126,9 @@ async fn unary(
         Ok(Err(Unread::Broken(_))) => return Err(broken(booking, record, "broke off its answer")),
         Err(_) => return Err(timed_out(booking, record)),
     };
-    record.provider += booking.started.elapsed();
+    let ended = Instant::now();
+    booking.ended = Some(ended);
+    record.provider += ended.duration_since(booking.started);
     let entry = attempting.entry(&booking);
     let dialect = attempting.deployment(&booking).dialect;
     if admitted.call.operation == Operation::CountTokens {
@@ -397,24 +399,27 @@ impl Judged {
     ) -> Reply {
         let Judged { fields, kind, booking } = self;
         let core = attempting.core.clone();
+        let now = Instant::now();
         match kind {
             Kind::Unary { body, booked } => {
                 permits.settle(booked.spent);
-                record.count(&core.bank, 200, Some(&booked));
-                let mut lines = lines::of_reply(attempting, &booking, &record, &fields, &permits, body.len());
+                record.count(&core.bank, now, 200, Some(&booked));
+                let room = body.len();
+                let mut lines = lines::of_reply(attempting, now, &booking, &record, &fields, &permits, room);
                 lines.add_cost(&booked.cost);
                 lines.raw(b"content-type: application/json\r\n");
                 drop(entry);
-                Reply { response: Response::new(ReplyBody::Full(body)), head: Some(lines.into_bytes()) }
+                Reply { response: Response::new(ReplyBody::Full(body)), head: Some(lines.into_bytes()), at: now }
             }
             Kind::Stream { upstream, flow, ready, pace } => {
                 let room = ready.iter().map(Bytes::len).sum();
-                let mut lines = lines::of_reply(attempting, &booking, &record, &fields, &permits, room);
+                let mut lines = lines::of_reply(attempting, now, &booking, &record, &fields, &permits, room);
                 lines.raw(STREAM_LINES);
                 let closing = Closing { booking, permits, record, entry };
                 let dialect = client_dialect(attempting.admitted.call.operation);
                 let relay = Relay::new(upstream, flow, dialect, ready, closing, pace);
-                Reply { response: Response::new(ReplyBody::Stream(Box::new(relay))), head: Some(lines.into_bytes()) }
+                let response = Response::new(ReplyBody::Stream(Box::new(relay)));
+                Reply { response, head: Some(lines.into_bytes()), at: now }
             }
         }
     }

@@ -14,6 +14,7 @@ use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
 
 use crate::admit::Admitted;
+use crate::attempt::Attempting;
 use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::condition;
@@ -223,18 +224,17 @@ pub struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     pub fn new(
-        core: &'a Rc<Core>,
-        admitted: &'a Admitted,
+        attempting: &Attempting<'a>,
         deployment_index: u32,
         terms: Terms,
         permits: Permits,
         in_flight: InFlight,
         record: &Record,
     ) -> Wanted<'a> {
+        let Attempting { core, admitted, begins: started, .. } = *attempting;
         let tables = &admitted.caller.tables;
         let entry = &tables.deployments[deployment_index as usize];
         let state = admitted.caller.state(&core.shared.builder);
-        let started = Instant::now();
         let Attribution { model, served_model, tags, end_user, end_user_name } =
             attribution::of(core, admitted, deployment_index);
         let start = AttemptStart {
@@ -285,6 +285,7 @@ impl<'a> Wanted<'a> {
             started: *started,
             started_unix_ms: start.started_at_ms,
             first_byte: None,
+            ended: None,
             input_estimate: admitted.call.body.len() as u64 / 4,
             ignore_cached: tables.snapshot.gateway.ignore_cached_tokens,
         }))

@@ -1,6 +1,8 @@
 //! The header fields of an answer that came from a provider, written as the text that is sent: there are some forty of
 //! them, and a map of them would cost as much as all the rest of a call.
 
+use std::time::Instant;
+
 use http::{HeaderName, HeaderValue};
 use tollgate_dialects::Dialect;
 use tollgate_snapshot::money::NanoUsd;
@@ -14,6 +16,7 @@ use crate::limits::{Left, LimitScope, LimitType};
 use crate::pipeline::client_dialect;
 use crate::record::Record;
 use crate::reply::{self, COMMON_LINES, names};
+use crate::server::push_date;
 use crate::upstream::Fields;
 
 /// Room for what is nearly always written.
@@ -256,6 +259,7 @@ impl Written {
 /// The headers that LiteLLM's users script against (HDR-1 to HDR-7), but for the cost. `room`: for what is put behind.
 pub fn of_reply(
     attempting: &Attempting<'_>,
+    now: Instant,
     booking: &Booking,
     record: &Record,
     upstream: &Fields,
@@ -266,6 +270,7 @@ pub fn of_reply(
     let entry = attempting.entry(booking);
     let mut lines = Lines(Vec::with_capacity(ROOM + room.min(ROOM)));
     lines.raw(COMMON_LINES);
+    push_date(&mut lines.0, core.unix_ms(now) / 1000);
     lines.add(name!("x-request-id"), record.call_id.as_bytes());
     lines.add(name!("x-litellm-call-id"), record.call_id.as_bytes());
     if client_dialect(admitted.call.operation) == Dialect::Anthropic {
@@ -277,7 +282,7 @@ pub fn of_reply(
     lines.number(name!("x-litellm-attempted-fallbacks"), u64::from(record.fallbacks));
     lines.number(name!("x-litellm-max-retries"), u64::from(*max_retries));
     lines.number(name!("x-litellm-timeout"), clock.total.as_secs());
-    let elapsed = record.arrived.elapsed();
+    let elapsed = now.duration_since(record.arrived);
     lines.number(name!("x-litellm-response-duration-ms"), elapsed.as_millis() as u64);
     let overhead = elapsed.saturating_sub(record.provider.max(record.first_token.unwrap_or_default()));
     // Microseconds are a thousandth of a millisecond as nano-USD are of a micro-USD: the same text.

@@ -148,5 +148,5 @@ fn count_failure(core: &Core, error: &GatewayError, record: &Record) {
         GatewayError::BadRequest { .. } | GatewayError::HeadRefused { .. } => own.bad_requests.add(1),
         _ => {}
     }
-    record.count(&core.bank, error.facts().status, None);
+    record.count(&core.bank, Instant::now(), error.facts().status, None);
 }

@@ -219,8 +219,16 @@ async fn completion(core: &Rc<Core>, tables: &std::sync::Arc<Tables>, index: u32
     record.deployment = tables.deployments[index as usize].label;
     record.attempts = 1;
     let clock = Clock { connect: CONNECT, first_byte: None, idle: TOTAL, deadline: now + TOTAL, total: TOTAL };
-    let attempting =
-        Attempting { core, admitted: &admitted, route, clock, alone: true, fell_back: false, max_retries: 0 };
+    let attempting = Attempting {
+        core,
+        admitted: &admitted,
+        route,
+        begins: now,
+        clock,
+        alone: true,
+        fell_back: false,
+        max_retries: 0,
+    };
     let picked = Picked { deployment: index, permits: Permits::new() };
     let nobody_left = std::cell::Cell::new(false);
     Some(match Box::pin(attempt::one(&attempting, picked, &mut record, &nobody_left)).await {
@@ -230,7 +238,7 @@ async fn completion(core: &Rc<Core>, tables: &std::sync::Arc<Tables>, index: u32
             Verdict::new(Reason::Reachable, 200, "a completion of one token was answered")
         }
         Err(failure) => {
-            record.count(&core.bank, failure.error.facts().status, None);
+            record.count(&core.bank, Instant::now(), failure.error.facts().status, None);
             judge_failure(&failure.error)
         }
     })

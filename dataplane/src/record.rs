@@ -48,9 +48,9 @@ impl Record {
         }
     }
 
-    /// Counts the call as ended.
-    pub fn count(&self, bank: &Bank, status: u16, booked: Option<&Booked>) {
-        let elapsed = self.arrived.elapsed();
+    /// Counts the call as ended at `now`.
+    pub fn count(&self, bank: &Bank, now: Instant, status: u16, booked: Option<&Booked>) {
+        let elapsed = now.duration_since(self.arrived);
         let labels = CallLabels {
             operation: self.operation,
             model: self.model,

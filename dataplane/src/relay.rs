@@ -163,9 +163,10 @@ impl Closing {
             _ => self.booking.settle_unknown(ending.output_bytes, status),
         };
         self.permits.settle(booked.spent);
-        self.record.provider += self.booking.started.elapsed();
+        let now = Instant::now();
+        self.record.provider += now.duration_since(self.booking.started);
         let core = self.booking.core.clone();
-        self.record.count(&core.bank, status, Some(&booked));
+        self.record.count(&core.bank, now, status, Some(&booked));
         drop(self.entry);
     }
 }

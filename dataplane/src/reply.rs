@@ -1,6 +1,8 @@
 //! What goes back: bodies, the headers that clients and their scripts know, and errors in the client's dialect. The one
 //! place that turns a [`GatewayError`] into bytes.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -21,13 +23,15 @@ pub enum ReplyBody {
 /// An answer on its way out.
 pub struct Reply {
     pub response: Response<ReplyBody>,
-    /// Status line and header fields as they are sent, in the place of the response's.
+    /// Status line and header fields as they are sent, the date among them, in the place of the response's.
     pub head: Option<Vec<u8>>,
+    /// When it was ready.
+    pub at: Instant,
 }
 
 impl From<Response<ReplyBody>> for Reply {
     fn from(response: Response<ReplyBody>) -> Reply {
-        Reply { response, head: None }
+        Reply { response, head: None, at: Instant::now() }
     }
 }
 

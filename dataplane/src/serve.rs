@@ -14,12 +14,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Shared};
 use crate::server::{self, ClientStream};
+use crate::upstream::SWEEP;
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 4_096;
-
-/// How often idle connections to providers are looked through.
-const SWEEP: Duration = Duration::from_secs(10);
 
 /// One address that clients connect to, with a socket for each core.
 #[derive(Debug)]

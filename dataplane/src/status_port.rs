@@ -32,6 +32,7 @@ use crate::core::{Core, Shared};
 use crate::probe;
 use crate::reply::{self, ReplyBody};
 use crate::tls::{self, Certificate};
+use crate::upstream::SWEEP;
 use crate::used::{Speeds, used};
 
 /// Largest request body.
@@ -51,9 +52,6 @@ const MAX_CONNECTIONS: usize = 128;
 
 /// Probes at once; the others wait.
 const MAX_PROBES: usize = 16;
-
-/// How often idle connections to providers are looked through.
-const SWEEP: Duration = Duration::from_secs(10);
 
 /// Until the head and the body of a request must be complete, and that a connection may be idle.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -275,11 +275,14 @@ impl Store {
         let (days, sets, copied, known_names) = {
             let mut copying = Copying {
                 names: transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?,
-                rows: transaction.prepare_cached(
-                    "INSERT OR IGNORE INTO attempts VALUES
-                     (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,
-                      ?27,?28,?29)",
-                )?,
+                rows: RowInsert {
+                    statement: transaction.prepare_cached(
+                        "INSERT OR IGNORE INTO attempts VALUES
+                         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,
+                          ?26,?27,?28,?29)",
+                    )?,
+                    bound: [None; ROW_NUMBERS],
+                },
                 days: HashMap::default(),
                 sets: HashMap::default(),
                 copied: 0,
@@ -333,11 +336,34 @@ impl Store {
 /// Rows on their way into the database.
 pub struct Copying<'t> {
     names: CachedStatement<'t>,
-    rows: CachedStatement<'t>,
+    rows: RowInsert<'t>,
     days: HashMap<DayKey, Sums, foldhash::fast::RandomState>,
     sets: HashMap<SetKey, Sums, foldhash::fast::RandomState>,
     copied: usize,
     known_names: u32,
+}
+
+/// Columns of a row, but for the attempt's id.
+const ROW_NUMBERS: usize = 28;
+
+/// Inserts rows. Half of a row's columns are as in the row before, and what is bound stays so: only the others are bound.
+struct RowInsert<'t> {
+    statement: CachedStatement<'t>,
+    bound: [Option<i64>; ROW_NUMBERS],
+}
+
+impl RowInsert<'_> {
+    /// Whether the row was not there. `numbers`: the columns in their order, without the second.
+    fn insert(&mut self, attempt_id: u128, numbers: [i64; ROW_NUMBERS]) -> rusqlite::Result<bool> {
+        self.statement.raw_bind_parameter(2, attempt_id.to_be_bytes())?;
+        for (at, (bound, number)) in self.bound.iter_mut().zip(numbers).enumerate() {
+            if *bound != Some(number) {
+                self.statement.raw_bind_parameter(if at == 0 { 1 } else { at + 2 }, number)?;
+                *bound = Some(number);
+            }
+        }
+        Ok(self.statement.raw_execute()? > 0)
+    }
 }
 
 impl Copying<'_> {
@@ -372,38 +398,41 @@ impl Copying<'_> {
             settlement.reasoning_tokens,
         ]
         .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
-        let inserted = self.rows.execute(params![
-            id,
-            intent.start.attempt_id.to_be_bytes(),
-            intent.start.started_at_ms,
-            intent.start.key.0,
-            intent.start.team.0,
-            intent.start.user.0,
-            intent.start.end_user as i64,
-            intent.start.model.0,
-            intent.start.deployment.0,
-            intent.start.provider.0,
-            intent.start.namespace.0,
-            intent.start.attempt_no,
-            intent.start.price_version.0,
-            intent.start.hold.nano_usd,
-            settlement.actual.nano_usd,
-            settlement.actual.tokens,
-            usage[0],
-            usage[1],
-            usage[2],
-            usage[3],
-            usage[4],
-            settlement.status,
-            settlement.outcome as u8,
-            intent.over_hold,
-            settlement.duration_ms,
-            settlement.first_byte_ms,
-            intent.start.end_user_name.0,
-            intent.start.tags.0,
-            intent.start.served_model.0,
-        ])?;
-        if inserted == 0 {
+        let start = &intent.start;
+        let is_new = self.rows.insert(
+            start.attempt_id,
+            [
+                *id,
+                start.started_at_ms,
+                start.key.0.into(),
+                start.team.0.into(),
+                start.user.0.into(),
+                start.end_user as i64,
+                start.model.0.into(),
+                start.deployment.0.into(),
+                start.provider.0.into(),
+                start.namespace.0.into(),
+                start.attempt_no.into(),
+                start.price_version.0.into(),
+                start.hold.nano_usd,
+                settlement.actual.nano_usd,
+                settlement.actual.tokens,
+                usage[0],
+                usage[1],
+                usage[2],
+                usage[3],
+                usage[4],
+                settlement.status.into(),
+                (settlement.outcome as u8).into(),
+                intent.over_hold.into(),
+                settlement.duration_ms.into(),
+                settlement.first_byte_ms.into(),
+                start.end_user_name.0.into(),
+                start.tags.0.into(),
+                start.served_model.0.into(),
+            ],
+        )?;
+        if !is_new {
             return Ok(());
         }
         self.copied += 1;

@@ -51,8 +51,9 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
         patience: core.shared.settings.header_timeout,
         has_served: false,
     };
+    let mut since = Instant::now();
     loop {
-        let head = match waiting.head(&wire).await {
+        let head = match waiting.head(&wire, since).await {
             Next::Head(head) => head,
             Next::Refused(status) => {
                 wire.borrow_mut().out.head(status, &HeaderMap::new(), Length::Known(0), true);
@@ -71,7 +72,7 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
         let call = pipeline::serve(core.clone(), parts, RequestBody::new(wire.clone()), heads.next());
         // Boxed: an idle connection should not hold the room of a call.
         let Some(reply) = while_there(Box::pin(call), &wire).await else { return };
-        let Reply { response, head: written } = reply;
+        let Reply { response, head: written, at } = reply;
         let (parts, body) = response.into_parts();
         let last = !keep_alive
             || *phase.borrow() == Phase::Draining
@@ -86,14 +87,22 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
                 None => out.head(parts.status, &parts.headers, length, last),
             }
         };
+        // What follows begins when the answer was ready, unless somebody had to be waited for.
+        let mut begins = Some(Instant::from_std(at));
         let written = match body {
             ReplyBody::Full(pieces) => {
                 head(Length::Known(pieces.len() as u64));
                 let mut pieces = pieces.into_iter().filter(|_| !without_body);
-                std::future::poll_fn(|cx| poll_pieces(&mut wire.borrow_mut(), &mut pieces, cx)).await
+                let sent = |cx: &mut Context<'_>| {
+                    let sent = poll_pieces(&mut wire.borrow_mut(), &mut pieces, cx);
+                    begins = begins.filter(|_| sent.is_ready());
+                    sent
+                };
+                std::future::poll_fn(sent).await
             }
             ReplyBody::Stream(mut relay) => {
                 head(streamed);
+                begins = None;
                 let mut ended = false;
                 std::future::poll_fn(|cx| poll_stream(&wire, &mut relay, &mut ended, streamed, cx)).await
             }
@@ -106,6 +115,7 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
         }
         wire.borrow_mut().rest();
         waiting.has_served = true;
+        since = begins.unwrap_or_else(Instant::now);
     }
     let ended = std::future::poll_fn(|cx| {
         let mut wire = wire.borrow_mut();
@@ -136,8 +146,8 @@ struct Waiting<D> {
 }
 
 impl<D: Future<Output = ()>> Waiting<D> {
-    async fn head(&mut self, wire: &RefCell<Wire>) -> Next {
-        let begun = Instant::now();
+    /// `begun`: when the wait began.
+    async fn head(&mut self, wire: &RefCell<Wire>, begun: Instant) -> Next {
         let mut seen = 0;
         std::future::poll_fn(|cx| {
             let wire = &mut *wire.borrow_mut();

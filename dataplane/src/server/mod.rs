@@ -10,4 +10,5 @@ mod wire;
 
 pub use body::{BodyUnread, RequestBody};
 pub use connection::serve;
+pub use out::push_date;
 pub use stream::ClientStream;

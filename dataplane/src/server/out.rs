@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::{ErrorKind, IoSlice, Result, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode};
@@ -51,10 +52,11 @@ impl Out {
                 out.extend_from_slice(part);
             }
         }
+        push_date(out, jiff::Timestamp::now().as_second());
         self.end_head(length, close && !fields.contains_key(http::header::CONNECTION));
     }
 
-    /// Begins an answer whose status line and fields are written.
+    /// Begins an answer whose status line and fields are written, the date among them.
     pub fn begin(&mut self, head: Vec<u8>, length: Length, close: bool) {
         if self.small.is_empty() {
             self.small = head;
@@ -78,7 +80,6 @@ impl Out {
             Length::Chunks => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             Length::ToTheEnd => {}
         }
-        push_date(out);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -159,17 +160,16 @@ impl Out {
     }
 }
 
-/// `date: `, of this second.
-fn push_date(out: &mut Vec<u8>) {
+/// The date of a second since 1970, as a field.
+pub fn push_date(out: &mut Vec<u8>, second: i64) {
     thread_local! {
-        static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+        static LINE: RefCell<(i64, String)> = const { RefCell::new((0, String::new())) };
     }
-    let now = std::time::SystemTime::now();
-    let second = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     LINE.with_borrow_mut(|(of, line)| {
         if *of != second || line.is_empty() {
             *of = second;
-            *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
+            let at = UNIX_EPOCH + Duration::from_secs(second.max(0) as u64);
+            *line = format!("date: {}\r\n", httpdate::fmt_http_date(at));
         }
         out.extend_from_slice(line.as_bytes());
     });
@@ -218,10 +218,14 @@ mod tests {
         let mut out = Out::default();
         out.head(StatusCode::NOT_FOUND, &fields, Length::Known(3), true);
         let text = String::from_utf8(received(&mut out, 100).await).unwrap();
-        let start = "HTTP/1.1 404 Not Found\r\nx-a: b\r\nconnection: close\r\ncontent-length: 3\r\ndate: ";
-        assert!(text.starts_with(start) && text.ends_with(" GMT\r\n\r\n"), "{text}");
-        out.begin(b"HTTP/1.1 200 OK\r\n".to_vec(), Length::Chunks, false);
+        let start = "HTTP/1.1 404 Not Found\r\nx-a: b\r\ndate: ";
+        let end = " GMT\r\nconnection: close\r\ncontent-length: 3\r\n\r\n";
+        assert!(text.starts_with(start) && text.ends_with(end), "{text}");
+        let mut written = b"HTTP/1.1 200 OK\r\n".to_vec();
+        push_date(&mut written, 784_111_777);
+        out.begin(written, Length::Chunks, false);
         let text = String::from_utf8(received(&mut out, 100).await).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ndate: "), "{text}");
+        let expected = "HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(text, expected);
     }
 }

@@ -11,4 +11,4 @@ pub use answer::{Body, Unread};
 pub use connect::{ConnectError, Connector};
 pub use connection::Message;
 pub use head::Fields;
-pub use pool::{Pool, SendError, Sent, Target};
+pub use pool::{Pool, SWEEP, SendError, Sent, Target};

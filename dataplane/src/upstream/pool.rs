@@ -1,7 +1,7 @@
 //! Connections to providers, kept per core and per endpoint, newest first. A connection is in the pool only while it is
 //! idle: it comes back when its answer was read to the end, so nobody ever waits behind another's stream.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,12 @@ use super::{ConnectError, Connector};
 /// Idle connections kept per endpoint and core.
 const MAX_IDLE: usize = 1_024;
 
-/// Below what providers and load balancers use (60 s and more), so that we close first.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// How often [`Pool::sweep`] is to be called.
+pub const SWEEP: Duration = Duration::from_secs(10);
+
+/// Sweeps that an idle connection outlives: it is closed after 40 to 50 s, below what providers and load balancers use
+/// (60 s and more), so that we close first. Counting them costs a call no look at the clock.
+const IDLE_SWEEPS: u64 = 5;
 
 /// The idle connections of one core.
 #[derive(Debug)]
@@ -26,8 +30,12 @@ pub struct Pool {
     connector: Connector,
 }
 
-/// One list for each [`Target::id`].
-type IdleLists = RefCell<Vec<Vec<Idle>>>;
+#[derive(Debug, Default)]
+struct IdleLists {
+    /// One for each [`Target::id`].
+    lists: RefCell<Vec<Vec<Idle>>>,
+    sweeps: Cell<u64>,
+}
 
 /// An endpoint with the number that its connections are kept under: equal endpoints have equal numbers.
 #[derive(Clone, Debug)]
@@ -39,7 +47,8 @@ pub struct Target {
 #[derive(Debug)]
 struct Idle {
     connection: Box<Connection<Stream>>,
-    since: Instant,
+    /// Sweeps before it came.
+    since: u64,
 }
 
 /// An answer whose body is still to be read.
@@ -122,10 +131,10 @@ impl Pool {
     }
 
     fn take_idle(&self, target: usize) -> Option<Box<Connection<Stream>>> {
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(target)?;
+        let mut lists = self.idle.lists.borrow_mut();
+        let list = lists.get_mut(target)?;
         while let Some(mut entry) = list.pop() {
-            if entry.serves() {
+            if entry.connection.is_idle() {
                 return Some(entry.connection);
             }
         }
@@ -142,17 +151,13 @@ impl Pool {
         Ok(Box::new(Connection::new(stream)))
     }
 
-    /// Closes what has been idle for too long, or was closed by its provider. Called now and then by the core.
+    /// Closes what has been idle for too long, or was closed by its provider. To be called every [`SWEEP`].
     pub fn sweep(&self) {
-        for list in self.idle.borrow_mut().iter_mut() {
-            list.retain_mut(Idle::serves);
+        let sweeps = self.idle.sweeps.get() + 1;
+        self.idle.sweeps.set(sweeps);
+        for list in self.idle.lists.borrow_mut().iter_mut() {
+            list.retain_mut(|idle| sweeps - idle.since < IDLE_SWEEPS && idle.connection.is_idle());
         }
-    }
-}
-
-impl Idle {
-    fn serves(&mut self) -> bool {
-        self.since.elapsed() < IDLE_TIMEOUT && self.connection.is_idle()
     }
 }
 
@@ -160,13 +165,13 @@ impl Home {
     /// Gives the connection back.
     pub fn put(self, connection: Box<Connection<Stream>>) {
         let Some(idle) = self.idle.upgrade() else { return };
-        let mut idle = idle.borrow_mut();
-        if idle.len() <= self.target {
-            idle.resize_with(self.target + 1, Vec::new);
+        let mut lists = idle.lists.borrow_mut();
+        if lists.len() <= self.target {
+            lists.resize_with(self.target + 1, Vec::new);
         }
-        let list = &mut idle[self.target];
+        let list = &mut lists[self.target];
         if list.len() < MAX_IDLE {
-            list.push(Idle { connection, since: Instant::now() });
+            list.push(Idle { connection, since: idle.sweeps.get() });
         }
     }
 }

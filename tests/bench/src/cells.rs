@@ -44,6 +44,8 @@ pub enum Cell {
     ColdStart,
     /// Configuration swaps under load.
     Swaps,
+    /// CPU that budgets and limits add to a unary request.
+    Tax,
 }
 
 impl std::str::FromStr for Cell {
@@ -58,9 +60,10 @@ impl std::str::FromStr for Cell {
             "M" => Self::Memory,
             "K1" => Self::ColdStart,
             "C1" => Self::Swaps,
+            "T1" => Self::Tax,
             other => match other.strip_prefix('U').and_then(|kib| kib.parse().ok()) {
                 Some(kib) => Self::Unary(kib),
-                None => return Err(format!("no cell `{text}`; there are U<KiB>, L1, L40, S1, S2, M, K1, C1")),
+                None => return Err(format!("no cell `{text}`; there are U<KiB>, L1, L40, S1, S2, M, K1, C1, T1")),
             },
         })
     }
@@ -156,6 +159,7 @@ impl Bench {
             Cell::Memory => self.memory(),
             Cell::ColdStart => self.cold_start(),
             Cell::Swaps => self.swaps(),
+            Cell::Tax => self.tax(),
         }
     }
 
@@ -392,6 +396,56 @@ impl Bench {
             ];
             self.report.rows.extend(rows);
         }
+        Ok(())
+    }
+
+    /// The gateway of Hard budgets beside one that has the same keys without budgets and limits.
+    fn tax(&mut self) -> Result<()> {
+        let held = self.installations.iter().find(|installation| installation.enforcement == Enforcement::Hard);
+        let held = held.context("T1 needs `--enforcement hard`")?;
+        let (binary, held) = (held.binary.clone(), held.address);
+        let folder = self.scratch.join("config-None");
+        let picks = Arc::clone(&self.legs[0].picks);
+        gateway::write_configuration(&folder, self.world.upstream(), picks.keys.len(), Enforcement::None)?;
+        let (data, log) = (self.scratch.join("data-None"), self.scratch.join("tollgate-None.log"));
+        let free = start_beside(&mut self.world, &binary, &folder, &data, &log, self.cores)?;
+        self.legs.push(Leg {
+            name: "tollgate None".to_owned(),
+            role: Role::Gateway,
+            unary: free.address,
+            stream: free.address,
+            clock: Some(CpuClock::new(process::family(free.server.pid())?)),
+            idle_resident: None,
+            picks,
+            since_scrape: Duration::ZERO,
+        });
+        let clients = self.unary_clients(1, self.amount.connections);
+        let both = |leg: &Leg| leg.unary == held || leg.unary == free.address;
+        let plan = Plan::Closed(self.amount.slice);
+        let windows = self.interleave(&clients, &both, plan, self.amount.rounds, |slice| slice.requests);
+        self.legs.pop();
+        let mut windows = windows?;
+        let without = windows.pop().context("no windows")?;
+        let leg = self.legs.iter().position(|leg| leg.unary == held).context("no leg of this gateway")?;
+        let with = &windows[leg];
+        let added: Vec<f64> =
+            with.cpu_per_unit.iter().zip(&without.cpu_per_unit).map(|(with, without)| with - without).collect();
+        let value = median(&added);
+        self.report.rows.push(Row {
+            metric: "T1 CPU/request that 2 Hard budgets and 4 limits of rates add (us), U1".to_owned(),
+            leg: self.legs[leg].name.clone(),
+            value: format!(
+                "{value:.2} ({:.2}-{:.2}) to {:.2}",
+                crate::statistics::quantile(&added, 0.25),
+                crate::statistics::quantile(&added, 0.75),
+                median(&without.cpu_per_unit)
+            ),
+            nginx: String::new(),
+            ratio: None,
+            judged: Some(value),
+            limits: Limits { floor: Some(1.5), goal: Some(1.0) },
+            zero: with.zero.clone().or(without.zero),
+        });
         Ok(())
     }
 

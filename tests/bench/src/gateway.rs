@@ -35,6 +35,8 @@ const PICKS: usize = 1 << 16;
 pub enum Enforcement {
     Hard,
     Soft,
+    /// There are none, and no limits of rates either.
+    None,
 }
 
 impl Enforcement {
@@ -42,6 +44,7 @@ impl Enforcement {
         match self {
             Self::Hard => "Hard",
             Self::Soft => "Soft",
+            Self::None => "None",
         }
     }
 }
@@ -95,7 +98,15 @@ pub fn write_configuration(
     enforcement: Enforcement,
 ) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    let mode = enforcement.name();
+    let held_to = |limit: &str| match enforcement {
+        Enforcement::None => String::new(),
+        _ => format!(
+            "  budget: {{limit: \"{limit}\", period: {{calendar: Month}}, enforcement: {}}}
+  limits: {{requestsPerMinute: 1000000000, tokensPerMinute: 2000000000}}
+",
+            enforcement.name()
+        ),
+    };
     let mut gateway = format!(
         "apiVersion: v1
 kind: Namespace
@@ -133,10 +144,9 @@ kind: Team
 metadata: {{name: team-{team:02}, namespace: bench}}
 spec:
   models: [{}, \"swap-*\"]
-  budget: {{limit: \"100000000\", period: {{calendar: Month}}, enforcement: {mode}}}
-  limits: {{requestsPerMinute: 1000000000, tokensPerMinute: 2000000000}}
-",
-            models.join(", ")
+{}",
+            models.join(", "),
+            held_to("100000000")
         ));
     }
     fs::write(folder.join("gateway.yaml"), gateway)?;
@@ -169,12 +179,11 @@ spec:
   teamRef: {{name: team-{:02}}}
   models: [{}{swap}]
   keyHash: \"sha256:{}\"
-  budget: {{limit: \"1000000\", period: {{calendar: Month}}, enforcement: {mode}}}
-  limits: {{requestsPerMinute: 1000000000, tokensPerMinute: 2000000000}}
-",
+{}",
                 number % TEAMS,
                 models.join(", "),
-                sha256_hex(&key(number))
+                sha256_hex(&key(number)),
+                held_to("1000000")
             ));
         }
         fs::write(folder.join(format!("keys-{file:02}.yaml")), text)?;

@@ -38,8 +38,8 @@ use world::World;
 struct Arguments {
     #[command(subcommand)]
     role: Option<Alone>,
-    /// Cells to measure: U<KiB> (U1, U16, U200, ...), L1, L40, S1, S2, M, K1, C1
-    #[arg(long, value_delimiter = ',', default_value = "U1,U16,U200,L1,L40,S1,S2,C1,M,K1")]
+    /// Cells to measure: U<KiB> (U1, U16, U200, ...), L1, L40, S1, S2, M, K1, C1, T1
+    #[arg(long, value_delimiter = ',', default_value = "U1,U16,U200,L1,L40,S1,S2,C1,M,K1,T1")]
     cells: Vec<Cell>,
     /// Seconds of one slice of the unary cells
     #[arg(long, default_value_t = 1.0)]
