@@ -24,6 +24,7 @@ mod counters;
 mod durable;
 mod grants;
 mod hold;
+mod inserts;
 mod journal;
 mod ledger;
 mod lock;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use crate::durable::Adjustment;
+use crate::inserts::{Columns, Inserts};
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
 use crate::record::{Intent, Place, charged};
 use crate::terms::{Outcome, Settlement};
@@ -179,13 +180,10 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, settlement: &Settlement, usage: [i64; 5]) {
-        self.attempts += 1;
-        self.failures += i64::from(settlement.status >= 400 || settlement.status == 0);
-        self.nano_usd = self.nano_usd.saturating_add(settlement.actual.nano_usd);
-        for (sum, tokens) in self.usage.iter_mut().zip(usage) {
-            *sum = sum.saturating_add(tokens);
-        }
+    /// Of one row.
+    fn of(settlement: &Settlement, usage: [i64; 5]) -> Sums {
+        let failures = i64::from(settlement.status >= 400 || settlement.status == 0);
+        Sums { attempts: 1, failures, nano_usd: settlement.actual.nano_usd, usage }
     }
 
     fn merge(&mut self, other: &Sums) {
@@ -272,30 +270,24 @@ impl Store {
         tell: impl FnOnce(&mut Copying<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let (days, sets, copied, known_names) = {
+        let (new, known_names) = {
             let mut copying = Copying {
                 names: transaction.prepare_cached("INSERT OR IGNORE INTO names (id, name) VALUES (?1, ?2)")?,
-                rows: RowInsert {
-                    statement: transaction.prepare_cached(
-                        "INSERT OR IGNORE INTO attempts VALUES
-                         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,
-                          ?26,?27,?28,?29)",
-                    )?,
-                    bound: [None; ROW_NUMBERS],
-                },
-                days: HashMap::default(),
-                sets: HashMap::default(),
-                copied: 0,
+                rows: Inserts::new(&transaction)?,
+                new: New::default(),
                 known_names: self.known_names,
             };
             tell(&mut copying)?;
-            (copying.days, copying.sets, copying.copied, copying.known_names)
+            let Copying { mut rows, mut new, known_names, .. } = copying;
+            rows.flush(|counted| new.count(counted))?;
+            (new, known_names)
         };
+        let New { days, sets, rows } = new;
         add_days(&transaction, days)?;
         add_tags(&transaction, sets)?;
         transaction.commit()?;
         self.known_names = known_names;
-        Ok(copied)
+        Ok(rows)
     }
 
     /// Writes adjustments; those that are there already change nothing.
@@ -336,34 +328,16 @@ impl Store {
 /// Rows on their way into the database.
 pub struct Copying<'t> {
     names: CachedStatement<'t>,
-    rows: RowInsert<'t>,
-    days: HashMap<DayKey, Sums, foldhash::fast::RandomState>,
-    sets: HashMap<SetKey, Sums, foldhash::fast::RandomState>,
-    copied: usize,
+    rows: Inserts<'t, Counted>,
+    new: New,
     known_names: u32,
 }
 
-/// Columns of a row, but for the attempt's id.
-const ROW_NUMBERS: usize = 28;
-
-/// Inserts rows. Half of a row's columns are as in the row before, and what is bound stays so: only the others are bound.
-struct RowInsert<'t> {
-    statement: CachedStatement<'t>,
-    bound: [Option<i64>; ROW_NUMBERS],
-}
-
-impl RowInsert<'_> {
-    /// Whether the row was not there. `numbers`: the columns in their order, without the second.
-    fn insert(&mut self, attempt_id: u128, numbers: [i64; ROW_NUMBERS]) -> rusqlite::Result<bool> {
-        self.statement.raw_bind_parameter(2, attempt_id.to_be_bytes())?;
-        for (at, (bound, number)) in self.bound.iter_mut().zip(numbers).enumerate() {
-            if *bound != Some(number) {
-                self.statement.raw_bind_parameter(if at == 0 { 1 } else { at + 2 }, number)?;
-                *bound = Some(number);
-            }
-        }
-        Ok(self.statement.raw_execute()? > 0)
-    }
+/// What a row adds to the sums.
+struct Counted {
+    day: DayKey,
+    set: Option<SetKey>,
+    sums: Sums,
 }
 
 impl Copying<'_> {
@@ -399,57 +373,62 @@ impl Copying<'_> {
         ]
         .map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
         let start = &intent.start;
-        let is_new = self.rows.insert(
-            start.attempt_id,
-            [
-                *id,
-                start.started_at_ms,
-                start.key.0.into(),
-                start.team.0.into(),
-                start.user.0.into(),
-                start.end_user as i64,
-                start.model.0.into(),
-                start.deployment.0.into(),
-                start.provider.0.into(),
-                start.namespace.0.into(),
-                start.attempt_no.into(),
-                start.price_version.0.into(),
-                start.hold.nano_usd,
-                settlement.actual.nano_usd,
-                settlement.actual.tokens,
-                usage[0],
-                usage[1],
-                usage[2],
-                usage[3],
-                usage[4],
-                settlement.status.into(),
-                (settlement.outcome as u8).into(),
-                intent.over_hold.into(),
-                settlement.duration_ms.into(),
-                settlement.first_byte_ms.into(),
-                start.end_user_name.0.into(),
-                start.tags.0.into(),
-                start.served_model.0.into(),
-            ],
-        )?;
-        if !is_new {
-            return Ok(());
-        }
-        self.copied += 1;
-        let day = intent.start.started_at_ms.div_euclid(86_400_000);
-        let names = [
-            intent.start.key.0,
-            intent.start.team.0,
-            intent.start.user.0,
-            intent.start.model.0,
-            intent.start.deployment.0,
+        let day = start.started_at_ms.div_euclid(86_400_000);
+        let [key, team, user, model, deployment] =
+            [start.key.0, start.team.0, start.user.0, start.model.0, start.deployment.0];
+        let set = (start.tags.0 != 0).then_some(SetKey { day, set: start.tags.0, key, model });
+        let day = DayKey { day, names: [key, team, user, model, deployment] };
+        let numbers = [
+            *id,
+            start.started_at_ms,
+            key.into(),
+            team.into(),
+            user.into(),
+            start.end_user as i64,
+            model.into(),
+            deployment.into(),
+            start.provider.0.into(),
+            start.namespace.0.into(),
+            start.attempt_no.into(),
+            start.price_version.0.into(),
+            start.hold.nano_usd,
+            settlement.actual.nano_usd,
+            settlement.actual.tokens,
+            usage[0],
+            usage[1],
+            usage[2],
+            usage[3],
+            usage[4],
+            settlement.status.into(),
+            (settlement.outcome as u8).into(),
+            intent.over_hold.into(),
+            settlement.duration_ms.into(),
+            settlement.first_byte_ms.into(),
+            start.end_user_name.0.into(),
+            start.tags.0.into(),
+            start.served_model.0.into(),
         ];
-        self.days.entry(DayKey { day, names }).or_default().add(&settlement, usage);
-        if intent.start.tags.0 != 0 {
-            let key = SetKey { day, set: intent.start.tags.0, key: intent.start.key.0, model: intent.start.model.0 };
-            self.sets.entry(key).or_default().add(&settlement, usage);
+        let columns = Columns { attempt_id: start.attempt_id, numbers };
+        let Copying { rows, new, .. } = self;
+        rows.add(columns, Counted { day, set, sums: Sums::of(&settlement, usage) }, |counted| new.count(counted))
+    }
+}
+
+/// What was new.
+#[derive(Default)]
+struct New {
+    days: HashMap<DayKey, Sums, foldhash::fast::RandomState>,
+    sets: HashMap<SetKey, Sums, foldhash::fast::RandomState>,
+    rows: usize,
+}
+
+impl New {
+    fn count(&mut self, Counted { day, set, sums }: Counted) {
+        self.rows += 1;
+        self.days.entry(day).or_default().merge(&sums);
+        if let Some(set) = set {
+            self.sets.entry(set).or_default().merge(&sums);
         }
-        Ok(())
     }
 }
 
