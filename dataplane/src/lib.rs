@@ -47,5 +47,6 @@ pub mod status_port;
 pub mod surcharge;
 pub mod tables;
 pub mod tls;
+pub mod turn;
 pub mod upstream;
-pub mod used;
+mod used;

@@ -22,10 +22,9 @@ use tollgate_allocator::Mode;
 const BATCH: usize = 1024;
 
 /// First uses of budgets are synced no more often than this: where ten thousand keys call for the first time in a period,
-/// many share one sync, which costs as much as many calls. Who comes alone waits for nobody.
-const PACE: Duration = Duration::from_millis(16);
-/// How long others wait behind those at most.
-const LOOK: Duration = Duration::from_millis(4);
+/// some share one sync, which costs as much as many calls. Who comes alone waits for nobody. Longer would be cheaper, but
+/// so many calls would wait that the gateway idles.
+const PACE: Duration = Duration::from_millis(4);
 
 /// A low budget is granted what it burns in this time.
 const CHUNK_SECONDS: i64 = 10;
@@ -124,7 +123,7 @@ impl Grants {
                 && batch.len() < BATCH
                 && batch.iter().all(Request::can_wait)
             {
-                std::thread::sleep(left.min(LOOK));
+                std::thread::sleep(left);
                 batch.extend(requests.try_iter().take(BATCH - batch.len()));
             }
             self.serve(batch);

@@ -28,6 +28,7 @@ use crate::pipeline;
 use crate::relay::{Cut, Relay};
 use crate::reply::{Reply, ReplyBody};
 use crate::serve::Phase;
+use crate::turn;
 
 /// What is read of a body that nobody wants, so that the connection can go on.
 const MAX_UNWANTED_BYTES: usize = 64 << 10;
@@ -92,6 +93,7 @@ pub async fn serve(core: Rc<Core>, stream: ClientStream, phase: watch::Receiver<
         let written = match body {
             ReplyBody::Full(pieces) => {
                 head(Length::Known(pieces.len() as u64));
+                turn::end().await;
                 let mut pieces = pieces.into_iter().filter(|_| !without_body);
                 let sent = |cx: &mut Context<'_>| {
                     let sent = poll_pieces(&mut wire.borrow_mut(), &mut pieces, cx);

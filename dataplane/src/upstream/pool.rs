@@ -105,6 +105,7 @@ impl Pool {
         connect_timeout: Duration,
         until: Instant,
     ) -> Result<Sent, SendError> {
+        crate::turn::end().await;
         while let Some(mut connection) = self.take_idle(target.id) {
             match connection.exchange(message, until.into()).await {
                 Ok(parsed) => return Ok(self.sent(parsed, connection, target.id)),

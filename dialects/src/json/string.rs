@@ -194,6 +194,14 @@ pub fn quoted(text: &str) -> Vec<u8> {
 /// Appends `text` as a JSON string, with quotes.
 pub fn push_quoted(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    // Names, mostly.
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     out.push(b'"');
     for &byte in text.as_bytes() {
         match byte {

@@ -83,6 +83,8 @@ pub struct Amount {
     pub starts: usize,
     pub swaps: u64,
     pub swap_load: f64,
+    /// Each slice is told as it ends.
+    pub tell_slices: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -498,6 +500,11 @@ impl Bench {
                 let slice = self.slice(leg, clients[leg], plan)?;
                 self.world.serve(SETTLE)?;
                 let spent = self.cpu(leg)? - before;
+                if self.amount.tell_slices {
+                    let done = units(&slice);
+                    let us = spent as f64 / 1e3 / done.max(1) as f64;
+                    eprintln!("{round}\t{}\t{us:.2} us\t{done}", self.legs[leg].name);
+                }
                 if windows[leg].zero.is_none() {
                     windows[leg].zero = failure(&slice);
                 }

@@ -104,6 +104,9 @@ struct Arguments {
     /// Also write the report to this file
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Tell the CPU time per request or event of every slice
+    #[arg(long)]
+    tell_slices: bool,
     /// End with 1 when a floor is missed
     #[arg(long)]
     check: bool,
@@ -266,6 +269,7 @@ fn amount(arguments: &Arguments) -> Amount {
         starts: if quick { arguments.starts.min(2) } else { arguments.starts },
         swaps: if quick { arguments.swaps.min(15) } else { arguments.swaps },
         swap_load: arguments.swap_load,
+        tell_slices: arguments.tell_slices,
     }
 }
 
