@@ -32,6 +32,9 @@ const FRAMING_TOKENS: u64 = 256;
 /// Web searches one call may make when it names a search tool without a number of its own.
 const WEB_SEARCHES: u64 = 10;
 
+// Keys whose every call would be under more are not in the tables.
+const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
+
 /// The budgets of a call; most have a few.
 pub type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
 

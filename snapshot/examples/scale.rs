@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -22,7 +21,8 @@ const SEALING: Sealing<'_> = Sealing { salt: "salt", token: "token" };
 
 /// What an operator holds of a cluster.
 struct Cluster {
-    documents: HashMap<ObjectRef, Arc<Document>>,
+    /// As lists of the API server bring them: each kind by namespace and name.
+    documents: Vec<Document>,
     secrets: Secrets,
     key_hashes: KeyHashes,
     gateway: GatewayName,
@@ -32,7 +32,7 @@ impl Cluster {
     fn new(keys: usize, budgets: usize, models: usize, namespaces: usize) -> Result<Cluster, Box<dyn Error>> {
         let gateway = GatewayName { namespace: "ns-0".into(), name: "default".into() };
         let (secrets, key_hashes) = (Secrets::default(), KeyHashes::default());
-        let mut cluster = Cluster { documents: HashMap::new(), secrets, key_hashes, gateway };
+        let mut cluster = Cluster { documents: Vec::new(), secrets, key_hashes, gateway };
         let spec = json!({"default": true, "allowedNamespaces": {"from": "All"}});
         let meta = Meta::new("ns-0", "default");
         cluster.add(Document::LLMGateway(Box::new(Object { meta, spec: serde_json::from_value(spec)? })));
@@ -63,7 +63,10 @@ impl Cluster {
             });
             cluster.add(Document::Budget(Box::new(Object { meta, spec: serde_json::from_value(spec)? })));
         }
-        for at in 0..keys {
+        let mut names: Vec<(String, usize)> =
+            (0..keys).map(|at| (format!("ns-{}/key-{at}", at % namespaces), at)).collect();
+        names.sort_unstable();
+        for (_, at) in names {
             cluster.add_key(at, budgets, models, namespaces)?;
         }
         Ok(cluster)
@@ -91,12 +94,11 @@ impl Cluster {
     }
 
     fn add(&mut self, document: Document) {
-        self.documents.insert(document.object_ref(), Arc::new(document));
+        self.documents.push(document);
     }
 
     fn compile(&self) -> Compiled {
-        let documents = self.documents.values().map(|document| &**document);
-        let mut input = Input::new(documents, &self.secrets, &self.key_hashes, Mode::Cluster, 0);
+        let mut input = Input::new(&self.documents, &self.secrets, &self.key_hashes, Mode::Cluster, 0);
         input.gateway = Some(&self.gateway);
         compile(input)
     }
@@ -171,12 +173,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(read.keys.len(), snapshot.keys.len());
     drop(read);
 
-    let name = ObjectRef { kind: "VirtualKey", namespace: "ns-0".into(), name: "key-0".into() };
-    let mut edited = Document::clone(&cluster.documents[&name]);
-    if let Document::VirtualKey(object) = &mut edited {
+    let is_edited = |document: &&mut Document| document.kind() == "VirtualKey" && document.meta().name == "key-0";
+    if let Some(Document::VirtualKey(object)) = cluster.documents.iter_mut().find(is_edited) {
         object.spec.disabled = true;
     }
-    cluster.add(edited);
     let start = Instant::now();
     let compiled = cluster.compile();
     let after = wire::write(&compiled.snapshot, &compiled.credentials, SEALING, Some(tables.shard_digits));

@@ -76,6 +76,8 @@ pub enum Reason {
     Unreachable,
     /// A child's limit above its parent's.
     AboveParent,
+    /// A key under more budgets than its calls can be held in.
+    TooManyBudgets,
     /// The object was refused and its last good state stays in use.
     LastGoodKept,
 }

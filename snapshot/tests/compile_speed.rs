@@ -1,4 +1,5 @@
-//! Ten thousand keys with budgets of their own compile in the time between two frames of a film. Measured only by
+//! Ten thousand keys with budgets of their own compile in the time between two frames of a film, whatever else selects
+//! them. Measured only by
 //! `cargo test --release -p tollgate-snapshot --test compile_speed -- --ignored --nocapture`: debug builds say nothing.
 
 use std::time::{Duration, Instant};
@@ -65,4 +66,42 @@ fn ten_thousand_keys_compile_at_once() {
     let best = (0..10).map(|_| one()).min().expect("there were ten runs");
     println!("{KEYS} keys: {best:?}");
     assert!(best <= LONGEST, "{best:?}");
+}
+
+/// Mistakes and all: budgets that bind every key, and budgets that all want one label of every key and another one too.
+#[test]
+#[ignore = "measures; needs a release build"]
+fn thousands_of_budgets_that_may_select_every_key_take_no_longer() {
+    const BUDGETS: usize = 5_000;
+    for (what, scope) in [
+        ("select every key", serde_json::json!({})),
+        ("count some calls of every key", serde_json::json!({"models": ["chat"]})),
+        ("share a label", serde_json::json!({"keySelector": {"matchLabels": {"env": "dev", "project": "one"}}})),
+    ] {
+        let (mut documents, hashes) = documents();
+        for at in 0..BUDGETS {
+            let mut scope = scope.clone();
+            if let Some(labels) = scope.pointer_mut("/keySelector/matchLabels/project") {
+                *labels = format!("project-{at}").into();
+            }
+            let spec = serde_json::json!({"limit": "1", "period": {"calendar": "Month"}, "appliesTo": scope});
+            let spec = serde_json::from_value(spec).expect("it has the shape of its kind");
+            let meta = Meta::new("default", format!("budget-{at:04}"));
+            documents.push(Document::Budget(Box::new(Object { meta, spec })));
+        }
+        for document in &mut documents {
+            if let Document::VirtualKey(object) = document {
+                object.meta.labels.insert("env".to_owned(), "dev".to_owned());
+            }
+        }
+        let secrets = Secrets::default();
+        let one = || {
+            let start = Instant::now();
+            compile(Input::new(&documents, &secrets, &hashes, Mode::Standalone, 0));
+            start.elapsed()
+        };
+        let best = (0..10).map(|_| one()).min().expect("there were ten runs");
+        println!("{KEYS} keys, {BUDGETS} budgets that {what}: {best:?}");
+        assert!(best <= 4 * LONGEST, "{best:?}");
+    }
 }

@@ -247,6 +247,7 @@ mod tests {
             Reason::Shadowed,
             Reason::Unreachable,
             Reason::AboveParent,
+            Reason::TooManyBudgets,
         ];
         for reason in accepted_reasons {
             let text = reason.to_string();

@@ -6,22 +6,24 @@
 //! or several where no single filter says which calls count; a call that several let through counts once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tollgate_crds::{
     AllocatorUnavailable, Boost, BudgetPer, BudgetScope, BudgetSpec, BudgetTerms, Enforcement, ExhaustedAction,
-    LabelSelector, SecretKeyRef, SecretSource, Threshold, WhenExhausted, WhenLow,
+    SecretKeyRef, SecretSource, Threshold, WhenExhausted, WhenLow,
 };
 
 use super::credential;
 use super::endpoint;
 use super::gateway::Gateway;
 use super::input::{Document, Input, Labels, Mode, Object};
-use super::objects::{Everything, Grants};
+use super::objects::{Everything, Grants, age};
 use super::previous::Previous;
 use super::report::{Report, Subject};
 use super::route::{self, Routes};
+use super::selecting::Selecting;
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
 use crate::model::{self, Budget, CalendarUnit, Credential, ModelSet, Name, PerCall, Period};
@@ -103,6 +105,24 @@ struct Terms {
 /// Every call of a key is held in all budgets above the one that it is under. More is a mistake, or no good will.
 const MOST_ABOVE: usize = 32;
 
+/// Budgets that one call can be held in: as many as the ledger writes down for an attempt. A call under more is refused, so
+/// a key whose every call would be is not used, and somebody is told.
+pub const MOST_OF_A_CALL: usize = 16;
+
+/// Budget objects that may count calls of a key, most of them only some. The key has a row for each.
+const MOST_OF_A_KEY: usize = 128;
+
+/// Keys of a namespace under too many budgets whose budgets are all looked at, to tell which of them are too many.
+const MOST_LOOKED_AT: usize = 16;
+
+/// A key is under so many budgets that its calls cannot be held in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMany {
+    pub most: usize,
+    /// Whether each of them counts every call.
+    pub every_call: bool,
+}
+
 /// A Budget object.
 #[derive(Debug)]
 struct Defined<'a> {
@@ -138,8 +158,16 @@ pub(super) struct Budgets<'a> {
     gateway_namespace: Name,
     /// Of each budget: itself and those above it, each once.
     chains: Vec<Vec<usize>>,
-    /// Budgets that may select keys of the namespace that was asked for last: keys are sorted by it.
+    /// Budgets of the gateway's namespace that may select keys of every namespace.
+    from_above: Selecting<'a>,
+    /// Those that may select keys of the namespace that was asked for last, beside these: keys are sorted by it.
     selecting: (String, Selecting<'a>),
+    /// What was selected last by nothing but calls, and its rows: most keys of a namespace have the same.
+    last: (Vec<usize>, Vec<u32>),
+    /// Those that are too many for a key, and which key that is.
+    beyond: BTreeMap<usize, (TooMany, String)>,
+    /// Keys of this namespace whose budgets were all looked at.
+    looked_at: usize,
     rows: Vec<Budget>,
     /// By budget, of all of whose calls count and that have no members.
     row_of_all: Vec<Option<u32>>,
@@ -174,7 +202,11 @@ impl<'a> Budgets<'a> {
             grants,
             gateway_namespace: gateway.compiled.namespace.clone(),
             chains: Vec::new(),
+            from_above: Selecting::default(),
             selecting: (String::new(), Selecting::default()),
+            last: (Vec::new(), Vec::new()),
+            beyond: BTreeMap::new(),
+            looked_at: 0,
             rows: Vec::new(),
             row_of_all: Vec::new(),
             row_of_object: HashMap::default(),
@@ -184,6 +216,9 @@ impl<'a> Budgets<'a> {
         budgets.link_parents(everything, &positions, report);
         budgets.row_of_all = vec![None; budgets.defined.len()];
         budgets.chains = (0..budgets.defined.len()).map(|at| budgets.chain(at)).collect();
+        let everywhere = budgets.of_namespace(&budgets.gateway_namespace);
+        let everywhere = everywhere.filter(|at| budgets.scope(*at).namespace_selector.is_none());
+        budgets.from_above = Selecting::new(everywhere.map(|at| (at, budgets.scope(at))).collect());
         budgets
     }
 
@@ -305,6 +340,11 @@ impl<'a> Budgets<'a> {
         chain
     }
 
+    /// Makes room for so many budgets of single keys.
+    pub fn reserve(&mut self, of_keys: usize) {
+        self.rows.reserve(of_keys + self.defined.len());
+    }
+
     /// A budget that one key has for itself.
     pub fn own_row(
         &mut self,
@@ -344,18 +384,131 @@ impl<'a> Budgets<'a> {
         row
     }
 
-    /// Rows of Budget objects that bind the key: those it names first, then those that select it, each with its parents.
-    pub fn rows_of(&mut self, holder: Holder<'_>, named: &[usize]) -> Vec<u32> {
-        let mut selected = self.candidates(holder);
-        selected.retain(|at| !named.contains(at) && self.selects(*at, holder));
-        let mut bound: Vec<(usize, Filter)> = Vec::with_capacity(named.len() + selected.len());
-        for at in named.iter().copied().chain(selected) {
+    /// Budget objects that count calls of the key: those it names first, then those that select it. `others`: budgets of
+    /// other kinds that count every call of it.
+    ///
+    /// # Errors
+    /// There are more than its calls can be held in. Looks no further then: there may be thousands.
+    pub fn select(&mut self, holder: Holder<'_>, named: &[usize], others: usize) -> Result<Vec<usize>, TooMany> {
+        if self.selecting.0 != holder.namespace {
+            self.selecting = (holder.namespace.to_owned(), self.selecting(holder.namespace));
+            self.looked_at = 0;
+        }
+        let of_calls = MOST_OF_A_CALL.saturating_sub(others);
+        let mut every = named.iter().filter(|at| self.counts_every_call(**at, holder)).count();
+        let mut selected = named.to_vec();
+        let mut too_many = None;
+        self.each_selecting(holder, |at| {
+            if named.contains(&at) {
+                return ControlFlow::Continue(());
+            }
+            selected.push(at);
+            every += usize::from(self.counts_every_call(at, holder));
+            if every > of_calls {
+                too_many = Some(TooMany { most: MOST_OF_A_CALL, every_call: true });
+            } else if selected.len() > MOST_OF_A_KEY {
+                too_many = Some(TooMany { most: MOST_OF_A_KEY, every_call: false });
+            }
+            if too_many.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match too_many {
+            Some(too_many) => {
+                self.look_beyond(holder, named, others, too_many);
+                Err(too_many)
+            }
+            None => {
+                selected[named.len()..].sort_unstable();
+                Ok(selected)
+            }
+        }
+    }
+
+    /// Of the budgets of a key that has too many, remembers which are beyond: those that it does not name, younger ones
+    /// first, as far as they are of the kind that there are too many of.
+    fn look_beyond(&mut self, holder: Holder<'_>, named: &[usize], others: usize, too_many: TooMany) {
+        if self.looked_at == MOST_LOOKED_AT {
+            return;
+        }
+        self.looked_at += 1;
+        let is_of_kind = |at: usize| !too_many.every_call || self.counts_every_call(at, holder);
+        let mut selected = Vec::new();
+        self.each_selecting(holder, |at| {
+            if !named.contains(&at) && is_of_kind(at) {
+                selected.push(at);
+            }
+            ControlFlow::Continue(())
+        });
+        selected.sort_unstable_by_key(|at| (age(self.defined[*at].object.meta.created_at), *at));
+        let taken = named.iter().filter(|at| is_of_kind(**at)).count();
+        let taken = if too_many.every_call { taken + others } else { taken };
+        for at in selected.into_iter().skip(too_many.most.saturating_sub(taken)) {
+            let key = || (too_many, format!("{}/{}", holder.namespace, holder.name));
+            self.beyond.entry(at).or_insert_with(key);
+        }
+    }
+
+    /// Says of each budget that is too many for a key that it is.
+    pub fn report_beyond(&self, report: &mut Report) {
+        for (at, (TooMany { most, every_call }, key)) in &self.beyond {
+            let why = match every_call {
+                true => "a call can be held in",
+                false => "may count calls of a key",
+            };
+            let message = format!(
+                "more budgets select VirtualKey `{key}` (and maybe others) than the {most} that {why}; no call of it is admitted"
+            );
+            let subject = self.defined[*at].object.subject();
+            report.error(subject, Reason::TooManyBudgets, "spec.appliesTo", message).hint =
+                "select fewer keys, or have one budget with `per`".to_owned();
+        }
+    }
+
+    /// Whether it selects every key of its namespace, so that to name it changes nothing.
+    pub fn selects_every_key(&self, at: usize) -> bool {
+        let BudgetScope { key_selector, team_selector, users, .. } = self.scope(at);
+        key_selector.is_none() && team_selector.is_none() && users.is_empty()
+    }
+
+    /// A budget that keys name although it selects all of them: whoever wrote that meant something else.
+    pub fn report_named(&self, at: usize, report: &mut Report) {
+        let message = "keys name it in budgetRefs, but without appliesTo.keySelector, teamSelector or users it binds every \
+                       key of the namespace";
+        report.warning(self.defined[at].object.subject(), Reason::InvalidValue, "spec.appliesTo", message).hint =
+            "a keySelector that selects no key leaves it to those that name it".to_owned();
+    }
+
+    /// Whether a row counts every call of the keys that have it.
+    pub fn is_for_every_call(&self, row: u32) -> bool {
+        self.rows[row as usize].counts_every_call()
+    }
+
+    /// Whether it counts every call of the key.
+    fn counts_every_call(&self, at: usize, holder: Holder<'_>) -> bool {
+        let Defined { binds, filter, per, .. } = &self.defined[at];
+        let Filter { models, providers, tags, end_users } = filter;
+        let has_member = match per {
+            None | Some(BudgetPer::Key | BudgetPer::Namespace) => true,
+            Some(BudgetPer::Team) => holder.team.is_some(),
+            Some(BudgetPer::User) => holder.user.is_some(),
+            Some(BudgetPer::EndUser | BudgetPer::Tag | BudgetPer::Model | BudgetPer::Provider) => false,
+        };
+        let every_tag = tags.is_empty() || has_one(holder.tags, tags);
+        *binds && has_member && models.is_none() && providers.is_empty() && end_users.is_empty() && every_tag
+    }
+
+    /// Rows of Budget objects that bind the key, each with its parents. `selected`: as [`Budgets::select`] has it.
+    pub fn rows_of(&mut self, holder: Holder<'_>, selected: Vec<usize>) -> Vec<u32> {
+        if selected == self.last.0 && holder.tags.is_empty() && !selected.is_empty() {
+            return self.last.1.clone();
+        }
+        let mut bound: Vec<(usize, Filter)> = Vec::with_capacity(selected.len());
+        for &at in &selected {
             let Defined { binds, filter, .. } = &self.defined[at];
             if !binds {
                 continue;
             }
             // Calls of a key with one of the tags have it, whatever else they bring.
-            let has_tag = holder.tags.iter().any(|tag| filter.tags.iter().any(|listed| **listed == **tag));
+            let has_tag = has_one(holder.tags, &filter.tags);
             for &above in &self.chains[at] {
                 let mut filter = filter.clone();
                 if has_tag && self.defined[above].per != Some(BudgetPer::Tag) {
@@ -370,16 +523,26 @@ impl<'a> Budgets<'a> {
             }
         }
         let mut rows = Vec::with_capacity(bound.len());
+        let mut is_anybodys = holder.tags.is_empty();
         for (at, filter) in bound {
             let member = match self.defined[at].per {
                 None => None,
                 Some(per) => match self.member(at, per, holder) {
                     Member::OfCall => None,
-                    Member::Of(member) => Some(member),
-                    Member::Nobody => continue,
+                    Member::Of(member) => {
+                        is_anybodys = false;
+                        Some(member)
+                    }
+                    Member::Nobody => {
+                        is_anybodys = false;
+                        continue;
+                    }
                 },
             };
             rows.push(self.row(at, member, filter));
+        }
+        if is_anybodys {
+            self.last = (selected, rows.clone());
         }
         rows
     }
@@ -392,31 +555,42 @@ impl<'a> Budgets<'a> {
         self.defined.binary_search_by(compare).ok()
     }
 
-    /// Those that may select the key, in order.
-    fn candidates(&mut self, holder: Holder<'_>) -> Vec<usize> {
-        if self.selecting.0 != holder.namespace {
-            self.selecting = (holder.namespace.to_owned(), self.selecting(holder.namespace));
+    /// Calls `see` for each budget that selects the key, in no order, until it breaks.
+    fn each_selecting(&self, holder: Holder<'_>, mut see: impl FnMut(usize) -> ControlFlow<()>) {
+        for selecting in [&self.from_above, &self.selecting.1] {
+            let seen = selecting.each_candidate(holder, |at| match self.selects(at, holder) {
+                true => see(at),
+                false => ControlFlow::Continue(()),
+            });
+            if seen.is_break() {
+                return;
+            }
         }
-        self.selecting.1.candidates(holder)
     }
 
+    /// Positions of the budgets of a namespace.
+    fn of_namespace(&self, namespace: &str) -> Range<usize> {
+        let first = self.defined.partition_point(|budget| budget.object.meta.namespace.as_str() < namespace);
+        let count = self.defined[first..].partition_point(|budget| budget.object.meta.namespace == namespace);
+        first..first + count
+    }
+
+    fn scope(&self, at: usize) -> &'a BudgetScope {
+        &self.defined[at].object.spec.applies_to
+    }
+
+    /// What may select keys of the namespace beside [`Budgets::from_above`].
     fn selecting(&self, namespace: &str) -> Selecting<'a> {
-        let of = |owner: &str| {
-            let first = self.defined.partition_point(|budget| budget.object.meta.namespace.as_str() < owner);
-            let count = self.defined[first..].partition_point(|budget| budget.object.meta.namespace == owner);
-            first..first + count
-        };
         let labels = self.grants.labels(namespace);
-        let from_above = of(&self.gateway_namespace).filter(|at| {
-            let selector = &self.defined[*at].object.spec.applies_to.namespace_selector;
-            selector.as_ref().is_none_or(|selector| selector.matches(labels))
+        let from_above = self.of_namespace(&self.gateway_namespace).filter(|at| {
+            let selector = &self.scope(*at).namespace_selector;
+            selector.as_ref().is_some_and(|selector| selector.matches(labels))
         });
-        let mut selecting = Selecting::default();
-        from_above.for_each(|at| selecting.add(at, &self.defined[at].object.spec.applies_to));
-        if *namespace != *self.gateway_namespace {
-            of(namespace).for_each(|at| selecting.add(at, &self.defined[at].object.spec.applies_to));
-        }
-        selecting
+        let own = match *namespace == *self.gateway_namespace {
+            true => 0..0,
+            false => self.of_namespace(namespace),
+        };
+        Selecting::new(from_above.chain(own).map(|at| (at, self.scope(at))).collect())
     }
 
     fn selects(&self, at: usize, holder: Holder<'_>) -> bool {
@@ -504,54 +678,9 @@ impl<'a> Budgets<'a> {
     }
 }
 
-/// Budgets that may select keys of one namespace, by something that those keys must have, so that a key is held against
-/// few of them.
-#[derive(Debug, Default)]
-struct Selecting<'a> {
-    any: Vec<usize>,
-    by_mark: HashMap<Mark<'a>, Vec<usize>, RandomState>,
-}
-
-/// What a key must have to be selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Mark<'a> {
-    User(&'a str),
-    Label(&'a str, &'a str),
-    TeamLabel(&'a str, &'a str),
-}
-
-impl<'a> Selecting<'a> {
-    fn add(&mut self, at: usize, scope: &'a BudgetScope) {
-        let label = |selector: &'a Option<LabelSelector>| selector.as_ref()?.match_labels.first_key_value();
-        let mut mark = |mark| self.by_mark.entry(mark).or_default().push(at);
-        if !scope.users.is_empty() {
-            scope.users.iter().for_each(|user| mark(Mark::User(user)));
-        } else if let Some((name, value)) = label(&scope.key_selector) {
-            mark(Mark::Label(name, value));
-        } else if let Some((name, value)) = label(&scope.team_selector) {
-            mark(Mark::TeamLabel(name, value));
-        } else {
-            self.any.push(at);
-        }
-    }
-
-    fn candidates<'k>(&'k self, holder: Holder<'k>) -> Vec<usize>
-    where
-        'a: 'k,
-    {
-        let mut found = self.any.clone();
-        let by_mark: &'k HashMap<Mark<'k>, Vec<usize>, RandomState> = &self.by_mark;
-        let mut add = |mark: Mark<'k>| found.extend(by_mark.get(&mark).into_iter().flatten());
-        if !by_mark.is_empty() {
-            holder.user.into_iter().for_each(|user| add(Mark::User(user)));
-            holder.labels.iter().for_each(|(name, value)| add(Mark::Label(name, value)));
-            let team = holder.team.into_iter().flat_map(|(_, _, labels)| labels);
-            team.for_each(|(name, value)| add(Mark::TeamLabel(name, value)));
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
+/// Whether a key has one of the tags.
+fn has_one(tags: &[String], listed: &[Name]) -> bool {
+    tags.iter().any(|tag| listed.iter().any(|listed| **listed == **tag))
 }
 
 /// Whose part of a budget with `per` a key uses.

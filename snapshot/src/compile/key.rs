@@ -2,12 +2,12 @@
 //! allocations; what keys have in common is one policy.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 use tollgate_crds::{BudgetTerms, KeyLimits, KeyPolicy, KeySecret, LocalRef, ModelLimits, Rotation, VirtualKeySpec};
 
-use super::budget::{Budgets, Holder};
+use super::budget::{Budgets, Holder, MOST_OF_A_CALL, TooMany};
 use super::credential;
 use super::gateway::{Gateway, SHORTEST_KEY};
 use super::input::{Input, Mode, Object, ReplacedKey};
@@ -15,7 +15,7 @@ use super::names::Names;
 use super::objects::{Everything, Grants, Objects, age};
 use super::previous::Previous;
 use super::rate_limit;
-use super::report::Report;
+use super::report::{Report, Subject};
 use super::route::{self, Routes};
 use super::team::Team;
 use super::values::{Reader, kept_limits};
@@ -165,6 +165,8 @@ pub(super) struct Known<'a> {
     /// The namespace that was asked for last, and its index: keys are sorted by it.
     namespace: Option<(&'a str, u32)>,
     names: Names<'a>,
+    /// Budgets that keys name although they select every key.
+    named: BTreeSet<usize>,
 }
 
 impl<'a> Known<'a> {
@@ -196,6 +198,7 @@ impl<'a> Work<'_, 'a> {
         self.team_budgets(report);
         self.budgets.report_low_models(self.routes, report);
         let mut keys = Vec::with_capacity(served.len());
+        self.budgets.reserve(served.iter().filter(|key| key.object.spec.budget.is_some()).count());
         for Served { object, hash, replaced } in served {
             let Some(key) = self.key(object, *hash, report) else { continue };
             for ReplacedKey { hash, ends_at } in replaced.iter() {
@@ -204,7 +207,11 @@ impl<'a> Work<'_, 'a> {
             }
             keys.push(key);
         }
-        keys.sort_unstable_by_key(|key| key.hash);
+        self.budgets.report_beyond(report);
+        for &budget in &self.known.named {
+            self.budgets.report_named(budget, report);
+        }
+        let keys = sorted(keys);
         let mut policies: Vec<(Policy, u32)> = self.known.policies.into_iter().collect();
         policies.sort_unstable_by_key(|(_, index)| *index);
         Keys { keys, policies: policies.into_iter().map(|(policy, _)| policy).collect() }
@@ -275,7 +282,7 @@ impl<'a> Work<'_, 'a> {
                 self.known.insert(policy, is_all_said.then_some(said))
             }
         };
-        let budgets = self.budgets(object, budget.as_ref(), &named?, team, report);
+        let budgets = self.budgets(object, budget.as_ref(), &named?, team, report)?;
         let user = user.as_deref().map(|user| self.known.names.intern(user));
         Some(Key { hash, name: subject.name.into(), policy, user, budgets, disabled: *disabled, expires_at })
     }
@@ -352,7 +359,7 @@ impl<'a> Work<'_, 'a> {
 
     /// `None`: a budget that it names does not exist, so that nobody knows what it may spend.
     fn named_budgets(
-        &self,
+        &mut self,
         object: &Object<VirtualKeySpec>,
         named: &[LocalRef],
         report: &mut Report,
@@ -366,14 +373,20 @@ impl<'a> Work<'_, 'a> {
                     report.error(subject, Reason::NotFound, format!("spec.budgetRefs[{at}]"), message);
                     return None;
                 }
-                (Some(_), Some(budget)) if !found.contains(&budget) => found.push(budget),
+                (Some(_), Some(budget)) if !found.contains(&budget) => {
+                    found.push(budget);
+                    if self.budgets.selects_every_key(budget) {
+                        self.known.named.insert(budget);
+                    }
+                }
                 (Some(_), _) => {}
             }
         }
         Some(found)
     }
 
-    /// The key's own first, then those it names and those that select it, then its team's.
+    /// The key's own first, then those it names and those that select it, then its team's. `None`: so many that no call
+    /// could be held in all of them.
     fn budgets(
         &mut self,
         object: &'a Object<VirtualKeySpec>,
@@ -381,35 +394,56 @@ impl<'a> Work<'_, 'a> {
         named: &[usize],
         team: Option<usize>,
         report: &mut Report,
-    ) -> Vec<u32> {
+    ) -> Option<Vec<u32>> {
         let subject = object.subject();
-        let mut rows = Vec::new();
         if own.is_some() && !object.spec.budget_refs.is_empty() {
             let message = "budget and budgetRefs exclude each other; both bind the key";
             report.warning(subject, Reason::ExactlyOne, "spec.budgetRefs", message);
         }
-        let id = || format!("{}/VirtualKey/{}", subject.namespace, subject.name);
-        let default = team.and_then(|at| self.teams[at].object.spec.key_defaults.budget.as_ref());
-        if let Some(terms) = own {
-            rows.extend(self.budgets.own_row(id(), terms, "spec.budget", subject, self.previous, report));
-        } else if let (Some(terms), Some(at), true) = (default, team, object.spec.budget_refs.is_empty()) {
-            let team = self.teams[at].object.subject();
-            rows.extend(self.budgets.own_row(id(), terms, "spec.keyDefaults.budget", team, self.previous, report));
-        }
         let team_object = team.map(|at| self.teams[at].object);
+        let user = object.spec.user.as_deref();
         let holder = Holder {
             namespace: subject.namespace,
             name: subject.name,
             labels: &object.meta.labels,
-            user: object.spec.user.as_deref(),
+            user,
             tags: &object.spec.tags,
             team: team_object.map(|team| (&*team.meta.namespace, &*team.meta.name, &team.meta.labels)),
         };
-        rows.extend(self.budgets.rows_of(holder, named));
+        let mut of_teams = Vec::new();
         for &at in team.map_or(&[][..], |at| &self.teams[at].chain) {
-            self.bind_team(at, object.spec.user.as_deref(), &mut rows, report);
+            self.bind_team(at, user, &mut of_teams, report);
         }
-        rows
+        let default = team_object.and_then(|team| team.spec.key_defaults.budget.as_ref());
+        let own = match (own, default, team_object) {
+            (Some(terms), _, _) => Some((terms, "spec.budget", subject)),
+            (None, Some(terms), Some(team)) if object.spec.budget_refs.is_empty() => {
+                Some((terms, "spec.keyDefaults.budget", team.subject()))
+            }
+            (None, _, _) => None,
+        };
+        let others = of_teams.len() + usize::from(own.is_some());
+        let selected = match self.budgets.select(holder, named, others) {
+            Ok(selected) => selected,
+            Err(too_many) => {
+                report_too_many(too_many, subject, report);
+                return None;
+            }
+        };
+        let mut rows = Vec::with_capacity(others + selected.len());
+        if let Some((terms, field, of)) = own {
+            let id = format!("{}/VirtualKey/{}", subject.namespace, subject.name);
+            rows.extend(self.budgets.own_row(id, terms, field, of, self.previous, report));
+        }
+        rows.extend(self.budgets.rows_of(holder, selected));
+        rows.extend(of_teams);
+        // Parents count too.
+        let is_too_many = || rows.iter().filter(|row| self.budgets.is_for_every_call(**row)).count() > MOST_OF_A_CALL;
+        if rows.len() > MOST_OF_A_CALL && is_too_many() {
+            report_too_many(TooMany { most: MOST_OF_A_CALL, every_call: true }, subject, report);
+            return None;
+        }
+        Some(rows)
     }
 
     /// What the team has for all its keys, and for all keys of this user.
@@ -476,8 +510,30 @@ impl<'a> Work<'_, 'a> {
     }
 }
 
+/// By hash. What is compared lies close together, and each key is moved once.
+fn sorted(keys: Vec<Key>) -> Vec<Key> {
+    let begin = |KeyHash(bytes): &KeyHash| u64::from_be_bytes(*bytes.first_chunk().expect("a hash has 32 bytes"));
+    let mut places: Vec<(u64, usize)> = keys.iter().enumerate().map(|(at, key)| (begin(&key.hash), at)).collect();
+    places.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| keys[a.1].hash.cmp(&keys[b.1].hash)));
+    let mut keys: Vec<Option<Key>> = keys.into_iter().map(Some).collect();
+    places.into_iter().map(|(_, at)| keys[at].take().expect("each place is named once")).collect()
+}
+
 fn index(at: usize) -> u32 {
     u32::try_from(at).expect("there are fewer than 2^32 objects")
+}
+
+fn report_too_many(TooMany { most, every_call }: TooMany, subject: Subject<'_>, report: &mut Report) {
+    let message = match every_call {
+        true => format!(
+            "more than {most} budgets count each of its calls, and a call is held in {most} at most; the key is not used"
+        ),
+        false => format!(
+            "more than {most} budgets may count its calls, and a key can be under {most} at most; the key is not used"
+        ),
+    };
+    report.error(subject, Reason::TooManyBudgets, "", message).hint =
+        "its own, its team's, those that select it, and their parents count: let them select fewer keys".to_owned();
 }
 
 fn read_model_limits(limits: &KeyLimits, reader: &mut Reader<'_, '_>) -> Vec<(Name, Limits)> {
@@ -502,12 +558,7 @@ fn fill(limits: Limits, defaults: Limits) -> Limits {
     }
 }
 
-fn report_unused(
-    rotation: Option<&Rotation>,
-    guardrails: &[String],
-    subject: super::report::Subject<'_>,
-    report: &mut Report,
-) {
+fn report_unused(rotation: Option<&Rotation>, guardrails: &[String], subject: Subject<'_>, report: &mut Report) {
     if rotation.is_some() {
         report.not_yet(subject, "spec.rotation", "standalone, keys are not replaced by themselves");
     }

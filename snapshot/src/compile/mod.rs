@@ -31,15 +31,16 @@ mod quirks;
 mod rate_limit;
 mod report;
 mod route;
+mod selecting;
 mod team;
 mod upstream;
 mod values;
 
 pub use attachment::Gateways;
 pub use bounds::with_bounds;
-pub use budget::next_change;
+pub use budget::{MOST_OF_A_CALL, next_change};
 pub use input::{
-    ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
+    ConfigMaps, Document, Input, KeyHashes, Kind, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
 };
 
 use std::collections::BTreeSet;

@@ -79,12 +79,16 @@ impl<'a, S: Kind + Serialize> Objects<'a, S> {
     /// any choice will do as long as the order of the documents does not make it.
     fn sort(objects: Vec<&'a Object<S>>, report: &mut Report) -> Objects<'a, S> {
         let ranks = ranks(&objects);
+        let mut last = ("", 0);
         let row = |object: &'a Object<S>| {
             let Meta { namespace, name, .. } = &object.meta;
             let mut begin = [0; 32];
             let length = name.len().min(begin.len());
             begin[..length].copy_from_slice(&name.as_bytes()[..length]);
-            Row { rank: ranks[namespace.as_str()], begin, object }
+            if last.0 != namespace {
+                last = (namespace, ranks[namespace.as_str()]);
+            }
+            Row { rank: last.1, begin, object }
         };
         let mut rows: Vec<Row<'a, S>> = objects.into_iter().map(row).collect();
         rows.sort_unstable_by(|a, b| {
@@ -138,8 +142,13 @@ impl<'a, S> Objects<'a, S> {
 /// Namespaces of the objects, and which place each has among them.
 fn ranks<'a, S>(objects: &[&'a Object<S>]) -> HashMap<&'a str, usize, RandomState> {
     let mut ranks: HashMap<&'a str, usize, RandomState> = HashMap::default();
+    let mut last = None;
+    // Lists of the API server are in order: most namespaces are that of the object before.
     for object in objects {
-        ranks.insert(&object.meta.namespace, 0);
+        if last != Some(object.meta.namespace.as_str()) {
+            last = Some(&object.meta.namespace);
+            ranks.insert(&object.meta.namespace, 0);
+        }
     }
     let mut sorted: Vec<&str> = ranks.keys().copied().collect();
     sorted.sort_unstable();

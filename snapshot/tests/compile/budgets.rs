@@ -417,3 +417,109 @@ fn a_budget_finds_its_keys_by_whatever_it_selects_them_with() {
     assert_eq!(ids("plain"), ["all", "by-absence", "by-end-user", "by-tag"]);
     assert_eq!(ids("full"), ["all", "by-end-user", "by-expression", "by-label", "by-tag", "by-team", "by-user"]);
 }
+
+/// Budgets `b00`, `b01` and so on, all with the same scope.
+fn many(count: usize, scope: &str) -> String {
+    (0..count).map(|at| budget(&format!("b{at:02}"), &format!("limit: '1', {DAY}, appliesTo: {{{scope}}}"))).collect()
+}
+
+#[test]
+fn a_key_under_more_budgets_than_a_call_can_be_held_in_is_not_used_and_all_is_told() {
+    let fits = compile(many(16, "").trim_end_matches("---\n"));
+    assert_eq!((fits.budget_ids_of("k").len(), fits.summary()), (16, Vec::<String>::new()));
+
+    let compiled = compile(many(19, "").trim_end_matches("---\n"));
+    assert!(compiled.key("k").is_none(), "a call of it would pass a cap");
+    let too_many = |name: &str, field: &str| format!("Error TooManyBudgets {name}{field}");
+    let expected = [
+        too_many("Budget default/b16", " spec.appliesTo"),
+        too_many("Budget default/b17", " spec.appliesTo"),
+        too_many("Budget default/b18", " spec.appliesTo"),
+        too_many("VirtualKey default/k", " "),
+    ];
+    assert_eq!(compiled.summary(), expected);
+    let said = &compiled.said("b16", Reason::TooManyBudgets)[0].message;
+    assert!(said.starts_with("more budgets select VirtualKey `default/k` (and maybe others) than the 16"), "{said}");
+}
+
+#[test]
+fn the_youngest_budgets_are_those_beyond() {
+    let yaml: String = (0..18)
+        .map(|at| {
+            let created = if at == 3 { 2 } else { 1 };
+            format!(
+                "kind: Budget\nmetadata: {{name: b{at:02}, createdAt: {created}}}\nspec: {{limit: '1', {DAY}}}\n---\n"
+            )
+        })
+        .collect();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    let told = ["b03", "b16", "b17"].map(|name| compiled.said(name, Reason::TooManyBudgets).len());
+    assert_eq!(told, [1, 0, 1], "of those that are as old, the last by name");
+}
+
+#[test]
+fn budgets_of_some_calls_are_as_many_as_are_needed_within_reason() {
+    // One call counts in few of these.
+    let compiled = compile(many(60, "models: [chat]").trim_end_matches("---\n"));
+    assert_eq!((compiled.budget_ids_of("k").len(), compiled.errors()), (60, Vec::<String>::new()));
+    let compiled = compile(many(129, "tags: [t]").trim_end_matches("---\n"));
+    assert!(compiled.key("k").is_none());
+    assert_eq!(
+        (compiled.said("k", Reason::TooManyBudgets).len(), compiled.said("b99", Reason::TooManyBudgets).len()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn what_else_binds_a_key_counts_too() {
+    let key = |more: &str| {
+        format!("kind: VirtualKey\nmetadata: {{name: own}}\nspec: {{models: [chat], secret: {{name: s}}{more}}}\n---\n")
+    };
+    let own = ", budget: {limit: '1', period: {calendar: Day}}";
+    let compiled = compile((key(own) + &many(16, "")).trim_end_matches("---\n"));
+    assert!(compiled.key("own").is_none() && compiled.key("k").is_some());
+    assert_eq!(compiled.said("b15", Reason::TooManyBudgets).len(), 1);
+
+    // Parents that nothing selects.
+    let child = |at: usize| budget(&format!("c{at}"), &format!("limit: '1', {DAY}, parentRef: {{name: p{at}}}"));
+    let parent = |at: usize| budget(&format!("p{at}"), &format!("limit: '1', {DAY}, appliesTo: {{users: [nobody]}}"));
+    let compiled = compile((0..9).map(|at| child(at) + &parent(at)).collect::<String>().trim_end_matches("---\n"));
+    assert!(compiled.key("k").is_none(), "nine budgets and nine parents");
+    assert_eq!(compiled.said("k", Reason::TooManyBudgets).len(), 1);
+}
+
+#[test]
+fn a_budget_that_keys_name_and_that_binds_all_of_them_is_told() {
+    let key = "kind: VirtualKey\nmetadata: {name: names}\nspec: {models: [chat], secret: {name: s}, budgetRefs: [{name: all}, {name: some}]}\n---\n";
+    let some = budget("some", &format!("limit: '1', {DAY}, appliesTo: {{users: [bob]}}"));
+    let compiled =
+        compile((key.to_owned() + &budget("all", &format!("limit: '1', {DAY}")) + &some).trim_end_matches("---\n"));
+    assert_eq!(compiled.summary(), ["Warning InvalidValue Budget default/all spec.appliesTo"]);
+    assert_eq!(compiled.budget_ids_of("k"), ["default/Budget/all"]);
+}
+
+#[test]
+fn a_selector_finds_its_keys_by_any_of_its_labels() {
+    let selector = |name: &str, selector: &str| {
+        budget(name, &format!("limit: '1', {DAY}, appliesTo: {{keySelector: {{{selector}}}}}"))
+    };
+    // All of the first keys want `env`, so that another label tells them apart.
+    let yaml = [
+        selector("both", "matchLabels: {env: dev, project: one}"),
+        selector("other", "matchLabels: {env: dev, project: two}"),
+        selector("in", "matchExpressions: [{key: project, operator: In, values: [one, one, two]}]"),
+        selector("in-none", "matchExpressions: [{key: project, operator: In, values: [three]}]"),
+        selector("exists", "matchExpressions: [{key: project, operator: Exists}]"),
+        selector("not", "matchExpressions: [{key: project, operator: NotIn, values: [two]}]"),
+        "kind: VirtualKey\nmetadata: {name: a, labels: {env: dev, project: one}}\nspec: {models: [chat], secret: {name: s}}\n---\n".to_owned(),
+        "kind: VirtualKey\nmetadata: {name: b, labels: {project: two}}\nspec: {models: [chat], secret: {name: s2}}\n---\n".to_owned(),
+    ]
+    .concat();
+    let compiled = compile(yaml.trim_end_matches("---\n"));
+    let ids = |key: &str| -> Vec<String> {
+        compiled.budget_ids_of(key).iter().map(|id| id.rsplit('/').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids("a"), ["both", "exists", "in", "not"]);
+    assert_eq!(ids("b"), ["exists", "in"]);
+    assert_eq!(ids("k"), ["not"], "its labels are others");
+}
