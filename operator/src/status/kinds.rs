@@ -7,15 +7,14 @@ use tollgate_crds::{
     ProviderAccountSpec, ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText,
     VirtualKeySpec, VirtualKeyStatus,
 };
-use tollgate_snapshot::compile::{Document, Object};
+use tollgate_snapshot::compile::{Document, Kind, Object};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
 use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
 };
-use super::index::budget_object;
 use super::queue::{Urgency, Wanted};
-use super::{Pass, is_sound, moment, overshoot, text};
+use super::{Pass, is_sound, moment, text};
 use crate::events::Event;
 use crate::facts::{GatewayFact, Problem, SpendFact};
 use crate::world::{Record, Seen, SeenCondition, digest, solid};
@@ -57,7 +56,7 @@ impl<'a> Pass<'a> {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
         let fact = self.known.gateways.get(&name);
         let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
-        if self.young && !is_known && look.before.generation == Some(look.record.generation) {
+        if self.term.young && !is_known && look.before.generation == Some(look.record.generation) {
             // Better as it was than without its address for a moment.
             return;
         }
@@ -365,21 +364,16 @@ impl<'a> Pass<'a> {
 
     /// The most that can be spent above the limit, over all gateways.
     fn overshoot(&self, name: (&str, &str), object: &Object<BudgetSpec>) -> String {
-        let unit = object.spec.unit;
         let mut sum = 0i64;
-        for (GatewayName { namespace, name: gateway }, snapshot) in &self.compiled.snapshots {
-            let is_of = |row: &&tollgate_snapshot::model::Budget| budget_object(&row.id) == Some(name);
-            let rows: Vec<_> = snapshot.budgets.iter().filter(is_of).collect();
-            if rows.is_empty() || rows.iter().all(|row| row.hard) {
-                continue;
-            }
+        for (GatewayName { namespace, name: gateway }, overshoots) in &self.overshoots {
+            let Some(bound) = overshoots.bound(name) else { continue };
             let proxies = self.known.proxies.get(&(namespace.clone(), gateway.clone()));
-            match overshoot::of(snapshot, &rows, proxies.map_or(1, |proxies| proxies.total.max(1))) {
+            match overshoots.of(bound, proxies.map_or(1, |proxies| proxies.total.max(1))) {
                 Some(most) => sum = sum.saturating_add(most),
                 None => return "unbounded".to_owned(),
             }
         }
-        text::amount(sum, unit)
+        text::amount(sum, object.spec.unit)
     }
 
     /// Where a budget stands, by its id; `None`: nobody has used it yet.
@@ -428,6 +422,21 @@ impl<'a> Pass<'a> {
         self.show_one(look, status, of(status));
     }
 
+    /// How soon a status is wanted in which more than figures moved.
+    fn urgency(&self, object: &ObjectRef, record: &Record) -> Urgency {
+        let shown = record.seen.generation;
+        let is_edited = record.round > self.term.since;
+        // Edited while nobody led.
+        let is_behind = shown.is_some_and(|shown| shown != record.generation);
+        match shown {
+            _ if object.kind == LLMGatewaySpec::NAME || is_behind => Urgency::Edited,
+            Some(_) if is_edited => Urgency::Edited,
+            None if is_edited => Urgency::Created,
+            Some(_) if !self.term.first => Urgency::Usual,
+            Some(_) | None => Urgency::Backlog,
+        }
+    }
+
     /// Wants the status where it differs from what is there.
     fn show_one<S: Serialize>(&mut self, look: Look<'_>, status: &S, conditions: &[Condition]) {
         let Look { object, record, findings: _, before } = look;
@@ -438,14 +447,7 @@ impl<'a> Pass<'a> {
         let events = events(&object, record, before, conditions);
         let status = serde_json::to_value(status).expect("statuses are made of what JSON has");
         let solid = solid(&status);
-        // What somebody edited just now is what they wait for.
-        let urgency = if record.round == self.objects.round() {
-            Urgency::Edited
-        } else if solid == before.solid {
-            Urgency::Figures
-        } else {
-            Urgency::Usual
-        };
+        let urgency = if solid == before.solid { Urgency::Figures } else { self.urgency(&object, record) };
         let seen = Seen {
             digest,
             solid,

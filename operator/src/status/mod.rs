@@ -7,6 +7,8 @@ mod kinds;
 mod members;
 mod overshoot;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +21,7 @@ use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 use self::condition::{Common, PROGRAMMED, Running};
 use self::index::Index;
 use self::members::Members;
+use self::overshoot::Overshoots;
 use self::queue::Asserted;
 pub use self::queue::{StatusQueue, Urgency, Wanted};
 use crate::Context;
@@ -35,6 +38,17 @@ pub struct Tables {
     pub problem: Option<Problem>,
 }
 
+/// How long this process leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Term {
+    /// Since a moment ago: it has not heard of everything, and what is not known is as it was.
+    pub young: bool,
+    /// The round of the objects that were there when it began.
+    pub since: u64,
+    /// Nothing was looked at yet.
+    pub first: bool,
+}
+
 /// What a look at all objects found.
 #[derive(Default)]
 pub struct Shown {
@@ -44,12 +58,11 @@ pub struct Shown {
     pub next_change: Option<i64>,
 }
 
-/// Looks at all objects. `young`: this process leads since a moment ago and has not heard of everything: what is not known
-/// is as it was. On a thread of its own: there may be a hundred thousand.
+/// Looks at all objects. On a thread of its own: there may be a hundred thousand.
 pub async fn look(
     context: &Context,
     tables: impl Iterator<Item = (GatewayName, Tables)>,
-    young: bool,
+    term: Term,
     compiled: &Arc<Compiled>,
     queue: &StatusQueue,
 ) -> Shown {
@@ -61,7 +74,7 @@ pub async fn look(
         let known = facts.read();
         let asserted = asserted.lock().expect("no holder of the lock panics");
         let now = jiff::Timestamp::now();
-        let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, young);
+        let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, term);
         pass.look()
     });
     match looking.await {
@@ -80,9 +93,10 @@ struct Pass<'a> {
     compiled: &'a Compiled,
     tables: &'a BTreeMap<GatewayName, Tables>,
     asserted: &'a Asserted,
-    young: bool,
+    term: Term,
     gateways: Gateways<'a>,
     index: Index<'a>,
+    overshoots: Vec<(&'a GatewayName, Overshoots<'a>)>,
     timestamp: jiff::Timestamp,
     /// Unix seconds.
     now: i64,
@@ -102,7 +116,7 @@ impl<'a> Pass<'a> {
         tables: &'a BTreeMap<GatewayName, Tables>,
         asserted: &'a Asserted,
         now: jiff::Timestamp,
-        young: bool,
+        term: Term,
     ) -> Pass<'a> {
         let seconds = now.as_second();
         Pass {
@@ -111,9 +125,10 @@ impl<'a> Pass<'a> {
             compiled,
             tables,
             asserted,
-            young,
+            term,
             gateways: Gateways::new(objects.documents(), objects.namespaces()),
             index: Index::new(objects, compiled, seconds),
+            overshoots: compiled.snapshots.iter().map(|(name, snapshot)| (name, Overshoots::new(snapshot))).collect(),
             timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
@@ -190,7 +205,7 @@ impl<'a> Pass<'a> {
         };
         let GatewayName { namespace, name } = gateway;
         let proxies = self.known.proxies.get(&(namespace.clone(), name.clone()));
-        if self.young && proxies.is_none_or(|proxies| proxies.generation.is_none()) {
+        if self.term.young && proxies.is_none_or(|proxies| proxies.generation.is_none()) {
             return as_before(before, record);
         }
         let Some(proxies) = proxies.filter(|proxies| proxies.ready > 0) else { return Running::NoProxies };

@@ -2,8 +2,10 @@
 //! limit, so what is above is what ran at that moment; several proxies learn of each other's spend some seconds later.
 //! Pure.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
+use super::index::budget_object;
 use tollgate_snapshot::model::{Budget, BudgetUnit, Deployment, Key, Policy, Snapshot};
 use tollgate_snapshot::price::{Bounds, CacheWrites};
 
@@ -68,21 +70,73 @@ fn dearest(deployment: &Deployment, unit: BudgetUnit) -> Option<i64> {
     price.worst_case(&bounds).map(|worst| worst.0)
 }
 
-/// In the unit of the budget; `None`: nothing bounds it. `rows`: of one Soft Budget. `proxies`: of the gateway.
-pub fn of(snapshot: &Snapshot, rows: &[&Budget], proxies: u32) -> Option<i64> {
-    let unit = rows.first()?.unit;
-    let is_row =
-        |at: &u32| snapshot.budgets.get(*at as usize).is_some_and(|row| rows.iter().any(|one| std::ptr::eq(*one, row)));
-    let keys: Vec<&Key> = snapshot.keys.iter().filter(|key| !key.disabled && key.budgets.iter().any(&is_row)).collect();
-    let calls = calls(snapshot, &keys, u64::from(proxies))?;
-    let serves = |deployment: &&Deployment| {
-        rows.iter().any(|row| row.providers.is_empty() || row.providers.contains(&deployment.provider))
-    };
-    let mut most = 0;
-    for deployment in snapshot.deployments.iter().filter(serves) {
-        most = most.max(dearest(deployment, unit)?);
+/// The Soft Budgets of a gateway. Sorted out once for all of them: there may be thousands, and each binds few of a hundred
+/// thousand keys.
+pub struct Overshoots<'a> {
+    snapshot: &'a Snapshot,
+    /// By namespace and name.
+    bound: HashMap<(&'a str, &'a str), Bound<'a>>,
+    /// The dearest call of those that were asked for.
+    dearest: RefCell<HashMap<Served<'a>, Option<i64>>>,
+}
+
+/// Unit of a budget, and the providers that it counts calls of; none: all.
+type Served<'a> = (u8, Vec<&'a str>);
+
+/// What a Soft Budget binds.
+#[derive(Default)]
+pub struct Bound<'a> {
+    rows: Vec<&'a Budget>,
+    /// Those that are not disabled.
+    keys: Vec<&'a Key>,
+}
+
+impl<'a> Overshoots<'a> {
+    pub fn new(snapshot: &'a Snapshot) -> Overshoots<'a> {
+        let mut bound: HashMap<(&str, &str), Bound<'a>> = HashMap::new();
+        let of_soft = |row: &'a Budget| if row.hard { None } else { budget_object(&row.id) };
+        let objects: Vec<Option<(&str, &str)>> = snapshot.budgets.iter().map(of_soft).collect();
+        for (row, object) in snapshot.budgets.iter().zip(&objects) {
+            if let Some(object) = object {
+                bound.entry(*object).or_default().rows.push(row);
+            }
+        }
+        let keys = snapshot.keys.iter().filter(|key| !key.disabled && !bound.is_empty());
+        let mut under = Vec::new();
+        for key in keys.collect::<Vec<_>>() {
+            under.extend(key.budgets.iter().filter_map(|at| *objects.get(*at as usize)?));
+            // One Budget may bind a key with several rows.
+            under.sort_unstable();
+            under.dedup();
+            for object in under.drain(..) {
+                bound.entry(object).or_default().keys.push(key);
+            }
+        }
+        Overshoots { snapshot, bound, dearest: RefCell::default() }
     }
-    Some(most.saturating_mul(i64::try_from(calls).unwrap_or(i64::MAX)))
+
+    /// `None`: no such Budget, or a Hard one.
+    pub fn bound<'s>(&'s self, budget: (&'s str, &'s str)) -> Option<&'s Bound<'a>> {
+        self.bound.get(&budget)
+    }
+
+    /// In the unit of the budget; `None`: nothing bounds it. `proxies`: of the gateway.
+    pub fn of(&self, Bound { rows, keys }: &Bound<'a>, proxies: u32) -> Option<i64> {
+        let unit = rows.first()?.unit;
+        let calls = calls(self.snapshot, keys, u64::from(proxies))?;
+        let is_any = rows.iter().any(|row| row.providers.is_empty());
+        let listed = rows.iter().filter(|_| !is_any).flat_map(|row| &row.providers);
+        let mut providers: Vec<&str> = listed.map(|provider| &**provider).collect();
+        providers.sort_unstable();
+        providers.dedup();
+        let mut known = self.dearest.borrow_mut();
+        let most = *known.entry((unit as u8, providers)).or_insert_with_key(|(_, providers)| {
+            let serves = |deployment: &&Deployment| is_any || providers.contains(&&*deployment.provider);
+            let served = self.snapshot.deployments.iter().filter(serves);
+            served.map(|deployment| dearest(deployment, unit)).try_fold(0, |most, one| Some(most.max(one?)))
+        });
+        Some(most?.saturating_mul(i64::try_from(calls).unwrap_or(i64::MAX)))
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +155,7 @@ mod tests {
         let snapshot = Snapshot {
             deployments: vec![deployment],
             teams: vec![Team { limits: team, ..Team::default() }],
-            budgets: vec![Budget { unit: BudgetUnit::Tokens, ..Budget::default() }],
+            budgets: vec![Budget { id: "n/Budget/b".into(), unit: BudgetUnit::Tokens, ..Budget::default() }],
             policies: keys
                 .iter()
                 .map(|(limits, in_team)| Policy { limits: *limits, team: in_team.then_some(0), ..Policy::default() })
@@ -109,7 +163,8 @@ mod tests {
             keys: (0..keys.len()).map(|at| Key { policy: at as u32, budgets: vec![0], ..Key::default() }).collect(),
             ..Snapshot::default()
         };
-        of(&snapshot, &[&snapshot.budgets[0]], proxies)
+        let overshoots = Overshoots::new(&snapshot);
+        overshoots.of(overshoots.bound(("n", "b")).unwrap(), proxies)
     }
 
     #[test]

@@ -53,14 +53,24 @@ pub struct Wanted {
     pub events: Vec<Event>,
 }
 
-/// What is written before what.
+/// What is written before what: later ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// Only figures moved: spend, times, speed.
     Figures,
+    /// The object was there before this process led, and nobody edited it since: there may be a hundred thousand.
+    Backlog,
+    /// Something turned out about it, or an edit of another object concerns it.
     Usual,
-    /// Somebody edited the object just now.
+    /// It was created since, and has no status yet.
+    Created,
+    /// It was edited since, or it is a gateway: somebody waits for what became of it, to the last condition.
     Edited,
+}
+
+impl Urgency {
+    /// From the least to the most.
+    const ALL: [Urgency; 5] = [Urgency::Figures, Urgency::Backlog, Urgency::Usual, Urgency::Created, Urgency::Edited];
 }
 
 /// What was wanted last of an object at a resourceVersion: until the watch brings another one, it is what is there.
@@ -83,47 +93,45 @@ pub struct StatusQueue {
 
 /// What waits, each object once.
 #[derive(Default)]
-struct Waiting {
+pub(super) struct Waiting {
     wanted: HashMap<ObjectRef, Wanted>,
-    edited: VecDeque<ObjectRef>,
-    usual: VecDeque<ObjectRef>,
-    figures: VecDeque<ObjectRef>,
+    /// By urgency.
+    places: [VecDeque<ObjectRef>; Urgency::ALL.len()],
 }
 
 impl Waiting {
-    fn put(&mut self, wanted: Wanted) {
+    pub(super) fn put(&mut self, mut wanted: Wanted) {
         let object = wanted.object.clone();
-        let urgency = wanted.urgency;
-        let before = self.wanted.insert(object.clone(), wanted);
-        let moves = before.as_ref().is_none_or(|before| before.urgency < urgency);
-        if let Some((before, wanted)) = before.zip(self.wanted.get_mut(&object)) {
-            // It has its place already, and moves forward only.
-            wanted.urgency = before.urgency.max(urgency);
+        let before = self.wanted.remove(&object);
+        let mut moves = true;
+        if let Some(before) = before {
+            // It has its place already, and moves forward only: out of the backlog where somebody edited it.
+            let forward = match (before.urgency, wanted.urgency) {
+                (Urgency::Backlog, Urgency::Usual) => Urgency::Backlog,
+                (before, now) => before.max(now),
+            };
+            moves = forward > before.urgency;
+            wanted.urgency = forward;
             // What turned since is still worth saying.
             let events = std::mem::take(&mut wanted.events);
             wanted.events = before.events.into_iter().filter(|event| !events.contains(event)).collect();
             wanted.events.extend(events);
         }
         if moves {
-            match urgency {
-                Urgency::Edited => self.edited.push_back(object),
-                Urgency::Usual => self.usual.push_back(object),
-                Urgency::Figures => self.figures.push_back(object),
-            }
+            self.places[wanted.urgency as usize].push_back(object.clone());
         }
+        self.wanted.insert(object, wanted);
     }
 
     /// `figures`: also what only figures moved in.
-    fn take(&mut self, figures: bool) -> Option<Wanted> {
-        // An object that moved forward has left its old place behind.
-        while let Some(object) = self.edited.pop_front().or_else(|| self.usual.pop_front()) {
-            if let Some(wanted) = self.wanted.remove(&object) {
-                return Some(wanted);
-            }
-        }
-        while figures && let Some(object) = self.figures.pop_front() {
-            if let Some(wanted) = self.wanted.remove(&object) {
-                return Some(wanted);
+    pub(super) fn take(&mut self, figures: bool) -> Option<Wanted> {
+        let may_be_taken = |urgency: &Urgency| figures || *urgency != Urgency::Figures;
+        for urgency in Urgency::ALL.into_iter().rev().filter(may_be_taken) {
+            // An object that moved forward has left its old place behind.
+            while let Some(object) = self.places[urgency as usize].pop_front() {
+                if let Some(wanted) = self.wanted.remove(&object) {
+                    return Some(wanted);
+                }
             }
         }
         None
@@ -363,18 +371,39 @@ mod tests {
 
     #[test]
     fn what_users_edited_comes_first_and_each_object_once() {
-        use Urgency::{Edited, Figures, Usual};
+        use Urgency::{Backlog, Created, Edited, Figures, Usual};
         let mut waiting = Waiting::default();
-        for (name, urgency) in
-            [("f", Figures), ("a", Usual), ("b", Usual), ("c", Edited), ("b", Edited), ("a", Figures), ("d", Figures)]
-        {
+        for (name, urgency) in [
+            ("f", Figures),
+            ("old", Backlog),
+            ("a", Usual),
+            ("b", Usual),
+            ("new", Created),
+            ("c", Edited),
+            ("b", Edited),
+            ("a", Figures),
+            ("d", Figures),
+        ] {
             waiting.put(wanted(name, urgency));
         }
         let taken = std::iter::from_fn(|| waiting.take(false)).map(|wanted| wanted.object.name);
         let order: Vec<String> = taken.collect();
-        assert_eq!(order, ["c", "b", "a"]);
+        assert_eq!(order, ["c", "b", "new", "a", "old"]);
         let figures: Vec<String> = std::iter::from_fn(|| waiting.take(true)).map(|wanted| wanted.object.name).collect();
         assert_eq!(figures, ["f", "d"]);
+    }
+
+    #[test]
+    fn what_turns_while_it_waits_in_the_backlog_stays_there() {
+        use Urgency::{Backlog, Edited, Usual};
+        let mut waiting = Waiting::default();
+        for (name, urgency) in
+            [("a", Backlog), ("b", Backlog), ("c", Backlog), ("b", Usual), ("d", Usual), ("c", Edited)]
+        {
+            waiting.put(wanted(name, urgency));
+        }
+        let order: Vec<String> = std::iter::from_fn(|| waiting.take(false)).map(|wanted| wanted.object.name).collect();
+        assert_eq!(order, ["c", "d", "a", "b"]);
     }
 
     #[test]

@@ -71,6 +71,8 @@ async fn follow(context: &Context) -> Infallible {
 struct Lead<'c> {
     context: &'c Context,
     begun: Instant,
+    /// The round of the objects that were there when it began; `None`: not everything was listed yet.
+    since: Option<u64>,
     gateways: BTreeMap<GatewayName, Gateway>,
     watches: Watches,
     compiled: Arc<Compiled>,
@@ -128,6 +130,7 @@ async fn lead(context: &Context) -> Infallible {
     let mut lead = Lead {
         context,
         begun: Instant::now(),
+        since: None,
         gateways: BTreeMap::new(),
         watches: Watches::new(context.client.clone(), context.metrics.clone()),
         compiled: Arc::default(),
@@ -214,7 +217,10 @@ impl Lead<'_> {
         self.count_proxies();
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
         let young = self.begun.elapsed() < YOUNG;
-        let shown = status::look(context, views, young, &self.compiled, &self.queue).await;
+        let first = self.since.is_none();
+        let since = *self.since.get_or_insert(context.world.read().round());
+        let term = status::Term { young, since, first };
+        let shown = status::look(context, views, term, &self.compiled, &self.queue).await;
         self.looked_young = young;
         self.queue.put(shown.statuses);
         let objects = context.world.read();

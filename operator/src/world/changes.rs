@@ -171,6 +171,26 @@ impl Objects {
             self.insert(document, Record { round: self.round, generation: 1, ..Record::default() });
         }
     }
+
+    /// As if somebody had edited it, and a watch had brought that.
+    pub(crate) fn edit(&mut self, object: &ObjectRef) {
+        self.round += 1;
+        let round = self.round;
+        let record = self.record_mut(object);
+        record.round = round;
+        record.generation += 1;
+    }
+
+    /// As if its status had been written, and a watch had brought that.
+    pub(crate) fn show(&mut self, object: &ObjectRef, seen: super::Seen) {
+        self.round += 1;
+        self.record_mut(object).seen = seen;
+    }
+
+    fn record_mut(&mut self, object: &ObjectRef) -> &mut Record {
+        let at = self.position(object.kind, &object.namespace, &object.name).expect("the test made it");
+        &mut self.records[at]
+    }
 }
 
 #[cfg(test)]
