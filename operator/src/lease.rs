@@ -30,6 +30,9 @@ const RENEW_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries to get or renew it.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Between two looks at a Lease that another has: what is given back is taken as soon. A look is one small read.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Whether this process may write. A handle, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Leadership {
@@ -140,11 +143,13 @@ struct Election {
     observed: Option<Observed>,
     /// When it was held surely; measured before the call that renewed it.
     renewed: Option<Instant>,
+    /// At the last look another had it.
+    is_taken: bool,
 }
 
 impl Election {
     fn new(api: Api<Lease>, identity: String, leadership: Leadership, metrics: Metrics) -> Election {
-        Election { api, identity, leadership, metrics, observed: None, renewed: None }
+        Election { api, identity, leadership, metrics, observed: None, renewed: None, is_taken: false }
     }
 
     /// Gets it, renews it, or finds out that somebody else has it.
@@ -154,7 +159,9 @@ impl Election {
             Some(renewed) => (renewed + RENEW_WITHIN).saturating_duration_since(begun),
             None => RENEW_WITHIN,
         };
-        let held = match timeout(left, self.hold()).await {
+        let answer = timeout(left, self.hold()).await;
+        self.is_taken = matches!(answer, Ok(Ok(false)));
+        let held = match answer {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot get or renew the Lease: {error}");
@@ -189,6 +196,9 @@ impl Election {
 
     /// Until the next step: not longer than it is held.
     fn pause(&self) -> Duration {
+        if self.is_taken {
+            return LOOK;
+        }
         let left = self.renewed.map(|renewed| (renewed + RENEW_WITHIN).saturating_duration_since(Instant::now()));
         left.map_or(RETRY, |left| left.min(RETRY))
     }
@@ -351,6 +361,26 @@ mod tests {
         a.release().await;
         assert_eq!(holder(&api), "");
         assert!(steps(&mut b, 0).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_takes_what_is_given_back_within_half_a_second() {
+        let api = FakeApi::default();
+        let (mut a, mut b) = (election(&api, "a"), election(&api, "b"));
+        assert!(steps(&mut a, 1).await);
+        assert!(!steps(&mut b, 1).await);
+        let given_back = Instant::now();
+        a.release().await;
+        while !b.leadership.is_leading() {
+            sleep(b.pause()).await;
+            b.step().await;
+        }
+        assert!(given_back.elapsed() <= LOOK, "{:?}", given_back.elapsed());
+        // Who cannot look does not knock all the time.
+        api.state().refused = vec![("GET".to_owned(), 500)];
+        let mut c = election(&api, "c");
+        c.step().await;
+        assert_eq!(c.pause(), RETRY);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,9 +12,9 @@ from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
 
 READS = ("get", "list", "watch")
-# What a user would call at once: others look at the Lease every two seconds.
-HANDOVER_SECONDS = 3
-# The Lease of a leader that says nothing is over after 15 s, which others notice within two more.
+# What a user would call at once: others look at the Lease every half a second.
+HANDOVER_SECONDS = 2
+# The Lease of a leader that says nothing is over after 15 s, which others notice soon.
 TAKEOVER_SECONDS = 20
 
 
