@@ -58,6 +58,9 @@ pub struct Account {
     /// Held by calls in flight at the last report. Nothing is decided by it.
     #[serde(skip)]
     pub held: i64,
+    /// [`Report::refused`] of the last report. Nothing is decided by it.
+    #[serde(skip)]
+    pub refused: i64,
     /// When the last report came, unix milliseconds.
     #[serde(skip)]
     pub seen_at_ms: i64,
@@ -91,6 +94,8 @@ pub struct Totals {
     pub charged: i64,
     /// Held by calls in flight, as of the last reports.
     pub held: i64,
+    /// The least that a call had to reserve which some replica refused since it admitted one; 0: none was.
+    pub refused: i64,
 }
 
 impl Account {
@@ -248,6 +253,10 @@ impl Budget {
                 totals.used = totals.used.saturating_add(account.settled());
                 totals.charged = totals.charged.saturating_add(account.charged());
                 totals.held = totals.held.saturating_add(account.held);
+                totals.refused = match (totals.refused, account.refused) {
+                    (0, refused) | (refused, 0) => refused,
+                    (a, b) => a.min(b),
+                };
             }
         }
         totals
@@ -270,6 +279,7 @@ impl Books {
             account.returned = account.returned.max(account.granted.saturating_sub(account.used));
         }
         account.held = if report.last { 0 } else { report.held };
+        account.refused = if report.last { 0 } else { report.refused };
         account.seen_at_ms = now_ms;
         (burn, if was_closed { before.saturating_sub(account.charged()) } else { 0 })
     }

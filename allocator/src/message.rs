@@ -27,9 +27,17 @@ pub struct Report {
     pub held: i64,
     /// The total of grants that it would like to have; not above what it has: it wants nothing.
     pub wanted: i64,
+    /// The least that a call had to reserve which was refused since one was admitted last, because less is left of the
+    /// limit; 0: none was. Nothing is decided by it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: i64,
     /// The process has ended, or spends no more, and `used` is all that it spent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
+}
+
+fn is_zero(amount: &i64) -> bool {
+    *amount == 0
 }
 
 /// What the allocator answers to one report.

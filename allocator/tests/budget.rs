@@ -31,6 +31,7 @@ impl Replica {
                 returned: 0,
                 used: 0,
                 held: 0,
+                refused: 0,
                 wanted: 0,
                 last: false,
             },

@@ -104,6 +104,7 @@ fn report([returned, used, held, wanted, last]: [i64; 5]) -> Report {
         used,
         held,
         wanted,
+        refused: 0,
         last: last == 1,
     }
 }

@@ -47,6 +47,9 @@ pub struct Elsewhere {
     wanted: AtomicI64,
     /// Somebody waits.
     urgent: AtomicBool,
+    /// The least amount that was refused because less is left of the limit, and what was settled then; 0: none.
+    refused: AtomicI64,
+    refused_at_used: AtomicI64,
     told: Mutex<Told>,
 }
 
@@ -68,6 +71,7 @@ struct Numbers {
     used: i64,
     held: i64,
     wanted: i64,
+    refused: i64,
 }
 
 impl Elsewhere {
@@ -97,6 +101,20 @@ impl Elsewhere {
         if urgent {
             self.urgent.store(true, Release);
         }
+    }
+
+    /// A call was refused because less is left of the limit than it had to reserve. `used`: what is settled.
+    pub fn refuse(&self, amount: i64, used: i64) {
+        let is_first = self.refused_at_used.swap(used, Relaxed) != used;
+        let least = |before: i64| Some(if is_first || before == 0 { amount } else { before.min(amount) });
+        // Always sets something.
+        let _ = self.refused.fetch_update(Relaxed, Relaxed, least);
+    }
+
+    /// The least that was refused since a call was admitted; 0: none was.
+    fn refused(&self, used: i64, held: i64) -> i64 {
+        let is_so = held == 0 && self.refused_at_used.load(Relaxed) == used;
+        if is_so { self.refused.load(Relaxed) } else { 0 }
     }
 
     /// Takes an answer over. False: it is older than what is known.
@@ -278,7 +296,7 @@ fn replica(folder: &str, boot: u64, suffix: u32) -> ReplicaId {
 
 fn last_report(books: BooksId, used: i64) -> Report {
     let BooksId { budget, token, unit, span } = books;
-    Report { budget, unit, reset_token: token, span, returned: 0, used, held: 0, wanted: 0, last: true }
+    Report { budget, unit, reset_token: token, span, returned: 0, used, held: 0, wanted: 0, refused: 0, last: true }
 }
 
 fn is_about(answer: &Answer, budget: &str, span: &Span) -> bool {
@@ -318,7 +336,8 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
     let used = account.used();
     let held = account.committed().saturating_sub(used).max(0);
     let wanted = if is_stuck { 0 } else { elsewhere.wanted.load(Relaxed) };
-    let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted };
+    let refused = elsewhere.refused(used, held);
+    let numbers = Numbers { returned: elsewhere.returned(), used, held, wanted, refused };
     let changed = numbers != told.numbers || (is_over && !told.last);
     let due = (urgent && since >= ASK_MS)
         || (tight && since >= TIGHT_MS)
@@ -329,7 +348,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
     }
     elsewhere.urgent.store(false, Release);
     *told = Told { at_ms: now_ms, numbers, ..*told };
-    let Numbers { returned, used, held, wanted } = numbers;
+    let Numbers { returned, used, held, wanted, refused } = numbers;
     Some(Report {
         budget: budget.to_owned(),
         unit: account.unit,
@@ -339,6 +358,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
         used,
         held,
         wanted: if account.is_sealed() { 0 } else { wanted },
+        refused,
         last: is_over,
     })
 }

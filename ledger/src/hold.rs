@@ -136,12 +136,17 @@ impl Writer {
                 account.settle(amount, 0);
                 Err(Refusal::Pending(wait))
             }
-            Decision::Exhausted => Err(Refusal::Exhausted {
-                spent: budget.spent(),
-                limit: budget.limit(),
-                resets_at: budget.resets_at(start.started_at_ms.div_euclid(1000)),
-                budget: budget.clone(),
-            }),
+            Decision::Exhausted => {
+                if let Some(account) = budget.current().filter(|_| budget.is_shared()) {
+                    account.elsewhere.refuse(amount.max(1), account.used());
+                }
+                Err(Refusal::Exhausted {
+                    spent: budget.spent(),
+                    limit: budget.limit(),
+                    resets_at: budget.resets_at(start.started_at_ms.div_euclid(1000)),
+                    budget: budget.clone(),
+                })
+            }
             Decision::Throttled { retry_after_ms } => Err(Refusal::Throttled {
                 spent: budget.spent(),
                 limit: budget.limit(),

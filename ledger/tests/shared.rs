@@ -145,6 +145,29 @@ fn two_processes_spend_the_whole_limit_and_no_more() {
 }
 
 #[test]
+fn a_call_that_does_not_fit_any_more_is_told_until_one_is_admitted() {
+    let terms = hard("b", 100);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 95, &mut allocator, &[]).unwrap().settle(exact(95));
+    for (id, amount) in [(2, 20), (3, 10), (4, 15)] {
+        match process.hold(id, amount, &mut allocator, &[]) {
+            Err(Refusal::Exhausted { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let told = |process: &Process, allocator: &mut Allocator| {
+        CLOCK_MS.fetch_add(3_000, SeqCst);
+        allocator.exchange(process);
+        allocator.budget.totals(&allocator.terms, clock() / 1000).refused
+    };
+    assert_eq!(told(&process, &mut allocator), 10, "the least that would not fit");
+    assert_eq!(told(&process, &mut allocator), 10, "nothing was admitted since");
+    process.hold(5, 5, &mut allocator, &[]).unwrap().settle(exact(5));
+    assert_eq!(told(&process, &mut allocator), 0);
+}
+
+#[test]
 fn allowance_that_no_call_holds_is_given_back_to_who_waits() {
     let terms = hard("b", 100);
     let mut allocator = Allocator::new(&terms);

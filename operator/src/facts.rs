@@ -123,6 +123,8 @@ pub struct SpendFact {
     pub charged: i64,
     /// Held by calls in flight, a moment ago.
     pub held: i64,
+    /// The least that a call had to reserve which was refused since one was admitted; 0: none was.
+    pub refused: i64,
     pub limit: i64,
     /// Which period it speaks of. Unix seconds.
     pub period_starts_at: i64,
@@ -143,6 +145,19 @@ pub struct Known {
     pub spend: HashMap<Named, HashMap<String, SpendFact>>,
     /// URLs that budgets of a gateway's snapshot name.
     pub webhooks: HashMap<Named, Arc<[Credential]>>,
+}
+
+impl SpendFact {
+    /// Nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.used >= self.limit
+    }
+
+    /// So little is left that calls are refused. A call that asks for most of a budget says nothing about others.
+    pub fn is_near_limit(&self) -> bool {
+        let committed = self.used.saturating_add(self.held);
+        self.refused > 0 && committed >= self.limit / 2 && committed.saturating_add(self.refused) > self.limit
+    }
 }
 
 impl Known {

@@ -96,6 +96,7 @@ fn what_budgets_need_and_are_granted_is_read_and_written_as_before() {
         returned: 0,
         used: 127_500,
         held: 0,
+        refused: 0,
         wanted: 1_637_500,
         last: false,
     };

@@ -114,6 +114,8 @@ fn read_account(text: &str) -> Option<Account> {
         used: next()?,
         closed: next()? == 1,
         held: next()?,
+        // Not written there.
+        refused: 0,
         seen_at_ms: next()?,
     })
 }

@@ -38,6 +38,7 @@ impl Spender for Wishes {
             returned: 0,
             used: 0,
             held: 0,
+            refused: 0,
             wanted: 1000,
             last: false,
         };

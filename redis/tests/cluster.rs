@@ -23,6 +23,7 @@ fn reports() -> Vec<Report> {
         returned: 0,
         used: 7,
         held: 0,
+        refused: 0,
         wanted: 10,
         last: false,
     };

@@ -44,6 +44,7 @@ impl Process {
             returned: 0,
             used: 0,
             held: 0,
+            refused: 0,
             wanted: 0,
             last: false,
         };

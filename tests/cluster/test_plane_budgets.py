@@ -117,6 +117,23 @@ def test_members_that_calls_bring_are_granted_and_summed(own_plane, start, proxi
     assert f"{namespace}/Budget/each" not in books
 
 
+def test_a_budget_and_a_key_whose_calls_do_not_fit_any_more_say_so(own_plane, start, proxies, namespace):
+    start("one").wait_until_it_leads()
+    own_plane.kubectl.apply(object_of("Budget", "b", limit="1", period=LIFETIME), namespace=namespace)
+    wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"))
+    budget = f"{namespace}/Budget/b"
+    proxies.spent = {budget: 980_000_000}
+    status_becomes(own_plane, namespace, "b", spent="$0.98", usedPercent="98%")
+    wait_for(own_plane, namespace, "Budget", "b", Available=("True", "Available"))
+    proxies.refused = {budget: 50_000_000}
+    wait_for(own_plane, namespace, "Budget", "b", Available=("False", "NearLimit"))
+    wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("False", "NearLimit"))
+    # A smaller call was admitted.
+    proxies.spent, proxies.refused = {budget: 990_000_000}, {}
+    wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("True", "Active"))
+    wait_for(own_plane, namespace, "Budget", "b", Available=("True", "Available"))
+
+
 def test_thresholds_are_told_once_also_by_the_next_leader(own_plane, start, proxies, receiver, namespace):
     port, received = receiver
     address = own_address()

@@ -320,9 +320,9 @@ impl Desk {
         let spent = ids.filter_map(|id| {
             let (budget, terms) = (budgets.get(id)?, self.terms.get(id)?);
             let Terms { limit, ref period, .. } = **terms;
-            let Totals { used, charged, held } = budget.totals(terms, now);
+            let Totals { used, charged, held, refused } = budget.totals(terms, now);
             let period_starts_at = period.span(now).starts_at;
-            Some((id.to_owned(), SpendFact { used, charged, held, limit, period_starts_at }))
+            Some((id.to_owned(), SpendFact { used, charged, held, refused, limit, period_starts_at }))
         });
         self.unshown |= self.context.facts.set_spend(&self.gateway, spent);
     }

@@ -119,6 +119,7 @@ impl Reader {
                 used: totals.used,
                 charged: totals.charged,
                 held: totals.held,
+                refused: totals.refused,
                 limit: terms.limit,
                 period_starts_at: terms.period.span(now).starts_at,
             };

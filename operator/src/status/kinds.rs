@@ -282,11 +282,19 @@ impl<'a> Pass<'a> {
             let (team, _) = self.objects.team(namespace.as_deref().unwrap_or(&meta.namespace), name)?;
             team.spec.key_defaults.budget.as_ref()
         };
-        let is_exhausted = compiled.is_some().then(|| self.exhausted_of(&look.object)).flatten();
-        if let (Some(budget), Some(active)) = (is_exhausted, statements.last_mut())
+        if let (Some(_), Some(active)) = (compiled, statements.last_mut())
             && active.is_true()
         {
-            *active = Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` is spent"));
+            let binding = self.index.budgets_of_key.get(&(&*meta.namespace, &*meta.name));
+            let find = |refuses: fn(&SpendFact) -> bool| {
+                binding.into_iter().flatten().find(|budget| self.spend(budget).is_some_and(|spend| refuses(&spend)))
+            };
+            if let Some(budget) = find(SpendFact::is_spent) {
+                *active = Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` is spent"));
+            } else if let Some(budget) = find(SpendFact::is_near_limit) {
+                let message = format!("less is left of budget `{budget}` than the last calls had to reserve");
+                *active = Statement::fails(ACTIVE, "NearLimit", message);
+            }
         }
         let has_own = budget.is_some() || !object.spec.budget_refs.is_empty();
         let terms = budget.as_ref().or_else(|| if has_own { None } else { of_team() });
@@ -333,13 +341,16 @@ impl<'a> Pass<'a> {
             (true, _, Some(_)) if let Some(members) = members => {
                 Statement::holds(AVAILABLE, AVAILABLE, members.sentence())
             }
-            (true, _, Some(spend)) if spend.used >= spend.limit && goes_on => Statement::holds(
+            (true, _, Some(spend)) if spend.is_spent() && goes_on => Statement::holds(
                 AVAILABLE,
                 AVAILABLE,
                 "what may be spent is spent; a share of the usual rate is admitted",
             ),
-            (true, _, Some(spend)) if spend.used >= spend.limit => {
+            (true, _, Some(spend)) if spend.is_spent() => {
                 Statement::fails(AVAILABLE, "Exhausted", "what may be spent is spent")
+            }
+            (true, _, Some(spend)) if spend.is_near_limit() => {
+                Statement::fails(AVAILABLE, "NearLimit", text::near_limit(spend, object.spec.unit))
             }
             (true, _, Some(spend)) if spend.used.saturating_add(spend.held) >= spend.limit => {
                 Statement::fails(AVAILABLE, "Reserved", "calls in flight hold what is left")
@@ -379,13 +390,6 @@ impl<'a> Pass<'a> {
     /// Where a budget stands, by its id; `None`: nobody has used it yet.
     fn spend(&self, budget: &str) -> Option<SpendFact> {
         self.known.spend.values().find_map(|budgets| budgets.get(budget)).copied()
-    }
-
-    /// A budget that binds every call of a key and is spent.
-    fn exhausted_of(&self, key: &ObjectRef) -> Option<&'a str> {
-        let budgets = self.index.budgets_of_key.get(&(&*key.namespace, &*key.name))?;
-        let is_spent = |budget: &&&str| self.spend(budget).is_some_and(|spend| spend.used >= spend.limit);
-        budgets.iter().find(is_spent).copied()
     }
 
     /// Conditions of an object that never could be read; nothing else is known of it.

@@ -37,7 +37,7 @@ impl Members {
             *fullest = spend;
         }
         *count += 1;
-        *exhausted += usize::from(spend.used >= spend.limit);
+        *exhausted += usize::from(spend.is_spent());
         all.used = all.used.saturating_add(spend.used);
         all.charged = all.charged.saturating_add(spend.charged);
         all.held = all.held.saturating_add(spend.held);
@@ -60,13 +60,13 @@ mod tests {
 
     #[test]
     fn members_are_summed_and_the_fullest_is_known() {
-        let spend = |used| SpendFact { used, charged: used + 1, held: 1, limit: 100, period_starts_at: 0 };
+        let spend = |used| SpendFact { used, charged: used + 1, held: 1, refused: 0, limit: 100, period_starts_at: 0 };
         let mut known = Known::default();
         let gateway = ("n".to_owned(), "g".to_owned());
         let budgets = [("n/Budget/b/alice", 40), ("n/Budget/b/x/y", 100), ("n/Budget/c", 7), ("n/VirtualKey/k", 9)];
         known.spend.insert(gateway, budgets.map(|(id, used)| (id.to_owned(), spend(used))).into());
         let all = Members::of_all(&known);
-        let sum = SpendFact { used: 140, charged: 142, held: 2, limit: 100, period_starts_at: 0 };
+        let sum = SpendFact { used: 140, charged: 142, held: 2, refused: 0, limit: 100, period_starts_at: 0 };
         let expected = Members { count: 2, exhausted: 1, all: sum, fullest: spend(100) };
         assert_eq!(all, HashMap::from([(("n", "b"), expected)]));
         assert_eq!(expected.sentence(), "1 of the 2 members in use have spent their limit");

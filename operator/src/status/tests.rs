@@ -1,14 +1,15 @@
 //! What a look at all objects says, and in which order it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
-use tollgate_crds::{LLMGatewaySpec, VirtualKeySpec};
+use tollgate_crds::{BudgetSpec, LLMGatewaySpec, VirtualKeySpec};
 use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets};
 use tollgate_snapshot::{GatewayName, KeyHash, ObjectRef};
 
 use super::queue::{Asserted, Waiting};
 use super::*;
+use crate::facts::SpendFact;
 use crate::tables::compiled::{self, Asked};
 
 fn spec<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Box<Object<S>> {
@@ -23,6 +24,11 @@ fn gateway() -> Document {
 fn key(name: &str) -> Document {
     let hash = format!("sha256:{}", KeyHash::of(name.as_bytes()));
     Document::VirtualKey(spec::<VirtualKeySpec>(name, json!({"models": ["*"], "keyHash": hash})))
+}
+
+fn budget(name: &str) -> Document {
+    let terms = json!({"limit": "1", "period": {"lifetime": {}}});
+    Document::Budget(spec::<BudgetSpec>(name, terms))
 }
 
 fn reference(kind: &'static str, name: &str) -> ObjectRef {
@@ -67,6 +73,17 @@ impl World {
         pass.look().statuses.into_iter().for_each(|wanted| waiting.put(wanted));
         waiting
     }
+
+    /// Its condition: status, reason and message.
+    fn condition(&mut self, object: &ObjectRef, type_: &str) -> (String, String, String) {
+        let mut waiting = self.look();
+        let wanted = std::iter::from_fn(|| waiting.take(true)).find(|wanted| wanted.object == *object);
+        let status = wanted.expect("its status was not written yet").status;
+        let conditions = status["conditions"].as_array().expect("it has conditions");
+        let condition = conditions.iter().find(|condition| condition["type"] == type_).expect("it has this one");
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
 }
 
 fn names(mut waiting: Waiting) -> Vec<String> {
@@ -106,4 +123,40 @@ fn an_object_that_was_edited_while_nobody_led_is_told_first() {
     world.objects.edit(&edited);
     world.since = world.objects.round();
     assert_eq!(names(world.look()), ["b", "a"]);
+}
+
+#[test]
+fn a_budget_whose_rest_no_call_fits_into_is_not_available() {
+    const NANO: i64 = 1_000_000_000;
+    let spend = |used_percent, held_percent, refused_percent| SpendFact {
+        used: NANO / 100 * used_percent,
+        held: NANO / 100 * held_percent,
+        refused: NANO / 100 * refused_percent,
+        limit: NANO,
+        ..SpendFact::default()
+    };
+    for (spend, reason) in [
+        (spend(98, 0, 0), None),
+        (spend(98, 0, 5), Some("NearLimit")),
+        // Raised meanwhile, or what calls held is free again.
+        (spend(90, 0, 5), None),
+        (spend(60, 35, 10), Some("NearLimit")),
+        // A call that wants nearly all of a budget says nothing about others.
+        (spend(10, 0, 95), None),
+        (spend(100, 0, 5), Some("Exhausted")),
+    ] {
+        let mut world = World::new(vec![gateway(), key("k"), budget("b")]);
+        let spent = HashMap::from([("n/Budget/b".to_owned(), spend)]);
+        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent);
+        let (status, found, message) = world.condition(&reference("Budget", "b"), "Available");
+        let expected = reason.map_or(("True", "Available"), |reason| ("False", reason));
+        assert_eq!((status.as_str(), found.as_str()), expected, "{spend:?}");
+        if reason == Some("NearLimit") && spend.held == 0 {
+            let said = "$0.02 is left, and calls are refused: the last ones had to reserve $0.05 or more";
+            assert_eq!(message, said);
+        }
+        let (status, found, _) = world.condition(&reference("VirtualKey", "k"), "Active");
+        let expected = reason.map_or(("True", "Active"), |reason| ("False", reason));
+        assert_eq!((status.as_str(), found.as_str()), expected, "{spend:?}");
+    }
 }

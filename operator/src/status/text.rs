@@ -70,6 +70,13 @@ pub fn amount(amount: i64, unit: BudgetUnit) -> String {
     }
 }
 
+/// For a condition: what is left, and what a call would have needed.
+pub fn near_limit(spend: SpendFact, unit: BudgetUnit) -> String {
+    let left = spend.limit.saturating_sub(spend.used).saturating_sub(spend.held).max(0);
+    let (left, needed) = (amount(left, unit), amount(spend.refused, unit));
+    format!("{left} is left, and calls are refused: the last ones had to reserve {needed} or more")
+}
+
 /// What was used of the limit; 100% only where nothing is left. Example: `7%`.
 pub fn used_percent(SpendFact { used, limit, .. }: SpendFact) -> String {
     let (used, limit) = (i128::from(used), i128::from(limit.max(1)));

@@ -30,6 +30,8 @@ class Proxies:
         self.used = {"cursor": 1, "keys": [], "deployments": []}
         # What one of them has spent of budgets for ever, nano-USD by id.
         self.spent = {}
+        # The least that calls had to reserve which it refused since, by id.
+        self.refused = {}
         self._kubelet = threading.Thread(target=self._run, daemon=True)
         self._kubelet.start()
 
@@ -103,7 +105,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             forever = (1 << 63) - 1
             span = {"kind": "Lifetime", "starts_at": 0, "ends_at": forever, "counts_until": forever, "label": "lifetime"}
             shared = {"unit": "NanoUsd", "span": span, "returned": 0, "held": 0}
-            return [{**shared, "budget": budget, "used": used, "wanted": used} for budget, used in self.proxies.spent.items()]
+            refused = self.proxies.refused
+            return [
+                {**shared, "budget": budget, "used": used, "wanted": used, "refused": refused.get(budget, 0)}
+                for budget, used in self.proxies.spent.items()
+            ]
         return []
 
     def _is_operator(self):
