@@ -227,10 +227,10 @@ def create_one(plane, document):
 
 
 class Measured:
-    """What an operator needs: memory and processor time of its process."""
+    """What an operator or a proxy needs: memory and processor time of its process."""
 
-    def __init__(self, operator):
-        self.pid = operator.process.child.pid
+    def __init__(self, program):
+        self.pid = program.process.child.pid
 
     def cpu_seconds(self):
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -263,13 +263,16 @@ def wait_until_quiet(operator, seconds):
         assert time.monotonic() < deadline, f"{operator.metric('status_queue')} statuses wait after {seconds} s"
 
 
-def edit(plane, kind, name, spec):
-    """Seconds from the request that edits to the next manifest, and to Programmed=True of this version."""
+def edit(plane, proxies, kind, name, spec):
+    """Seconds from the request that edits to the next manifest, until each of `proxies` runs it, and to Programmed=True of
+    this version."""
     place = where(NAMESPACE, kind, name)
     collection, _ = place.rsplit("/", 1)
-    manifest_version = plane.api.get(MANIFEST)["metadata"]["resourceVersion"]
+    manifest = plane.api.get(MANIFEST)
+    manifest_version = manifest["metadata"]["resourceVersion"]
+    before = json.loads(manifest["data"]["manifest.json"])["generation"]
     version = plane.api.get(place)["metadata"]["resourceVersion"]
-    published, programmed = [], []
+    published, served, programmed = [], [], []
 
     def follow():
         maps = path("v1", "configmaps", NAMESPACE)
@@ -277,9 +280,16 @@ def edit(plane, kind, name, spec):
             published.append(time.monotonic())
             return
 
-    follower = threading.Thread(target=follow)
+    def ask():
+        deadline = time.monotonic() + 60
+        while any(proxy.generation() <= before for proxy in proxies) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        served.append(time.monotonic())
+
+    followers = [threading.Thread(target=each) for each in (follow, ask)]
     events = plane.api.watch(collection, version, seconds=60, fieldSelector=f"metadata.name={name}")
-    follower.start()
+    for follower in followers:
+        follower.start()
     begun = time.monotonic()
     generation = plane.api.merge(place, {"spec": spec})["metadata"]["generation"]
     for _, there in events:
@@ -288,21 +298,25 @@ def edit(plane, kind, name, spec):
         if condition.get("observedGeneration") == generation and condition.get("status") == "True":
             programmed.append(time.monotonic())
             break
-    follower.join()
+    for follower in followers:
+        follower.join()
     assert published and programmed, f"{kind} {name} was not programmed within a minute"
-    return published[0] - begun, programmed[0] - begun
+    return published[0] - begun, served[0] - begun, programmed[0] - begun
 
 
 def edits(plane, operator, fleet, count, kind, name, spec_of):
     measured = Measured(operator)
     cpu, sent, position = measured.cpu_seconds(), fleet.bytes(), plane.audit.position()
-    times = [edit(plane, kind, name, spec_of(number)) for number in range(count)]
+    times = [edit(plane, fleet.real, kind, name, spec_of(number)) for number in range(count)]
     operator.renewals(2)
-    calls = plane.audit.calls(position, operator.name)
-    say(f"from an edit of a {kind} to its tables", spread([published for published, _ in times]))
-    say(f"from an edit of a {kind} to `Programmed=True`", spread([programmed for _, programmed in times]))
+    published, served, programmed = zip(*times)
+    say(f"from an edit of a {kind} to its tables", spread(published))
+    if fleet.real:
+        say(f"from an edit of a {kind} until the real proxies serve it", spread(served))
+    say(f"from an edit of a {kind} to `Programmed=True`", spread(programmed))
     say("processor time of the operator for one", f"{1000 * (measured.cpu_seconds() - cpu) / count:.0f} ms")
     say("bytes that the API server sends to all proxies for one", f"{(fleet.bytes() - sent) / count / 1e6:.2f} MB")
+    calls = plane.audit.calls(position, operator.name)
     writes = collections.Counter(f"{call.verb} {call.resource}/{call.subresource}".rstrip("/") for call in calls if call.verb not in READS and call.resource not in ("leases", "events"))
     say("requests that write, for one", ", ".join(f"{name}: {number / count:.1f}" for name, number in sorted(writes.items())))
 
@@ -388,7 +402,11 @@ def large(plane, keys, budgets, models, proxies, real, wait):
         edits(plane, operator, fleet.it, 20, "ModelDeployment", "model-0", lambda number: {"weight": number + 2})
         if wait:
             idle(plane, operator)
+        compiled = operator.metric("compile_seconds_count")
+        say("to compile everything and its tables' texts", f"{1000 * operator.metric('compile_seconds_sum') / compiled:.0f} ms (mean of {compiled:.0f})")
         say("memory", Measured(operator).memory())
+        for proxy in fleet.it.real[:1]:
+            say("memory of a real proxy", Measured(proxy).memory())
         tables = plane.api.get(path("v1", "configmaps", NAMESPACE), labelSelector="tollgate.dev/tables")["items"]
         sizes = [len(value) for there in tables for value in there["data"].values()]
         say("the tables", f"{len(sizes)} ConfigMaps, {sum(sizes) / 1e6:.1f} MB, the largest {max(sizes) / 1e3:.0f} kB")

@@ -64,7 +64,7 @@ def writes(plane, since, user):
     return sorted((call.verb, f"{call.resource}/{call.subresource}".rstrip("/"), call.name) for call in calls)
 
 
-def settled(operator, renewals=4):
+def settled(operator, renewals=3):
     """Nothing waits to be written, and what a new leader gives others time for is over."""
     operator.renewals(renewals)
     operator.process.wait_until(lambda: operator.metric("status_queue") == 0)

@@ -175,6 +175,8 @@ class Plane(cluster.Cluster):
             f"--kubelet-client-key={kubelet_key}",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self._audit_log}",
+            # MB; a file that begins anew in between would lose what is asked for later.
+            "--audit-log-maxsize=100000",
         ]
 
     def _start_apiserver(self):
