@@ -77,3 +77,30 @@ pub fn full_name(pod: &str, ReplicaId(replica): &ReplicaId) -> ReplicaId {
 pub fn pod_of(ReplicaId(name): &ReplicaId) -> &str {
     name.split_once('/').map_or("", |(pod, _)| pod)
 }
+
+/// The data folder of a replica, over all pods, and which of its processes it is: they follow one another, each with a
+/// larger number.
+pub fn process_of(ReplicaId(name): &ReplicaId) -> Option<(&str, u64)> {
+    let folder = name.find('/')? + 1;
+    let end = folder + name[folder..].find('.')?;
+    let number = name[end + 1..].split('.').next()?;
+    Some((&name[..end], number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processes_of_a_folder_are_known_by_their_order() {
+        let replica = |name: &str| full_name("gateway-5.x", &ReplicaId(name.to_owned()));
+        assert_eq!(process_of(&replica("folder.3")), Some(("gateway-5.x/folder", 3)));
+        assert_eq!(
+            process_of(&replica("folder.12.1")),
+            Some(("gateway-5.x/folder", 12)),
+            "one that was taken for gone"
+        );
+        assert_eq!(process_of(&replica("folder")), None);
+        assert_eq!(pod_of(&replica("folder.3")), "gateway-5.x");
+    }
+}

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms, Totals};
 
-use super::caller::pod_of;
+use super::caller::{pod_of, process_of};
 use super::shards::{ShardError, Shards, shard_of};
 use super::terms::AllTerms;
 use crate::Context;
@@ -52,6 +52,8 @@ pub struct Desk {
     /// Of which snapshot the terms are.
     snapshot: Option<Arc<tollgate_snapshot::Snapshot>>,
     gone_since: HashMap<String, Instant>,
+    /// The last process of each data folder that spoke.
+    newest: HashMap<String, u64>,
     next_write: Instant,
     lazy_write: Instant,
     /// Something changed that nobody was told to look at.
@@ -76,6 +78,7 @@ impl Desk {
             terms: AllTerms::default(),
             snapshot: None,
             gone_since: HashMap::new(),
+            newest: HashMap::new(),
             next_write: now,
             lazy_write: now + LAZY,
             unshown: false,
@@ -187,6 +190,10 @@ impl Desk {
         let mut must_write = BTreeSet::new();
         let mut answers = Vec::with_capacity(asks.len());
         for Ask { replica, reports, .. } in asks {
+            if let Some((folder, process)) = process_of(replica) {
+                let newest = self.newest.entry(folder.to_owned()).or_default();
+                *newest = process.max(*newest);
+            }
             let mut told = Vec::with_capacity(reports.len());
             for report in reports {
                 let Some(terms) = self.terms.get(&report.budget) else {
@@ -273,6 +280,12 @@ impl Desk {
                 gone.insert(replica);
             }
         }
+        // A process tells what the one before it used, not what those before that did: nobody else will.
+        self.newest.retain(|folder, _| folder.split_once('/').is_some_and(|(pod, _)| pods.contains(pod)));
+        let is_past = |replica: &&ReplicaId| {
+            process_of(replica).is_some_and(|(folder, process)| self.newest.get(folder) > Some(&process))
+        };
+        gone.extend(replicas.iter().filter(is_past));
         for (id, budget) in budgets.iter_mut() {
             let mut changed = budget.forget(jiff::Timestamp::now().as_second());
             for replica in &gone {
@@ -283,7 +296,7 @@ impl Desk {
             }
         }
         for replica in gone {
-            tracing::info!("proxy `{}` is gone: its budgets are charged what it was granted", pod_of(replica));
+            tracing::info!(replica = %replica.0, "a process of proxy `{}` is gone: its budgets are charged what it was granted", pod_of(replica));
         }
         budgets.retain(|_, budget| !budget.books.is_empty() || budget.gone_before > i64::MIN);
         let waiting = std::mem::take(dirty);
