@@ -1,7 +1,9 @@
 //! The allocator's books by examples and by random histories.
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
 use tollgate_allocator::{Answer, Asker, Budget, CalendarUnit, Mode, Period, ReplicaId, Report, Synced, Terms, Unit};
+use tollgate_faults::{seeds, this_test};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -174,9 +176,12 @@ fn the_state_survives_json() {
 /// A step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
+    /// A report that may come late or never, and its answer too.
     Want {
         replica: usize,
         more: i64,
+        is_heard: bool,
+        is_answered: bool,
     },
     Spend {
         replica: usize,
@@ -185,7 +190,7 @@ enum Step {
     GiveBack {
         replica: usize,
     },
-    /// A report of earlier comes again.
+    /// A report of earlier comes again, or for the first time.
     Again {
         report: usize,
     },
@@ -202,12 +207,18 @@ enum Step {
     },
     /// The allocator dies: what is not durable is gone.
     Restart,
+    /// The allocator's clock jumps.
+    Jump {
+        ms: i64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let replica = 0usize..3;
     prop_oneof![
-        4 => (replica.clone(), 1i64..200).prop_map(|(replica, more)| Step::Want { replica, more }),
+        4 => (replica.clone(), 1i64..200, prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(
+            |(replica, more, is_heard, is_answered)| Step::Want { replica, more, is_heard, is_answered }
+        ),
         4 => (replica.clone(), 1i64..120).prop_map(|(replica, amount)| Step::Spend { replica, amount }),
         2 => replica.clone().prop_map(|replica| Step::GiveBack { replica }),
         2 => (0usize..50).prop_map(|report| Step::Again { report }),
@@ -215,73 +226,88 @@ fn step() -> impl Strategy<Value = Step> {
         1 => replica.prop_map(|replica| Step::Close { replica }),
         1 => (100i64..2000).prop_map(|limit| Step::Limit { limit }),
         1 => Just(Step::Restart),
+        1 => (-3 * DAY_MS..3 * DAY_MS).prop_map(|ms| Step::Jump { ms }),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+#[test]
+fn whatever_happens_the_highest_limit_there_was_holds() {
+    seeds::property(this_test!(), 512, &prop::collection::vec(step(), 1..120), history);
+}
 
-    #[test]
-    fn whatever_happens_the_highest_limit_there_was_holds(steps in prop::collection::vec(step(), 1..120)) {
-        let mut terms = terms(1000, Period::Lifetime);
-        let mut highest = terms.limit;
-        let mut budget = Budget::default();
-        let mut boots = 0;
-        let mut start = |terms: &Terms| {
-            boots += 1;
-            (Replica::new(&format!("r{boots}"), terms, 0), 0i64)
-        };
-        let mut replicas = [start(&terms), start(&terms), start(&terms)];
-        let mut told: Vec<(ReplicaId, Report)> = Vec::new();
-        let mut spent = 0;
-        for (now_ms, step) in (0..).step_by(500).zip(steps) {
-            match step {
-                Step::Want { replica, more } => {
-                    let (replica, granted) = &mut replicas[replica];
-                    replica.report.wanted = *granted + more;
-                    told.push((replica.id.clone(), replica.report.clone()));
-                    let answer = replica.sync(&mut budget, &terms, now_ms).answer;
-                    prop_assert!(answer.granted >= *granted, "grants only grow");
+fn history(steps: Vec<Step>) -> TestCaseResult {
+    let mut terms = terms(1000, Period::Lifetime);
+    let mut highest = terms.limit;
+    let mut budget = Budget::default();
+    let mut boots = 0;
+    let mut start = |terms: &Terms| {
+        boots += 1;
+        (Replica::new(&format!("r{boots}"), terms, 0), 0i64)
+    };
+    let mut replicas = [start(&terms), start(&terms), start(&terms)];
+    let mut told: Vec<(ReplicaId, Report)> = Vec::new();
+    let mut spent = 0;
+    let mut now_ms = 0;
+    for step in steps {
+        now_ms += 500;
+        match step {
+            Step::Want { replica, more, is_heard, is_answered } => {
+                let (replica, granted) = &mut replicas[replica];
+                replica.report.wanted = *granted + more;
+                told.push((replica.id.clone(), replica.report.clone()));
+                if !is_heard {
+                    continue;
+                }
+                let answer = replica.sync(&mut budget, &terms, now_ms).answer;
+                prop_assert!(answer.granted >= *granted, "grants only grow");
+                prop_assert!(answer.granted - replica.report.returned + answer.charged_elsewhere <= highest);
+                if is_answered {
                     *granted = answer.granted;
-                    prop_assert!(answer.granted - replica.report.returned + answer.charged_elsewhere <= highest);
-                }
-                Step::Spend { replica, amount } => {
-                    let (replica, granted) = &mut replicas[replica];
-                    if replica.report.used + amount <= *granted - replica.report.returned {
-                        replica.report.used += amount;
-                        spent += amount;
-                    }
-                }
-                Step::GiveBack { replica } => {
-                    let (replica, granted) = &mut replicas[replica];
-                    replica.report.returned = *granted - replica.report.used;
-                }
-                Step::Again { report } => {
-                    if let Some((id, report)) = told.get(report) {
-                        budget.sync(&terms, Asker { replica: id, replicas: 3, now_ms }, report);
-                    }
-                }
-                Step::Die { replica, proves } => {
-                    let (dead, _) = std::mem::replace(&mut replicas[replica], start(&terms));
-                    if proves {
-                        budget.sync(&terms, Asker { replica: &dead.id, replicas: 3, now_ms }, &Report { last: true, ..dead.report });
-                    }
-                }
-                Step::Close { replica } => {
-                    budget.close(&replicas[replica].0.id);
-                }
-                Step::Limit { limit } => {
-                    terms.limit = limit;
-                    highest = highest.max(limit);
-                }
-                Step::Restart => {
-                    let text = serde_json::to_string(&budget).unwrap();
-                    budget = serde_json::from_str(&text).unwrap();
                 }
             }
-            prop_assert!(spent <= highest, "{} spent of {}", spent, highest);
-            let totals = budget.totals(&terms, 0);
-            prop_assert!(totals.charged <= highest && totals.used <= totals.charged);
+            Step::Spend { replica, amount } => {
+                let (replica, granted) = &mut replicas[replica];
+                if replica.report.used + amount <= *granted - replica.report.returned {
+                    replica.report.used += amount;
+                    spent += amount;
+                }
+            }
+            Step::GiveBack { replica } => {
+                let (replica, granted) = &mut replicas[replica];
+                replica.report.returned = *granted - replica.report.used;
+            }
+            Step::Again { report } => {
+                if let Some((id, report)) = told.get(report) {
+                    budget.sync(&terms, Asker { replica: id, replicas: 3, now_ms }, report);
+                }
+            }
+            Step::Die { replica, proves } => {
+                let (dead, _) = std::mem::replace(&mut replicas[replica], start(&terms));
+                let last = Report { last: true, ..dead.report };
+                told.push((dead.id.clone(), last.clone()));
+                if proves {
+                    budget.sync(&terms, Asker { replica: &dead.id, replicas: 3, now_ms }, &last);
+                }
+            }
+            Step::Close { replica } => {
+                budget.close(&replicas[replica].0.id);
+            }
+            Step::Limit { limit } => {
+                terms.limit = limit;
+                highest = highest.max(limit);
+            }
+            Step::Restart => {
+                let text = serde_json::to_string(&budget).unwrap();
+                budget = serde_json::from_str(&text).unwrap();
+            }
+            Step::Jump { ms } => {
+                now_ms += ms;
+                budget.forget(now_ms.div_euclid(1000));
+            }
         }
+        prop_assert!(spent <= highest, "{} spent of {}", spent, highest);
+        let totals = budget.totals(&terms, 0);
+        prop_assert!(totals.charged <= highest && totals.used <= totals.charged);
     }
+    Ok(())
 }

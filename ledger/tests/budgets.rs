@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use common::{NOON_MS, attempt, exact, hard, hold, noon, options, spent, view};
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tollgate_faults::{seeds, this_test};
 use tollgate_ledger::{
     Amounts, AttemptStart, BudgetTerms, CalendarUnit, Hold, LastEnd, Ledger, Mode, OpenError, Options, Period, Refusal,
     Unit, Writer,
@@ -306,106 +308,108 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
-    #[test]
-    fn books_agree_with_plain_integers_over_any_interleaving(steps in prop::collection::vec(step(), 1..60)) {
-        let folder = tempfile::tempdir().unwrap();
-        let fast = || Options { clock: noon, ..options(folder.path(), 1) };
-        let (mut ledger, mut writer) = open(fast());
-        let mut models = [Model { limit: 1500, ..Model::default() }, Model { limit: 900, ..Model::default() }];
-        let mut terms = [hard("a", 1500), hard("b", 900)];
-        let mut budgets = [ledger.budget(&terms[0]), ledger.budget(&terms[1])];
-        let mut holds: Vec<(Hold, i64, usize)> = Vec::new();
-        let mut booked = 0;
-        for (id, step) in steps.into_iter().enumerate() {
-            match step {
-                Step::Hold { amount, in_both } => {
-                    let count = if in_both { 2 } else { 1 };
-                    let fits = |model: &Model| model.spent + model.held + amount.max(1) <= model.limit;
-                    match hold(&mut writer, &attempt(id as u128, amount), &budgets[..count]) {
-                        Ok(hold) => {
-                            prop_assert!(models[..count].iter().all(fits), "overspent");
-                            models[..count].iter_mut().for_each(|model| model.held += amount);
-                            holds.push((hold, amount, count));
-                        }
-                        Err(Refusal::Exhausted { budget, .. }) => {
-                            let model = &models[usize::from(budget.id() == "b")];
-                            prop_assert!(model.spent + amount.max(1) > model.limit, "refused falsely");
-                        }
-                        Err(Refusal::Reserved { budget, held, .. }) => {
-                            let model = &models[usize::from(budget.id() == "b")];
-                            prop_assert!(!fits(model) && model.spent + amount.max(1) <= model.limit);
-                            prop_assert_eq!(held, model.held);
-                        }
-                        Err(other) => prop_assert!(false, "{other:?}"),
+#[test]
+fn books_agree_with_plain_integers_over_any_interleaving() {
+    seeds::property(this_test!(), 24, &prop::collection::vec(step(), 1..60), history);
+}
+
+fn history(steps: Vec<Step>) -> TestCaseResult {
+    let folder = tempfile::tempdir().unwrap();
+    let fast = || Options { clock: noon, ..options(folder.path(), 1) };
+    let (mut ledger, mut writer) = open(fast());
+    let mut models = [Model { limit: 1500, ..Model::default() }, Model { limit: 900, ..Model::default() }];
+    let mut terms = [hard("a", 1500), hard("b", 900)];
+    let mut budgets = [ledger.budget(&terms[0]), ledger.budget(&terms[1])];
+    let mut holds: Vec<(Hold, i64, usize)> = Vec::new();
+    let mut booked = 0;
+    for (id, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Hold { amount, in_both } => {
+                let count = if in_both { 2 } else { 1 };
+                let fits = |model: &Model| model.spent + model.held + amount.max(1) <= model.limit;
+                match hold(&mut writer, &attempt(id as u128, amount), &budgets[..count]) {
+                    Ok(hold) => {
+                        prop_assert!(models[..count].iter().all(fits), "overspent");
+                        models[..count].iter_mut().for_each(|model| model.held += amount);
+                        holds.push((hold, amount, count));
                     }
+                    Err(Refusal::Exhausted { budget, .. }) => {
+                        let model = &models[usize::from(budget.id() == "b")];
+                        prop_assert!(model.spent + amount.max(1) > model.limit, "refused falsely");
+                    }
+                    Err(Refusal::Reserved { budget, held, .. }) => {
+                        let model = &models[usize::from(budget.id() == "b")];
+                        prop_assert!(!fits(model) && model.spent + amount.max(1) <= model.limit);
+                        prop_assert_eq!(held, model.held);
+                    }
+                    Err(other) => prop_assert!(false, "{other:?}"),
                 }
-                Step::Settle { which, .. } | Step::Release { which } | Step::Charge { which } | Step::Drop { which } => {
-                    if holds.is_empty() {
-                        continue;
-                    }
-                    let (hold, amount, count) = holds.swap_remove(which % holds.len());
-                    let actual = match step {
-                        Step::Settle { percent, .. } => amount * percent / 100,
-                        Step::Release { .. } => 0,
-                        _ => amount,
-                    };
-                    match step {
-                        Step::Settle { .. } => hold.settle(exact(actual)),
-                        Step::Release { .. } => hold.release(429, 3),
-                        Step::Charge { .. } => hold.charge(0, 3),
-                        _ => drop(hold),
-                    }
-                    booked += actual;
+            }
+            Step::Settle { which, .. } | Step::Release { which } | Step::Charge { which } | Step::Drop { which } => {
+                if holds.is_empty() {
+                    continue;
+                }
+                let (hold, amount, count) = holds.swap_remove(which % holds.len());
+                let actual = match step {
+                    Step::Settle { percent, .. } => amount * percent / 100,
+                    Step::Release { .. } => 0,
+                    _ => amount,
+                };
+                match step {
+                    Step::Settle { .. } => hold.settle(exact(actual)),
+                    Step::Release { .. } => hold.release(429, 3),
+                    Step::Charge { .. } => hold.charge(0, 3),
+                    _ => drop(hold),
+                }
+                booked += actual;
+                for model in &mut models[..count] {
+                    model.held -= amount;
+                    model.spent += actual;
+                }
+            }
+            Step::Limit { limit } => {
+                terms[1].limit = limit;
+                models[1].limit = limit;
+                ledger.update(&terms[1]);
+            }
+            Step::Kill | Step::Stop => {
+                // What is in flight when a process dies is charged its hold by the next.
+                for (hold, amount, count) in holds.drain(..) {
+                    std::mem::forget(hold);
+                    booked += amount;
                     for model in &mut models[..count] {
                         model.held -= amount;
-                        model.spent += actual;
+                        model.spent += amount;
                     }
                 }
-                Step::Limit { limit } => {
-                    terms[1].limit = limit;
-                    models[1].limit = limit;
-                    ledger.update(&terms[1]);
+                let stopped = matches!(step, Step::Stop);
+                drop((writer, budgets));
+                if stopped {
+                    ledger.close().unwrap();
+                } else {
+                    drop(ledger);
                 }
-                Step::Kill | Step::Stop => {
-                    // What is in flight when a process dies is charged its hold by the next.
-                    for (hold, amount, count) in holds.drain(..) {
-                        std::mem::forget(hold);
-                        booked += amount;
-                        for model in &mut models[..count] {
-                            model.held -= amount;
-                            model.spent += amount;
-                        }
-                    }
-                    let stopped = matches!(step, Step::Stop);
-                    drop((writer, budgets));
-                    if stopped {
-                        ledger.close().unwrap();
-                    } else {
-                        drop(ledger);
-                    }
-                    let (opened, mut writers, report) = Ledger::open(fast()).unwrap();
-                    prop_assert_eq!(report.last_end, if stopped { LastEnd::Stopped } else { LastEnd::Killed });
-                    prop_assert_eq!((report.damaged_slots, report.adjustments), (0, 0));
-                    (ledger, writer) = (opened, writers.remove(0));
-                    budgets = [ledger.budget(&terms[0]), ledger.budget(&terms[1])];
-                }
-            }
-            for (model, id) in models.iter().zip(["a", "b"]) {
-                let view = view(&ledger, id);
-                prop_assert_eq!((view.spent, view.held), (model.spent, model.held));
+                let (opened, mut writers, report) = Ledger::open(fast()).unwrap();
+                prop_assert_eq!(report.last_end, if stopped { LastEnd::Stopped } else { LastEnd::Killed });
+                prop_assert_eq!((report.damaged_slots, report.adjustments), (0, 0));
+                (ledger, writer) = (opened, writers.remove(0));
+                budgets = [ledger.budget(&terms[0]), ledger.budget(&terms[1])];
             }
         }
-        holds.clear();
-        drop((writer, budgets));
-        ledger.flush().unwrap();
-        let rows = common::rows(folder.path());
-        let in_flight: i64 = models[0].held;
-        prop_assert_eq!(rows.iter().map(|row| row.1).sum::<i64>(), booked + in_flight);
-        prop_assert_eq!(common::daily(folder.path()), (rows.len() as i64, booked + in_flight));
-        ledger.close().unwrap();
+        for (model, id) in models.iter().zip(["a", "b"]) {
+            let view = view(&ledger, id);
+            prop_assert_eq!((view.spent, view.held), (model.spent, model.held));
+        }
     }
+    holds.clear();
+    drop((writer, budgets));
+    ledger.flush().unwrap();
+    let rows = common::rows(folder.path());
+    let in_flight: i64 = models[0].held;
+    prop_assert_eq!(rows.iter().map(|row| row.1).sum::<i64>(), booked + in_flight);
+    prop_assert_eq!(common::daily(folder.path()), (rows.len() as i64, booked + in_flight));
+    ledger.close().unwrap();
+    Ok(())
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{adjusted, attempt, daily, exact, hard, hold, options, rows, segments, spent};
+use tollgate_faults::{Money, Run, seeds, this_test};
 use tollgate_ledger::{LastEnd, Ledger, Mode, OpenError, Options, RecoveryReport, Refusal};
 
 const LIMIT: i64 = 150_000;
@@ -120,6 +121,18 @@ impl Oracle {
         }
     }
 
+    /// What there is to tell after kills. The settlements that were begun are the bills.
+    fn tell(&self, fault: &str, times: usize, folder: &Path) {
+        let rows = rows(folder);
+        let ids: HashSet<u128> = rows.iter().map(|row| row.0).collect();
+        let settled = |row: &&(u128, i64, String)| row.2 == "exact";
+        let billed = rows.iter().filter(settled).map(|row| row.1).sum();
+        let counted = rows.iter().map(|row| row.1).sum();
+        let lost = self.held.iter().filter(|id| !ids.contains(id)).count();
+        let money = Money { limit: LIMIT, billed, counted, false_refusals: None, unavailable: 0 };
+        Run::of(fault, rows.len()).times(times).money(money).rows_lost(lost).tell();
+    }
+
     /// Rows against what was said: nothing lost, nothing invented, nothing twice.
     fn check(&self, folder: &Path) {
         let rows = rows(folder);
@@ -188,23 +201,30 @@ fn audit(folder: &Path, oracle: &Oracle) -> RecoveryReport {
 
 #[test]
 fn kill_9_at_any_moment_loses_nothing_and_never_overspends() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut oracle = Oracle::default();
-    for round in 0..12 {
-        let live = Duration::from_millis(fastrand::u64(0..120));
-        run_child(folder.path(), &mut oracle, round, "", live);
-        audit(folder.path(), &oracle);
-    }
-    assert!(oracle.settled.len() > 100, "the children did something: {}", oracle.settled.len());
+    seeds::histories(this_test!(), 1, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().unwrap();
+        let mut oracle = Oracle::default();
+        for _ in 0..12 {
+            let live = Duration::from_millis(random.u64(0..120));
+            run_child(folder.path(), &mut oracle, random.u64(..1 << 32), "", live);
+            audit(folder.path(), &oracle);
+        }
+        oracle.tell("ledger-random", 12, folder.path());
+        assert!(oracle.settled.len() > 100, "the children did something: {}", oracle.settled.len());
+    });
 }
 
 #[test]
 fn kill_9_at_each_named_point_keeps_the_books() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut oracle = Oracle::default();
     for (round, point) in ["before hold", "held", "usage seen", "settled", "flushed"].into_iter().enumerate() {
-        run_child(folder.path(), &mut oracle, 100 + round as u64, point, Duration::MAX);
-        assert_eq!(audit(folder.path(), &oracle).last_end, LastEnd::Killed);
+        let folder = tempfile::tempdir().unwrap();
+        let mut oracle = Oracle::default();
+        for boot in 0..2 {
+            run_child(folder.path(), &mut oracle, 100 + 2 * round as u64 + boot, point, Duration::MAX);
+            assert_eq!(audit(folder.path(), &oracle).last_end, LastEnd::Killed);
+        }
+        oracle.tell(&format!("ledger-{}", point.replace(' ', "-")), 2, folder.path());
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 use common::{Books, Contract, HOUR, Shared, day, rolling};
 use proptest::prelude::*;
 use tollgate_allocator::{Answer, Mode, Period, ReplicaId, Report, Terms, Unit};
+use tollgate_faults::{seeds, this_test};
 use tollgate_harness::RedisServer;
 
 /// Runs a scenario against both.
@@ -261,18 +262,11 @@ fn the_script_decides_as_the_books_do() {
     let Some(server) = RedisServer::start([]) else { return };
     let shared = std::cell::RefCell::new(Shared::new(&server));
     let strategy = (period(), any::<bool>(), prop::collection::vec(step(), 1..80));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(192),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
     let case = std::cell::Cell::new(0);
-    runner
-        .run(&strategy, |(period, large, steps)| {
-            case.set(case.get() + 1);
-            compare(&mut shared.borrow_mut(), case.get(), period, large, steps)
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+    seeds::property(this_test!(), 192, &strategy, |(period, large, steps)| {
+        case.set(case.get() + 1);
+        compare(&mut shared.borrow_mut(), case.get(), period, large, steps)
+    });
 }
 
 /// One history, told to both.

@@ -9,6 +9,7 @@ use common::{GATEWAY, Shared, exchange, exchange_within};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use tollgate_allocator::{Batch, Mode, Period, ReplicaId, Report, Terms, Unit};
+use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{PATIENCE, RedisServer};
 use tollgate_redis::{Address, GatewayKeys, Header, Memory, SHARDS, Store};
 
@@ -248,15 +249,10 @@ fn step() -> impl Strategy<Value = Step> {
 fn whatever_the_server_loses_the_limit_holds() {
     let Some(server) = RedisServer::start([]) else { return };
     let shared = std::cell::RefCell::new(Shared::new(&server));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(128),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
     let boots = std::cell::Cell::new(0);
-    runner
-        .run(&prop::collection::vec(step(), 1..60), |steps| history(&server, &mut shared.borrow_mut(), &boots, steps))
-        .unwrap_or_else(|error| panic!("{error}"));
+    seeds::property(this_test!(), 128, &prop::collection::vec(step(), 1..60), |steps| {
+        history(&server, &mut shared.borrow_mut(), &boots, steps)
+    });
 }
 
 fn history(

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use common::{GATEWAY, Shared};
 use tollgate_allocator::{Asker, Batch, Budget as Allocated};
+use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{PATIENCE, RedisServer};
 use tollgate_ledger::{
     Allocation, Amounts, AttemptStart, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Outcome, Period, Refusal,
@@ -260,22 +261,20 @@ fn history(allocator: &mut dyn Allocator, number: usize, seed: u64) {
 
 #[test]
 fn a_ledger_by_itself_keeps_the_contract() {
-    for seed in 0..8 {
-        history(&mut Own, 1, seed);
-    }
+    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed));
 }
 
 #[test]
 fn ledgers_that_the_operators_books_serve_keep_the_contract() {
-    for seed in 0..8 {
-        history(&mut Operator(serde_json::to_string(&Allocated::default()).unwrap(), 0), 3, seed);
-    }
+    let books = || Operator(serde_json::to_string(&Allocated::default()).unwrap(), 0);
+    seeds::histories(this_test!(), 8, |seed| history(&mut books(), 3, seed));
 }
 
 #[test]
 fn ledgers_that_a_server_serves_keep_the_contract() {
-    for seed in 0..3 {
-        let Some(server) = RedisServer::start([]) else { return };
+    let Some(server) = RedisServer::start([]) else { return };
+    seeds::histories(this_test!(), 3, |seed| {
+        server.command("FLUSHALL");
         history(&mut Redis::new(&server), 3, seed);
-    }
+    });
 }

@@ -14,8 +14,10 @@ pub mod objects;
 mod proxy;
 mod raw;
 mod redis;
+mod small_disk;
 mod sse;
 mod stage;
+mod wire;
 
 pub use binary::{Finished, binary, run};
 pub use client::{Call, Response, Streaming};
@@ -28,12 +30,14 @@ pub use proxy::{Proxy, ProxyStarter};
 pub use raw::RawSocket;
 pub use redis::RedisServer;
 pub use serde_json::{Value, json};
+pub use small_disk::SmallDisk;
 pub use sse::Event;
 pub use stage::Stage;
 pub use tollgate_mock::{
     Action, CancelBilling, Cut, CutHow, Failure, InvoiceRow, Mock, Options, Redirect, Reply, SeenRequest, Separator,
     Step, Tokens, ToolCall, UsageAt, UsageScript,
 };
+pub use wire::Wire;
 
 /// The longest any single wait may take. Far above what is needed, so that a busy machine fails no test.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

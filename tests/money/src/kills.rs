@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use tollgate_faults::{Money, Run};
 use tollgate_harness::{Call, Cut, CutHow, KEY, Reply, SpendRow, Stage, Step, UsageScript, json, ledger_rows, objects};
 
 use crate::books::{Books, Mode, total};
@@ -40,6 +41,19 @@ impl Figures {
     /// What the provider billed above the limit; 0 is what Hard promises.
     pub fn overspend(&self) -> i64 {
         (self.invoice - self.limit).max(0)
+    }
+
+    /// Tells what came of a fault of the list.
+    pub fn tell(&self, fault: &str) {
+        let Figures { kills, requests, rows, limit, invoice, ledger, false_refusals, .. } = self;
+        let money = Money {
+            limit: *limit,
+            billed: *invoice,
+            counted: *ledger,
+            false_refusals: Some(*false_refusals as u64),
+            unavailable: 0,
+        };
+        Run::of(fault, *requests).times(*kills).money(money).rows_lost(requests.saturating_sub(*rows)).tell();
     }
 
     /// The most that the ledger charged beyond the bills because of each kill: attempts in flight, at their holds.

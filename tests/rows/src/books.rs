@@ -1,6 +1,7 @@
 //! A ledger that makes rows, and both of its databases side by side: SQLite, which is proved elsewhere, and PostgreSQL,
 //! which must say the same. I/O.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -196,6 +197,12 @@ fn in_postgres(postgres: &Postgres) -> Vec<Vec<String>> {
          first_byte_ms, (extract(epoch FROM started_at) * 1000)::bigint, attempt_no, over_hold::int \
          FROM tollgate.attempts ORDER BY 1",
     )
+}
+
+/// How many rows of a ledger's folder PostgreSQL does not have, or has otherwise.
+pub fn missing(postgres: &Postgres, folder: &Path) -> usize {
+    let theirs: HashSet<Vec<String>> = in_postgres(postgres).into_iter().collect();
+    in_sqlite(folder).iter().filter(|row| !theirs.contains(*row)).count()
 }
 
 /// Both have the same rows, each once, and the sums of days are the sums of rows.

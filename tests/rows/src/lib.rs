@@ -5,7 +5,7 @@ mod books;
 mod relay;
 mod server;
 
-pub use books::{Books, assert_same, in_sqlite};
+pub use books::{Books, assert_same, in_sqlite, missing};
 pub use relay::Relay;
 pub use server::{Postgres, Session};
 

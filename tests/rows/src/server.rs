@@ -35,11 +35,17 @@ impl Postgres {
 
     /// One that does not run yet.
     pub fn stopped() -> Option<Postgres> {
+        Postgres::stopped_on(|_| ())
+    }
+
+    /// The same, on what is put over its empty folder.
+    pub fn stopped_on(prepare: impl FnOnce(&Path)) -> Option<Postgres> {
         let Some(programs) = find_programs() else {
             eprintln!("SKIPPED: PostgreSQL is not installed (postgresql, or postgres, initdb and psql in the path)");
             return None;
         };
         let folder = TempDir::new().expect("a folder for the database");
+        prepare(folder.path());
         if let Some((user, group)) = other_user() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).expect("root gives folders away");
         }
@@ -95,6 +101,15 @@ impl Postgres {
             .expect("postgres starts");
         self.server = Some(server);
         wait_until("an answer of postgres", || self.try_query("SELECT 1").is_ok());
+    }
+
+    /// Starts it again if it has ended by itself.
+    pub fn begin_if_ended(&mut self) {
+        let server = self.server.as_mut().expect("it was started");
+        if server.try_wait().expect("a child can be asked").is_some() {
+            self.server = None;
+            self.begin();
+        }
     }
 
     /// Kills all its processes, as power is lost to them.

@@ -4,49 +4,29 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tollgate_harness::{Response, Stage, Value, json, objects, patiently};
-use tollgate_money_tests::books::Books;
-use tollgate_money_tests::gauges::wait_until_idle;
+use tollgate_faults::{Money, Run};
+use tollgate_harness::{Response, SmallDisk, SpendRow, Stage, Value, json, objects, patiently};
+use tollgate_money_tests::books::{Books, total};
+use tollgate_money_tests::gauges::{nano, wait_until_idle};
 use tollgate_money_tests::setup::{caller, chat, hard, key};
-
-/// A tmpfs over a folder; unmounted when dropped.
-struct Small<'a>(&'a Path);
-
-impl<'a> Small<'a> {
-    fn mount(folder: &'a Path, size: &str) -> Option<Small<'a>> {
-        let options = format!("size={size}");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &options, "tollgate-money-test"]).arg(folder);
-        let mounted = command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-        mounted.then_some(Small(folder))
-    }
-
-    /// Takes all the space that is left.
-    fn fill(&self) -> std::fs::File {
-        use std::io::Write;
-        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file more");
-        let block = vec![1; 64 << 10];
-        while file.write_all(&block).is_ok() {}
-        while file.write_all(&[1]).is_ok() {}
-        file
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.0.join("filler")).expect("the filler goes");
-    }
-}
-
-impl Drop for Small<'_> {
-    fn drop(&mut self) {
-        // Lazily: a gateway that a failed test left may still have files there.
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
 
 const LIMIT: &str = "0.5";
 
 /// Keys whose first grant is asked for when the disk is full: far more than fit into the rest of the log's last block.
 const LATE_KEYS: usize = 120;
+
+/// Tells what a full disk came to, for so many keys that each have [`LIMIT`]. No call was told that it is spent.
+fn tell(fault: &str, keys: usize, unavailable: usize, rows: &[SpendRow], stage: &Stage) {
+    let seen = stage.mock.requests().len();
+    let money = Money {
+        limit: nano(LIMIT) * keys as i64,
+        billed: Books::default().invoice_total(&stage.mock),
+        counted: total(rows),
+        false_refusals: Some(0),
+        unavailable: unavailable as u64,
+    };
+    Run::of(fault, seen).money(money).rows_lost(seen.saturating_sub(rows.len())).tell();
+}
 
 async fn ask(stage: &Stage, body: &Value) -> Response {
     stage.gateway.chat("m").json(body).send().await
@@ -62,7 +42,7 @@ async fn a_full_disk_refuses_what_it_cannot_promise_and_recovers() {
     .await;
     stage.gateway.stop().await;
     let folder = stage.gateway.data().to_owned();
-    let Some(disk) = Small::mount(&folder, "48m") else {
+    let Some(disk) = SmallDisk::mount(&folder, "48m") else {
         eprintln!(
             "SKIPPED: a_full_disk_refuses_what_it_cannot_promise_and_recovers: no small tmpfs can be mounted here (needs root)"
         );
@@ -89,7 +69,7 @@ async fn a_full_disk_refuses_what_it_cannot_promise_and_recovers() {
     assert_eq!(stage.mock.requests().len(), served + 2, "what is refused is not sent");
     drop(filler);
     disk.empty();
-    for name in refused {
+    for name in &refused {
         let recovered = async {
             while stage.gateway.chat("m").key(&objects::key_text(name)).json(&body).send().await.status != 200 {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -99,6 +79,7 @@ async fn a_full_disk_refuses_what_it_cannot_promise_and_recovers() {
     }
     wait_until_idle(&stage.gateway).await;
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+    tell("gateway-disk-full", LATE_KEYS + 1, refused.len(), &rows, &stage);
     assert_eq!(rows.len(), LATE_KEYS + 2);
 }
 
@@ -108,7 +89,7 @@ async fn a_start_on_a_full_disk_fails_or_refuses_and_never_serves_for_nothing() 
     let body = json!({"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}]});
     stage.gateway.stop().await;
     let folder = stage.gateway.data().to_owned();
-    let Some(disk) = Small::mount(&folder, "48m") else {
+    let Some(disk) = SmallDisk::mount(&folder, "48m") else {
         eprintln!(
             "SKIPPED: a_start_on_a_full_disk_fails_or_refuses_and_never_serves_for_nothing: no small tmpfs can be mounted here (needs root)"
         );
@@ -128,6 +109,7 @@ async fn a_start_on_a_full_disk_fails_or_refuses_and_never_serves_for_nothing() 
     stage.gateway.restart().await;
     ask(&stage, &body).await.expect(200);
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+    tell("gateway-start-disk-full", 1, 0, &rows, &stage);
     assert_eq!(rows.len(), 2, "the row of before the kill is there");
 }
 

@@ -1,6 +1,7 @@
 //! `kill -9` at named moments and at random ones, then a restart on the same folder. Hard: nothing billed is missing, the
 //! cap holds over all boots. Prints the figures.
 
+use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{Cut, CutHow, Reply, SpendRow, Stage, Step, Tokens, objects, patiently};
 use tollgate_money_tests::books::{Books, attempt_id, total};
 use tollgate_money_tests::gauges::{budget, nano, wait_until_idle};
@@ -144,16 +145,32 @@ async fn killed_right_after_the_answer() -> Figures {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_loses_no_row_and_no_cent_and_never_passes_the_cap() {
-    let mut figures = vec![
-        killed_when_all_is_settled().await,
-        killed_before_headers().await,
-        killed_in_mid_stream().await,
-        killed_right_after_the_answer().await,
+    let named = [
+        ("gateway-settled", killed_when_all_is_settled().await),
+        ("gateway-before-headers", killed_before_headers().await),
+        ("gateway-mid-stream", killed_in_mid_stream().await),
+        ("gateway-after-answers", killed_right_after_the_answer().await),
     ];
-    figures.push(random_kills(1, 4, "0.06").await);
-    figures.push(random_kills(2, 3, "5").await);
-    println!("{}", Table(&figures));
-    for figures in &figures {
+    named.iter().for_each(|(fault, figures)| figures.tell(fault));
+    judge_all(&named.map(|(_, figures)| figures));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_at_random_lose_no_row_and_no_cent_and_never_pass_the_cap() {
+    // A budget that is used up on the way, and one that lasts.
+    for (limit, rounds) in [("0.06", 4), ("5", 3)] {
+        for seed in seeds::seeds(1) {
+            println!("{}", this_test!().replay(seed));
+            let figures = random_kills(seed, rounds, limit).await;
+            figures.tell("gateway-random");
+            judge_all(&[figures]);
+        }
+    }
+}
+
+fn judge_all(figures: &[Figures]) {
+    println!("{}", Table(figures));
+    for figures in figures {
         assert_eq!((figures.overspend(), figures.false_refusals), (0, 0), "{figures:?}");
     }
 }

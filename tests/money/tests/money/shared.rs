@@ -1,173 +1,203 @@
 //! One hard budget, two gateways and a real Redis between them: never above the limit, no refusal while there is money,
-//! and books that equal the invoice; also when a gateway or Redis is killed.
+//! and books that equal the invoice; whatever is killed, cut off or full meanwhile.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
 
-use tollgate_harness::{
-    Call, Gateway, KEY, Object, PATIENCE, RedisServer, SpendRow, Stage, Starter, Step, Tokens, documents, json,
-    ledger_rows, objects, patiently,
-};
-use tollgate_money_tests::books::{Books, Mode, total};
-use tollgate_money_tests::gauges::{budget, nano, sum, wait_for, wait_until_idle};
-use tollgate_money_tests::setup::{caller, chat, hard};
+use tollgate_harness::{RedisServer, SmallDisk, Wire, patiently};
+use tollgate_money_tests::books::total;
+use tollgate_money_tests::pair::{COST, Found, Pair};
 
 const AGENTS: usize = 50;
 
-/// A call's cost and its hold, nano-USD: 50 tokens in, 100 out; the body's bytes are a bound of the input.
-const COST: i64 = 50 * 2_500 + 100 * 10_000;
+/// Enough for a fault in the middle.
+const LIMIT: &str = "2";
 
-/// A gateway that counts in a Redis, and waits so long for money in flight that a slow machine makes no refusal.
-fn gateway() -> Object {
-    objects::gateway()
-        .set("spec.defaults.reservedWait", "20s")
-        .set("spec.stores", json!({"redis": {"secretRef": {"name": "redis", "key": "api-key"}}}))
+async fn pair(server: &RedisServer) -> Pair {
+    Pair::start([&server.url(), &server.url()], LIMIT).await
 }
 
-/// Two gateways with the same configuration and data folders of their own.
-async fn two(server: &RedisServer, limit: &str) -> (Stage, Gateway) {
-    let url = server.url();
-    let stage = Stage::start(|mock| {
-        vec![objects::deployment("m", mock), gateway(), objects::secret_of("redis", &url), caller(hard(limit))]
-    })
-    .await;
-    let other = Starter::default().file("config.yaml", documents(&stage.objects)).start().await;
-    stage.mock.script("up-m", [Step::usage("x", Tokens::new(50, 100)).delay_ms(2).repeat(100_000)]);
-    for gateway in [&stage.gateway, &other] {
-        wait_for(gateway, "Redis is trusted", is_trusted).await;
-    }
-    (stage, other)
+fn url(wire: &Wire) -> String {
+    format!("redis://{}", wire.address())
 }
 
-fn is_trusted(metrics: &str) -> bool {
-    sum(metrics, "tollgate_allocator_up") == 1.0 && sum(metrics, "tollgate_allocator_doubt") == 0.0
+fn spend_at_both(pair: &mut Pair) {
+    pair.spend_at_first(AGENTS / 2);
+    pair.spend_at_second(AGENTS / 2, true);
 }
 
-/// How agents ended.
-#[derive(Debug, Default)]
-struct Ends {
-    answered: AtomicUsize,
-    exhausted: AtomicUsize,
-    /// Refused because there was no allocator.
-    unavailable: AtomicUsize,
-    others: Mutex<Vec<String>>,
-}
-
-/// Calls until the budget is exhausted. A gateway that is gone ends it where `survives` is false.
-async fn agent(address: SocketAddr, ends: Arc<Ends>, survives: bool) {
-    let body = chat("m", "Hello", 100);
-    let begun = tokio::time::Instant::now();
-    while begun.elapsed() < 2 * PATIENCE {
-        match Call::new(address, "POST", "/v1/chat/completions").key(KEY).json(&body).try_send().await {
-            Ok(reply) if reply.status == 200 => {
-                ends.answered.fetch_add(1, Relaxed);
-            }
-            Ok(reply) if reply.header("x-tollgate-error") == Some("budget_exhausted") => {
-                ends.exhausted.fetch_add(1, Relaxed);
-                return;
-            }
-            Ok(reply) if reply.header("x-tollgate-error") == Some("budget_unavailable") => {
-                ends.unavailable.fetch_add(1, Relaxed);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Ok(reply) => {
-                ends.others.lock().expect("no holder panics").push(format!("{} {}", reply.status, reply.text()));
-                return;
-            }
-            Err(error) if survives => {
-                ends.others.lock().expect("no holder panics").push(error.to_string());
-                return;
-            }
-            Err(_) => return,
-        }
-    }
-    ends.others.lock().expect("no holder panics").push("it is neither served nor refused".to_owned());
-}
-
-fn agents(number: usize, address: SocketAddr, ends: &Arc<Ends>, survives: bool) -> Vec<tokio::task::JoinHandle<()>> {
-    (0..number).map(|_| tokio::spawn(agent(address, ends.clone(), survives))).collect()
-}
-
-/// Waits until the provider has billed so much.
-async fn billed(stage: &Stage, nano_usd: i64) {
-    let wait = async {
-        while (Books::default().invoice_total(&stage.mock)) < nano_usd {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    patiently("the bills", wait).await;
-}
-
-/// Stops both and gives all rows.
-async fn rows_of(stage: &mut Stage, other: &mut Gateway) -> Vec<SpendRow> {
-    let mut rows = Vec::new();
-    for gateway in [&mut stage.gateway, other] {
-        wait_until_idle(gateway).await;
-        gateway.stop().await;
-        rows.extend(ledger_rows(gateway.data()));
-    }
-    let faults = Books::default().faults(&rows, &stage.mock.invoice(), |_| Mode::Hard);
-    assert!(faults.is_empty(), "{} faults in the books:\n{}", faults.len(), faults.join("\n"));
-    rows
+/// All of it can be spent: what is left would not have done for a call.
+fn assert_all_spent(found: &Found, limit: i64) {
+    let spent = total(&found.rows);
+    assert!(spent + found.hold > limit, "{spent} of {limit} were spent and nobody got the rest");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_agents_at_two_gateways_use_one_budget_up_and_no_more() {
     let Some(server) = RedisServer::start([]) else { return };
-    let (mut stage, mut other) = two(&server, "0.3").await;
-    let limit = nano("0.3");
-    let ends = Arc::new(Ends::default());
-    let mut all = agents(AGENTS / 2, stage.gateway.address(), &ends, true);
-    all.extend(agents(AGENTS / 2, other.address(), &ends, true));
-    for agent in all {
-        agent.await.expect("an agent ends well");
-    }
-    let others = ends.others.lock().expect("no holder panics").clone();
-    assert!(others.is_empty(), "{others:?}");
-    assert_eq!((ends.exhausted.load(Relaxed), ends.unavailable.load(Relaxed)), (AGENTS, 0), "{ends:?}");
-    let rows = rows_of(&mut stage, &mut other).await;
-    let invoice = Books::default().invoice_total(&stage.mock);
-    assert_eq!(total(&rows), invoice, "the ledgers are the invoice to the nano-dollar");
-    assert!(rows.iter().all(|row| matches!(row.outcome.as_str(), "exact" | "released")), "{rows:#?}");
-    assert!(invoice <= limit, "billed {invoice} above the limit of {limit}");
-    let hold = rows.iter().map(|row| row.held_nano_usd).max().expect("rows");
-    assert!(invoice + hold > limit, "refused with {invoice} of {limit} spent and a hold of {hold}");
-    assert_eq!(invoice, ends.answered.load(Relaxed) as i64 * COST);
+    let mut pair = Pair::start([&server.url(), &server.url()], "0.3").await;
+    let (ends, limit) = (pair.ends.clone(), pair.limit);
+    spend_at_both(&mut pair);
+    let found = pair.judge(None).await;
+    assert_eq!(ends.exhausted.lock().unwrap().len(), AGENTS);
+    assert_eq!(ends.unavailable.load(Relaxed), 0, "{ends:?}");
+    assert_eq!(total(&found.rows), found.billed, "the ledgers are the invoice to the nano-dollar");
+    assert!(found.rows.iter().all(|row| matches!(row.outcome.as_str(), "exact" | "released")), "{:#?}", found.rows);
+    assert_all_spent(&found, limit);
+    assert_eq!(found.billed, ends.answered.load(Relaxed) as i64 * COST);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_gateway_and_a_killed_redis_overspend_nothing() {
+async fn a_gateway_is_killed_beside_another() {
+    let Some(server) = RedisServer::start([]) else { return };
+    let mut pair = pair(&server).await;
+    let limit = pair.limit;
+    pair.spend_at_first(AGENTS / 2);
+    pair.spend_at_second(AGENTS / 2, false);
+    pair.wait_for_bills(20).await;
+    pair.other.kill().await;
+    pair.other.restart().await;
+    pair.spend_at_second(AGENTS / 2, true);
+    let found = pair.judge(Some("redis-gateway-killed")).await;
+    // The new process proves what the one before used.
+    assert_all_spent(&found, limit);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed_and_forgets_everything() {
     let Some(mut server) = RedisServer::start([]) else { return };
-    let (mut stage, mut other) = two(&server, "2").await;
-    let limit = nano("2");
-    let ends = Arc::new(Ends::default());
-    let mut all = agents(AGENTS / 2, stage.gateway.address(), &ends, true);
-    all.extend(agents(AGENTS / 2, other.address(), &ends, false));
-    billed(&stage, limit / 5).await;
-    other.kill().await;
-    other.restart().await;
-    all.extend(agents(AGENTS / 2, other.address(), &ends, true));
-    billed(&stage, limit * 2 / 5).await;
-    // Nothing of it is on a disk: all that it knew is gone.
+    let mut pair = pair(&server).await;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
     server.kill();
+    pair.wait_for_unavailable().await;
     server.restart();
-    for agent in all {
-        agent.await.expect("an agent ends well");
-    }
-    let others = ends.others.lock().expect("no holder panics").clone();
-    assert!(others.is_empty(), "{others:?}");
-    let found = sum(&stage.gateway.metrics().await, "tollgate_allocator_lost_tails_total")
-        + sum(&other.metrics().await, "tollgate_allocator_lost_tails_total");
-    assert!(found >= 1.0, "the loss was noticed");
-    let gauge = budget(&stage.gateway, "/caller").await;
-    let rows = rows_of(&mut stage, &mut other).await;
-    let invoice = Books::default().invoice_total(&stage.mock);
-    println!("limit {limit}, invoice {invoice}, ledger {}, {gauge:?}, {ends:?}", total(&rows));
-    assert!(invoice <= limit && total(&rows) <= limit, "billed {invoice}, booked {} of {limit}", total(&rows));
-    assert!(total(&rows) >= invoice);
-    // What a gateway had given back, and nobody was told, may count twice: a part of a grant, never more.
-    let left = limit - total(&rows);
+    judge_lost_tail(pair, "redis-killed-empty").await;
+}
+
+/// The loss was noticed. What was given back in that moment, and nobody was told, may count twice: a part of a grant.
+async fn judge_lost_tail(mut pair: Pair, fault: &str) {
+    let limit = pair.limit;
+    pair.wait_for_lost_tail().await;
+    pair.spend_at_first(1);
+    let found = pair.judge(Some(fault)).await;
+    let left = limit - total(&found.rows);
     assert!(left <= limit / 4, "{left} of {limit} is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed_and_remembers() {
+    let Some(mut server) = RedisServer::start(["--appendonly", "yes"]) else { return };
+    let mut pair = pair(&server).await;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    server.kill();
+    pair.wait_for_unavailable().await;
+    server.restart();
+    judge_lost_tail(pair, "redis-killed-disk").await;
+}
+
+/// How often a server has decided about the one budget it has.
+fn sequence(server: &RedisServer) -> String {
+    let keys = server.command("KEYS tollgate:*:budget:*");
+    let key = keys.lines().find(|line| line.starts_with("tollgate:")).unwrap_or_else(|| panic!("no budget: {keys}"));
+    server.command(&format!("HGET {key} q"))
+}
+
+async fn wait_for_a_decision(server: &RedisServer) {
+    let before = sequence(server);
+    let decided = async {
+        while sequence(server) == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("a decision", decided).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed_before_its_answer_arrives() {
+    let Some(mut server) = RedisServer::start([]) else { return };
+    let wires = [Wire::to(server.address()), Wire::to(server.address())];
+    let mut pair = Pair::start([&url(&wires[0]), &url(&wires[1])], LIMIT).await;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    wires.iter().for_each(Wire::hold_answers);
+    wait_for_a_decision(&server).await;
+    wires.iter().for_each(Wire::wait_for_held_answer);
+    server.kill();
+    wires.iter().for_each(Wire::sever);
+    pair.wait_for_unavailable().await;
+    server.restart();
+    judge_lost_tail(pair, "redis-killed-before-answer").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_fails_over_to_a_replica_that_lacks_the_tail() {
+    let Some(mut first) = RedisServer::start([]) else { return };
+    let stream = Wire::to(first.address());
+    let port = stream.address().port().to_string();
+    let Some(second) = RedisServer::start(["--replicaof", "127.0.0.1", &port]) else { return };
+    second.wait_for("INFO replication", "master_link_status:up");
+    let both = format!("{},{}", first.url(), second.address());
+    let mut pair = Pair::start([&both, &both], LIMIT).await;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(10).await;
+    // What is decided from now on only the first knows, and dies with it.
+    stream.hold_answers();
+    wait_for_a_decision(&first).await;
+    first.kill();
+    stream.sever();
+    second.command("REPLICAOF NO ONE");
+    judge_lost_tail(pair, "redis-failover").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_cut_off_from_redis() {
+    let Some(server) = RedisServer::start([]) else { return };
+    let wire = Wire::to(server.address());
+    let mut pair = Pair::start([&server.url(), &url(&wire)], LIMIT).await;
+    let limit = pair.limit;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    wire.cut();
+    // It spends what it was granted; then it may not go on.
+    pair.wait_for_unavailable().await;
+    wire.mend();
+    let found = pair.judge(Some("redis-partition")).await;
+    assert_all_spent(&found, limit);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_silent_for_a_while() {
+    let Some(server) = RedisServer::start([]) else { return };
+    let mut pair = pair(&server).await;
+    let limit = pair.limit;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    server.pause();
+    pair.wait_for_unavailable().await;
+    server.resume();
+    let found = pair.judge(Some("redis-silent")).await;
+    assert_all_spent(&found, limit);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_has_no_space_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(disk) = SmallDisk::mount(folder.path(), "4m") else {
+        eprintln!("SKIPPED: redis_has_no_space_left: no small tmpfs can be mounted here (needs root)");
+        return;
+    };
+    let place = folder.path().to_str().expect("a path of ASCII").to_owned();
+    let Some(server) = RedisServer::start(["--appendonly", "yes", "--dir", &place]) else { return };
+    let mut pair = pair(&server).await;
+    let limit = pair.limit;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    let filler = disk.fill();
+    pair.wait_for_unavailable().await;
+    drop(filler);
+    disk.empty();
+    let found = pair.judge(Some("redis-disk-full")).await;
+    assert_all_spent(&found, limit);
+    drop(server);
 }

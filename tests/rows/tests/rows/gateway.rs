@@ -1,7 +1,8 @@
 //! The whole: clients, the gateway, the provider's invoice, and rows in PostgreSQL that agree with it to the nano-dollar.
 
+use tollgate_faults::Run;
 use tollgate_harness::{Cluster, Options, Proxy, Reply, Stage, Starter, Step, UsageScript, json, objects};
-use tollgate_rows_tests::{Postgres, assert_same, wait_until};
+use tollgate_rows_tests::{Postgres, assert_same, in_sqlite, missing, wait_until};
 
 /// The gateway with its rows in this database.
 fn with_rows_in(url: &str) -> [objects::Object; 2] {
@@ -98,7 +99,11 @@ async fn the_gateway_serves_while_the_database_is_away_and_over_kills() {
     postgres.begin();
     stage.gateway.restart().await;
     stage.gateway.stop().await;
-    assert_eq!(assert_same(&postgres, &stage.gateway.data().join("ledger")), 12);
+    let ledger = stage.gateway.data().join("ledger");
+    let seen = stage.mock.requests().len();
+    let lost = seen.saturating_sub(in_sqlite(&ledger).len()) + missing(&postgres, &ledger);
+    Run::of("postgres-away", seen).times(2).rows_lost(lost).tell();
+    assert_eq!((seen, assert_same(&postgres, &ledger)), (12, 12));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
