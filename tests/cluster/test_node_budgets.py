@@ -1,12 +1,13 @@
 """Hard budgets hold over all proxies, whatever happens to proxies and operator meanwhile. The provider's own invoice is
 what is compared with the limit."""
 
+import collections
 import concurrent.futures
 import json
 
 import pytest
 
-from harness import programs
+from harness import faults, programs
 from harness.provider import cost
 
 SCRIPT = (programs.SUITE / "inside/agents.py").read_text()
@@ -33,7 +34,7 @@ def spend(tollgate, agent, request):
 
     def begin(until, agents=AGENTS, calls=10_000):
         settings = {"url": tollgate.url, "key": key, "model": name, "agents": agents, "calls": calls, "seconds": SECONDS, "until": until}
-        return pool.submit(lambda: json.loads(agent.run(SCRIPT, json.dumps(settings), seconds=SECONDS + 30)))
+        return pool.submit(lambda: collections.Counter(json.loads(agent.run(SCRIPT, json.dumps(settings), seconds=SECONDS + 30))))
 
     begin.name = name
     begin.hold = hold_of_a_call(tollgate, begin)
@@ -62,6 +63,15 @@ def wait_until_billed(tollgate, model, rows):
     tollgate.provider.control("GET", f"wait?rows={before + rows}")
 
 
+def tell(fault, tollgate, spend, answers, total, counted):
+    """What a fault came to. Of agents that are told that all is spent, no one may be told so while there is room."""
+    left = LIMIT_NANO - counted >= spend.hold
+    faults.tell(
+        fault, len(tollgate.provider.invoice(spend.name)), limit=LIMIT_NANO, billed=total, counted=counted,
+        false_refusals=answers["429 budget_exhausted"] if left else 0, unavailable=answers["503 budget_unavailable"],
+    )
+
+
 def test_many_agents_spend_all_of_a_budget_and_no_more(tollgate, spend):
     answers = spend("budget_exhausted").result()
     total = billed(tollgate, spend.name)
@@ -87,10 +97,11 @@ def test_it_holds_when_a_proxy_is_killed(tollgate, spend):
     answers = running.result()
     total = billed(tollgate, spend.name)
     print(f"answers {answers}; the provider billed {total} of {LIMIT_NANO} nano-dollars")
-    assert total <= LIMIT_NANO
-    assert answers["429 budget_exhausted"] == AGENTS
     # What the killed proxy had and nobody knows the use of is charged, and nothing else is lost.
     used, charged = tollgate.wait_until_booked(f"{tollgate.tenant}/VirtualKey/{spend.name}", lambda used: used >= total)
+    tell("pod-killed", tollgate, spend, answers, total, used)
+    assert total <= LIMIT_NANO
+    assert answers["429 budget_exhausted"] == AGENTS
     assert total <= used <= charged <= LIMIT_NANO
     assert used + spend.hold > LIMIT_NANO
     tollgate.wait_for_proxies(2, without=[victim])
@@ -116,5 +127,6 @@ def test_without_an_operator_calls_go_on_within_what_was_granted(tollgate, spend
     answers = spend("budget_exhausted").result()
     total = billed(tollgate, spend.name)
     print(f"with it again: {answers}; the provider billed {total} of {LIMIT_NANO} nano-dollars")
+    tell("operators-away", tollgate, spend, answers + alone, total, total)
     assert total <= LIMIT_NANO
     assert total + spend.hold > LIMIT_NANO

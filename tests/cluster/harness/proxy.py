@@ -1,5 +1,8 @@
 """`tollgate dataplane` beside the tests, in the place of a pod that no node runs."""
 
+import contextlib
+import sqlite3
+
 import urllib3
 
 from harness import programs
@@ -21,10 +24,12 @@ class Proxy:
         self.address = address
         self.url = f"http://{address}:{CLIENT_PORT}"
         self._http = urllib3.PoolManager(retries=False, timeout=5)
+        self._name = name
         folders = [cluster.folder / f"{name}-{purpose}" for purpose in ("data", "cache")]
         for folder in folders:
             folder.mkdir()
-        arguments = [
+        self._ledger = folders[0] / "ledger/ledger.sqlite"
+        self._arguments = [
             program or programs.gateway(),
             "dataplane",
             f"--kubeconfig={kubeconfig}",
@@ -37,8 +42,12 @@ class Proxy:
             "--drain-delay=0",
             "--cores=1",
         ]
-        self.process = Process(name, arguments, cluster.folder)
-        cluster.processes.append(self.process)
+        self.begin()
+
+    def begin(self):
+        """Starts it, or starts it again on the same folders."""
+        self.process = Process(self._name, self._arguments, self.cluster.folder)
+        self.cluster.processes.append(self.process)
 
     def is_ready(self):
         return self._answers("/health/readiness")
@@ -46,8 +55,9 @@ class Proxy:
     def generation(self):
         return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}/snapshot").json()["generation"]
 
-    def be_pod(self):
-        """Has one of the gateway's pods that has no address be ready and have this one."""
+    def be_pod(self, address=None):
+        """Has one of the gateway's pods that has no address be ready and have this one, or another that leads here."""
+        address = address or self.address
         pods = path("v1", "pods", self.namespace)
         selector = f"tollgate.dev/gateway={self.gateway}"
         listed = self.cluster.api.get(pods, labelSelector=selector)
@@ -59,16 +69,31 @@ class Proxy:
             pod = next(filter(is_free, seen))
         status = {
             "phase": "Running",
-            "podIP": self.address,
-            "podIPs": [{"ip": self.address}],
+            "podIP": address,
+            "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         self.cluster.api.merge(f"{pods}/{pod['metadata']['name']}/status", {"status": status})
 
     def stop(self):
+        """Ends it without any warning."""
+        self._end(self.process.kill)
+
+    def finish(self):
+        """Asks it to stop, and waits: the ledger is copied to its end."""
+        return self._end(self.process.stop)
+
+    def rows(self, model):
+        """What its ledger has of a model's attempts, once it has finished: (outcome, cost, hold) in nano-dollars."""
+        with contextlib.closing(sqlite3.connect(f"file:{self._ledger}?mode=ro", uri=True)) as ledger:
+            select = "SELECT outcome, nano_usd, held_nano_usd FROM spend WHERE model = ?"
+            return ledger.execute(select, [model]).fetchall()
+
+    def _end(self, end):
         if self.process in self.cluster.processes:
             self.cluster.processes.remove(self.process)
-            self.process.kill()
+            return end()
+        return None
 
     def _answers(self, where):
         try:
