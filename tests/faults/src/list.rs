@@ -105,6 +105,7 @@ pub const FAULTS: &[Fault] = &[
     process("writer-before-commit", "gateway's writer", "`kill -9` after COPY: before rows, between rows and sums, between sums", "the_writer_is_killed_after_copy_and_before_commit", ROWS),
     process("writer-before-news", "gateway's writer", "`kill -9` after COMMIT, before it hears of it", "the_writer_is_killed_after_commit_and_before_it_hears_of_it", ROWS),
     process("writer-random", "gateway's writer", "`kill -9` at random", "the_writer_is_killed_at_random", ROWS),
+    process("postgres-tables", "PostgreSQL", "`kill -9` while its tables are made: before, and before the answer to COMMIT", "the_database_is_killed_while_its_tables_are_made", ROWS),
     process("postgres-before-commit", "PostgreSQL", "`kill -9` after COPY: before rows, between rows and sums, between sums", "the_database_is_killed_after_copy_and_before_commit", ROWS),
     process("postgres-before-answer", "PostgreSQL", "`kill -9` after COMMIT, before its answer", "the_database_is_killed_after_commit_and_before_the_answer", ROWS),
     process("postgres-random", "PostgreSQL", "`kill -9` at random while rows come", "the_database_is_killed_at_random_while_rows_come", ROWS),

@@ -12,6 +12,9 @@ const SEED: &str = "TOLLGATE_SEED";
 /// Environment variable: so many times the usual number of histories.
 const TIMES: &str = "TOLLGATE_TIMES";
 
+/// How often a value that fails may be made smaller: seconds, or a minute where each try writes files.
+const SMALLER: u32 = 1_000;
+
 /// A test, as `cargo test` is told of it. Made by [`crate::this_test`].
 #[derive(Clone, Copy, Debug)]
 pub struct Test {
@@ -86,7 +89,7 @@ fn try_one<S: Strategy>(seed: u64, values: &S, holds: impl Fn(S::Value) -> TestC
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     // What the value is made of is told, so no file is needed.
-    let config = Config { cases: 1, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 1, max_shrink_iters: SMALLER, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     runner.run(values, holds).map_err(|error| error.to_string())
 }

@@ -16,6 +16,9 @@ const URL: &str = "ROWS_TEST_URL";
 /// What a transaction writes after its COPY, in this order; who locks one stops it there.
 const WRITTEN: [&str; 3] = ["attempts", "daily", "daily_tags"];
 
+/// Who makes tables holds it: "tollgate" in ASCII.
+const TABLES_LOCK: i64 = 0x746f_6c6c_6761_7465;
+
 /// Not a test by itself: the process that is killed. Makes rows without end.
 #[test]
 fn child() {
@@ -151,6 +154,30 @@ fn the_database_is_killed_after_copy_and_before_commit() {
         books.wait_until_sent();
     }
     assert_eq!(judge("postgres-before-commit", WRITTEN.len(), &postgres, folder.path()), 1_100);
+}
+
+#[test]
+fn the_database_is_killed_while_its_tables_are_made() {
+    let Some(mut postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(postgres.port());
+    let mut books = Books::open(folder.path());
+    let mut lock = postgres.session();
+    lock.run(&format!("BEGIN; SELECT pg_advisory_xact_lock({TABLES_LOCK})"));
+    books.send_to(&postgres.url_at(relay.port()), 0);
+    books.make(200);
+    wait_until("the writer's wait", || waits_for_lock(&postgres));
+    postgres.kill();
+    drop(lock);
+    wait_until("an error", || books.view().errors > 0);
+    relay.hold_answer_to_commit();
+    postgres.begin();
+    wait_until("a commit", || relay.is_held());
+    postgres.kill();
+    relay.release();
+    postgres.begin();
+    books.wait_until_sent();
+    assert_eq!(judge("postgres-tables", 2, &postgres, folder.path()), 200);
 }
 
 #[test]
