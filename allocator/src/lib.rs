@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+pub mod leases;
 mod message;
 mod period;
 pub mod rates;

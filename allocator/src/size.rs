@@ -11,8 +11,13 @@ pub fn grant(limit: i64, room: i64, needed: i64, burn: i64, replicas: usize) -> 
         return 0;
     }
     let replicas = i64::try_from(replicas.max(1)).unwrap_or(i64::MAX);
-    let generous = if room > limit / AMPLE { room / replicas.saturating_mul(2) } else { burn };
+    let generous = if is_ample(room, limit) { room / replicas.saturating_mul(2) } else { burn };
     generous.max(needed).clamp(0, room)
+}
+
+/// Whether so much of the limit is left that grants are shares of it.
+pub fn is_ample(room: i64, limit: i64) -> bool {
+    room > limit / AMPLE
 }
 
 #[cfg(test)]

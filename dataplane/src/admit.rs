@@ -111,13 +111,14 @@ fn note(core: &Core, admitted: &Admitted, now: Instant) {
     }
 }
 
-/// Waits a moment for more of a limit of which only this proxy's share is used up: the leader was told. Cancel-safe.
+/// Waits a moment for more of a limit of which only this proxy's share or lease is used up: the leader was told, or the
+/// counter asked. Cancel-safe.
 ///
 /// # Errors
 /// 429: nothing more came.
 pub async fn wait_for_share(core: &Rc<Core>, mut admitted: Box<Admitted>) -> Result<Admitted> {
     let hub = core.shared.builder.persistent.hub.clone();
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let until = tokio::time::Instant::now() + hub.as_ref().map_or(PATIENCE, |hub| hub.patience());
     loop {
         // Asked for before the limits, so that no change between is missed.
         let changed = hub.as_ref().map(|hub| hub.changed.notified());

@@ -136,7 +136,7 @@ pub async fn run(
             let takes = |index: usize| {
                 targets[index].serves(operation) && hold::condition_holds(&tables, route_index, index, &admitted)
             };
-            let choice = Choice {
+            let mut choice = Choice {
                 tables: &tables,
                 route,
                 targets,
@@ -146,8 +146,14 @@ pub async fn run(
                 tokens: estimated_tokens(&admitted.call, admitted.asked_output),
                 class: tables.class_of(admitted.caller.key()),
                 uptime_ms: core.uptime_ms(now),
+                waits: core.shared.builder.persistent.has_leases(),
             };
-            let picked = match fastrand_with(|random| plan::pick(&choice, random)) {
+            let pick = match fastrand_with(|random| plan::pick(&choice, random)) {
+                // Boxed: few calls wait for a lease.
+                Pick::Waiting => Box::pin(pick_with_lease(&core, &mut choice)).await,
+                pick => pick,
+            };
+            let picked = match pick {
                 Pick::Deployment(picked) => picked,
                 nothing => {
                     let error = nothing_to_pick(nothing, &tables, &admitted, route);
@@ -266,6 +272,20 @@ pub async fn run(
     permits.settle(Some(Spent::default()));
     let error = last_error.unwrap_or_else(|| Box::new(GatewayError::Internal { reason: "no attempt was made" }));
     Err(Box::new(Failed { error: with_attempts(error, record.attempts), record }))
+}
+
+/// Chooses again whenever leases of limits changed; after a while whichever deployment has something left.
+async fn pick_with_lease(core: &Core, choice: &mut Choice<'_>) -> Pick {
+    let Some(hub) = &core.shared.builder.persistent.hub else { return Pick::None };
+    let until = tokio::time::Instant::now() + hub.patience();
+    loop {
+        // Asked for before the limits, so that no change between is missed.
+        let changed = hub.changed.notified();
+        match fastrand_with(|random| plan::pick(choice, random)) {
+            Pick::Waiting => choice.waits = tokio::time::timeout_at(until, changed).await.is_ok(),
+            pick => return pick,
+        }
+    }
 }
 
 /// One attempt: hold, build, send, judge.
@@ -387,7 +407,7 @@ fn nothing_to_pick(
         Pick::AllFull(Reached { limit_type, resets_in, .. }) => {
             GatewayError::DeploymentsFull { model, limit_type, resets_in }
         }
-        Pick::Deployment(_) | Pick::None => {
+        Pick::Deployment(_) | Pick::Waiting | Pick::None => {
             let operation = admitted.call.operation;
             let understood = route
                 .targets

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use tollgate_ledger::{CounterValues, PostgresView};
-use tollgate_redis::BUCKETS_US;
+use tollgate_redis::{BUCKETS_US, CounterValues as RedisCounters};
 use tollgate_snapshot::Severity;
 use tollgate_snapshot::money::NanoUsd;
 
@@ -28,6 +28,7 @@ pub fn render(core: &Core) -> String {
     process(&mut text, core, registry);
     budgets(&mut text, core);
     allocator(&mut text, core);
+    rates(&mut text, core);
     thresholds(&mut text, core);
     text
 }
@@ -492,8 +493,7 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
 /// The server in which several proxies count budgets.
 fn allocator(text: &mut String, core: &Core) {
     let Some(counters) = core.shared.builder.persistent.redis.counters() else { return };
-    let tollgate_redis::CounterValues { up, doubt, asked, failed, denied, lost_tails, adjusted, sum_us, buckets } =
-        counters;
+    let RedisCounters { up, doubt, asked: _, failed, denied, lost_tails, adjusted, sum_us: _, buckets: _ } = counters;
     for (name, kind, help, number) in [
         ("tollgate_allocator_up", "gauge", "Redis answers about budgets.", u64::from(up)),
         (
@@ -515,13 +515,35 @@ fn allocator(text: &mut String, core: &Core) {
         head(text, name, kind, help);
         value(text, name, "", number);
     }
-    let name = "tollgate_allocator_seconds";
-    head(text, name, "histogram", "Until Redis answered about budgets.");
+    answers(text, "tollgate_allocator_seconds", "Until Redis answered about budgets.", &counters);
+}
+
+/// The server in which several proxies count rate limits.
+fn rates(text: &mut String, core: &Core) {
+    let persistent = &core.shared.builder.persistent;
+    let (Some(counters), Some(hub)) = (persistent.redis.rate_counters(), &persistent.hub) else { return };
+    let (up, failed, lost) = (u64::from(counters.up), counters.failed, counters.lost_tails);
+    for (name, kind, help, number) in [
+        ("tollgate_rates_exact", "gauge", "Redis counts rate limits over all proxies; 0: each counts its part.", up),
+        ("tollgate_rates_replicas", "gauge", "Processes that share rate limits.", hub.replicas()),
+        ("tollgate_rates_failures_total", "counter", "Questions about rate limits without an answer in time.", failed),
+        ("tollgate_rates_lost_total", "counter", "Times that Redis had lost what was counted of rate limits.", lost),
+    ] {
+        head(text, name, kind, help);
+        value(text, name, "", number);
+    }
+    answers(text, "tollgate_rates_seconds", "Until Redis answered about rate limits.", &counters);
+}
+
+/// How long Redis took to answer.
+fn answers(text: &mut String, name: &str, help: &str, counters: &RedisCounters) {
+    let RedisCounters { asked, sum_us, buckets, .. } = counters;
+    head(text, name, "histogram", help);
     for (bound, count) in BUCKETS_US.iter().zip(buckets) {
         value(text, &format!("{name}_bucket"), &format!(r#"le="{}""#, *bound as f64 / 1e6), count);
     }
     value(text, &format!("{name}_bucket"), r#"le="+Inf""#, asked);
-    value(text, &format!("{name}_sum"), "", sum_us as f64 / 1e6);
+    value(text, &format!("{name}_sum"), "", *sum_us as f64 / 1e6);
     value(text, &format!("{name}_count"), "", asked);
 }
 

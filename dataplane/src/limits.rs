@@ -1,6 +1,7 @@
 //! Rates and calls at once, in memory. A window is one atomic word, so a check is one compare-and-swap; what is taken
 //! is given back by whoever holds the guard, never by a timer. Windows are fixed minutes that begin with the first
-//! request in them, as LiteLLM's do. In a cluster a proxy lets through its share of a limit: see [`crate::share`].
+//! request in them, as LiteLLM's do. In a cluster a proxy lets through its share of a limit: see [`crate::share`]; with a
+//! counter in Redis what it has leased of it: see [`crate::exact`].
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -8,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use tollgate_dialects::usage;
 use tollgate_snapshot::model::Limits;
 
+use crate::exact::ByLease;
 use crate::share::Shared;
 
 /// Length of a window, seconds.
@@ -259,13 +261,16 @@ struct Taken {
     limit: u64,
     left: u64,
     amount: u64,
-    /// [`SETTLED`], or the start of the window.
+    /// [`SETTLED`], or the start of the window; with [`LEASED`] the window of a lease.
     start: u32,
     resets_in: u32,
 }
 
 /// No start: those have 24 bits.
 const SETTLED: u32 = u32::MAX;
+
+/// Taken of a lease. Its windows have 16 bits.
+const LEASED: u32 = 1 << 31;
 
 const NOTHING: Taken = Taken { limit: 0, left: 0, amount: 0, start: SETTLED, resets_in: 0 };
 
@@ -278,8 +283,25 @@ pub struct Permit {
     tokens: Taken,
     /// Input and output apart; few have such limits.
     split: Option<Box<[Taken; 2]>>,
-    /// Limit of calls at once, and how many more fit; a limit of 0: none is held.
-    parallel: (u64, u64),
+    place: Place,
+}
+
+/// Of calls at once.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// 0: none is held.
+    limit: u64,
+    /// How many more fit.
+    left: u32,
+    is_leased: bool,
+}
+
+const NO_PLACE: Place = Place { limit: 0, left: 0, is_leased: false };
+
+impl Place {
+    fn new(limit: u64, left: u64, is_leased: bool) -> Place {
+        Place { limit: limit.max(1), left: u32::try_from(left).unwrap_or(u32::MAX), is_leased }
+    }
 }
 
 impl Usage {
@@ -302,26 +324,27 @@ impl Usage {
         self.shared.get().map(|shared| &**shared)
     }
 
-    /// What this proxy may let through of a limit.
+    /// What this proxy may let through of a limit: by leases all of it.
     pub fn cap(&self, limit_type: LimitType, limit: u64) -> u64 {
-        self.shared().map_or(limit, |shared| shared.cap(limit_type, limit))
+        let shared = self.shared().filter(|shared| !shared.is_leased());
+        shared.map_or(limit, |shared| shared.cap(limit_type, limit))
+    }
+
+    /// The part of a limit that classes of this proxy share.
+    pub fn part(&self, limit_type: LimitType, limit: u64) -> u64 {
+        match self.shared() {
+            None => limit,
+            Some(shared) if shared.is_leased() => shared.usual(limit),
+            Some(shared) => shared.cap(limit_type, limit),
+        }
     }
 
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
     pub fn take(self: &Arc<Usage>, limits: &Limits, tokens: Estimate, now: u64) -> Result<Permit, Reached> {
         let mut permit =
-            Permit { usage: self.clone(), requests: NOTHING, tokens: NOTHING, split: None, parallel: (0, 0) };
+            Permit { usage: self.clone(), requests: NOTHING, tokens: NOTHING, split: None, place: NO_PLACE };
         if let Some(limit) = limits.parallel_requests {
-            let cap = self.cap(LimitType::MaxParallelRequests, limit);
-            match self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < cap).then_some(open + 1)) {
-                Ok(open) => permit.parallel = (limit.max(1), cap - open - 1),
-                Err(_) => {
-                    let limit_type = LimitType::MaxParallelRequests;
-                    let of_share = self.notice_refusal(limit_type, limit, 1);
-                    return Err(Reached { limit_type, limit, remaining: 0, resets_in: 1, of_share });
-                }
-            }
-            self.notice(LimitType::MaxParallelRequests, limit, permit.parallel.1);
+            permit.place = self.take_place(limit)?;
         }
         if let Some(limit) = limits.requests_per_minute {
             permit.requests = self.take_of(LimitType::Requests, limit, tokens, now)?;
@@ -343,9 +366,45 @@ impl Usage {
         Ok(permit)
     }
 
+    fn take_place(&self, limit: u64) -> Result<Place, Reached> {
+        let limit_type = LimitType::MaxParallelRequests;
+        let cap = match self.shared() {
+            None => limit,
+            Some(shared) => match shared.take_leased(limit_type, limit, 1) {
+                Some(ByLease::Taken(taken)) => return Ok(Place::new(limit, taken.left, true)),
+                Some(ByLease::Refused(reached)) => return Err(reached),
+                Some(ByLease::Beside(used)) => shared.cap(limit_type, limit).saturating_sub(used),
+                Some(ByLease::Nothing) | None => shared.cap(limit_type, limit),
+            },
+        };
+        match self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < cap).then_some(open + 1)) {
+            Ok(open) => {
+                let left = cap - open - 1;
+                self.notice(limit_type, limit, left);
+                Ok(Place::new(limit, left, false))
+            }
+            Err(_) => {
+                let of_share = self.notice_refusal(limit_type, limit, 1);
+                Err(Reached { limit_type, limit, remaining: 0, resets_in: 1, of_share })
+            }
+        }
+    }
+
     fn take_of(&self, limit_type: LimitType, limit: u64, tokens: Estimate, now: u64) -> Result<Taken, Reached> {
         let amount = tokens.of(limit_type, limit);
-        let cap = self.cap(limit_type, limit);
+        let cap = match self.shared() {
+            None => limit,
+            Some(shared) => match shared.take_leased(limit_type, limit, amount) {
+                Some(ByLease::Taken(taken)) => {
+                    let start = LEASED | u32::from(taken.window);
+                    return Ok(Taken { limit, left: taken.left, amount, start, resets_in: taken.resets_in as u32 });
+                }
+                Some(ByLease::Nothing) => return Ok(Taken { limit, left: limit, ..NOTHING }),
+                Some(ByLease::Refused(reached)) => return Err(reached),
+                Some(ByLease::Beside(used)) => shared.cap(limit_type, limit).saturating_sub(used),
+                None => shared.cap(limit_type, limit),
+            },
+        };
         match self.windows[limit_type as usize].take(amount, cap, now) {
             Ok((start, Room { left, resets_in })) => {
                 self.notice(limit_type, limit, left);
@@ -358,7 +417,7 @@ impl Usage {
         }
     }
 
-    fn notice(self: &Usage, limit_type: LimitType, limit: u64, left: u64) {
+    fn notice(&self, limit_type: LimitType, limit: u64, left: u64) {
         if let Some(shared) = self.shared() {
             shared.taken(limit_type, limit, left);
         }
@@ -372,6 +431,21 @@ impl Usage {
 
     /// What was used of a limit in the open minute (of calls at once: those under way), and seconds until it ends.
     pub fn used(&self, limit_type: LimitType, now: u64) -> (u64, u64) {
+        let (beside, resets_in) = self.used_beside(limit_type, now);
+        let Some((shared, lease)) = self.shared().and_then(|shared| Some((shared, shared.lease(limit_type)?))) else {
+            return (beside, resets_in);
+        };
+        let now_ms = shared.now_ms();
+        let at_once = limit_type == LimitType::MaxParallelRequests;
+        match lease.used(at_once, now_ms) {
+            0 => (beside, resets_in),
+            used if at_once => (beside + used, 0),
+            used => (beside + used, resets_in.max(lease.resets_in(now_ms))),
+        }
+    }
+
+    /// The same without what was taken of leases.
+    pub fn used_beside(&self, limit_type: LimitType, now: u64) -> (u64, u64) {
         match limit_type {
             LimitType::MaxParallelRequests => (self.parallel.load(Relaxed), 0),
             _ => self.windows[limit_type as usize].used(now),
@@ -402,7 +476,7 @@ impl Permit {
     pub fn refund(&mut self) {
         self.settle(Spent::default());
         if self.requests.start != SETTLED {
-            self.usage.windows[LimitType::Requests as usize].correct(u64::from(self.requests.start), 1, 0);
+            correct(&self.usage, LimitType::Requests, &self.requests, 0);
             self.requests.start = SETTLED;
         }
     }
@@ -415,8 +489,8 @@ impl Permit {
             LimitType::InputTokens => self.split.as_ref().map(|split| &split[0])?,
             LimitType::OutputTokens => self.split.as_ref().map(|split| &split[1])?,
             LimitType::MaxParallelRequests => {
-                let (limit, left) = self.parallel;
-                return (limit != 0).then_some(Left { limit, left, resets_in: 0 });
+                let Place { limit, left, is_leased: _ } = self.place;
+                return (limit != 0).then_some(Left { limit, left: u64::from(left), resets_in: 0 });
             }
         };
         let Taken { limit, left, amount: _, start: _, resets_in } = *taken;
@@ -430,7 +504,7 @@ impl Permit {
             LimitType::Tokens => self.tokens.amount,
             LimitType::InputTokens => self.split.as_ref().map_or(0, |split| split[0].amount),
             LimitType::OutputTokens => self.split.as_ref().map_or(0, |split| split[1].amount),
-            LimitType::MaxParallelRequests => u64::from(self.parallel.0 != 0),
+            LimitType::MaxParallelRequests => u64::from(self.place.limit != 0),
         }
     }
 }
@@ -440,16 +514,41 @@ fn settle(usage: &Usage, limit_type: LimitType, taken: &mut Taken, spent: Spent)
         return;
     }
     let actual = spent.of(limit_type);
-    if usage.windows[limit_type as usize].correct(u64::from(taken.start), taken.amount, actual) {
+    if correct(usage, limit_type, taken, actual) {
         taken.left = taken.left.saturating_add(taken.amount).saturating_sub(actual);
     }
     taken.start = SETTLED;
 }
 
+/// Whether its window was still open.
+fn correct(usage: &Usage, limit_type: LimitType, taken: &Taken, actual: u64) -> bool {
+    let Taken { amount, start, .. } = *taken;
+    if start & LEASED != 0 {
+        let Some(shared) = usage.shared() else { return false };
+        let was_open = shared.lease(limit_type).is_some_and(|lease| lease.correct(start as u16, amount, actual));
+        if was_open && actual < amount {
+            shared.freed(limit_type);
+        }
+        return was_open;
+    }
+    usage.windows[limit_type as usize].correct(u64::from(start), amount, actual)
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.parallel.0 != 0 {
-            self.usage.parallel.fetch_sub(1, Relaxed);
+        match self.place {
+            Place { limit: 0, .. } => {}
+            Place { is_leased: false, .. } => {
+                self.usage.parallel.fetch_sub(1, Relaxed);
+            }
+            Place { is_leased: true, .. } => {
+                let limit_type = LimitType::MaxParallelRequests;
+                let Some(shared) = self.usage.shared() else { return };
+                if let Some(lease) = shared.lease(limit_type) {
+                    lease.leave();
+                    shared.freed(limit_type);
+                }
+            }
         }
     }
 }

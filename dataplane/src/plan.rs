@@ -22,6 +22,8 @@ pub enum Pick {
     },
     /// Every target that could serve is at its own limits.
     AllFull(Reached),
+    /// What would be chosen is at the end of this proxy's lease of its limits, and more was asked for.
+    Waiting,
     /// No target takes this call.
     None,
 }
@@ -53,6 +55,8 @@ pub struct Choice<'a> {
     /// Index of the class of the call's key.
     pub class: usize,
     pub uptime_ms: u64,
+    /// A lease that is used up is worth a wait.
+    pub waits: bool,
 }
 
 /// Chooses a deployment: lowest priority value first; within one priority by the strategy; benched, full and refused
@@ -90,6 +94,7 @@ pub fn pick(choice: &Choice<'_>, random: &mut fastrand::Rng) -> Pick {
         let deployment = choice.route.targets[index].deployment;
         match enter(choice, deployment) {
             Ok(permits) => return Pick::Deployment(Picked { deployment, permits }),
+            Err(Reached { of_share: true, .. }) if choice.waits => return Pick::Waiting,
             Err(reached) => full = Some(full.filter(|other| other.resets_in <= reached.resets_in).unwrap_or(reached)),
         }
     }

@@ -42,7 +42,7 @@ pub fn take(
         // Before this call, so that the only call of a small limit finds it free.
         let used = cap.saturating_sub(left).saturating_sub(permit.amount(limit_type));
         let is_scarce = used.saturating_mul(100) >= cap.saturating_mul(SCARCE_PERCENT);
-        Some(if is_scarce { share(cap, share_percent) } else { ONLY_COUNTED })
+        Some(if is_scarce { share(whole.part(limit_type, limit), share_percent) } else { ONLY_COUNTED })
     };
     let limits = Limits {
         requests_per_minute: of_class(LimitType::Requests),

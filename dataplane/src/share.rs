@@ -4,14 +4,18 @@
 //!
 //! The usual share is limit / proxies, at least 1. Nobody's word for [`AWAY`]: what is above the usual share is given up;
 //! some minutes later, when whatever others counted has passed, what is below it is taken back.
+//!
+//! Where a counter in Redis gives leases ([`crate::exact`]), shares count only while it does not answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tollgate_ledger::rates::{AWAY_MS, RETURN_MS, Report, Share, Told};
 
+use crate::exact::{ByLease, Counting, Exact, Leases};
+use crate::lease::Lease;
 use crate::limits::{LimitType, Usage};
 
 /// After this without a word of the leader its shares are not believed any more. Above the time in which another one
@@ -27,6 +31,10 @@ const UNTOLD: u64 = u64::MAX;
 /// How long a call waits for more of a limit when this proxy's share is used up. The leader needs some milliseconds.
 pub const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long it waits for a lease. The counter answers within milliseconds, or is soon known to be away; a machine that is
+/// too busy for that should refuse nobody.
+const PATIENCE_FOR_LEASES: Duration = Duration::from_secs(1);
+
 /// Calls wait while the leader has had less than [`PATIENCE`] to do something about a refusal; if it did not, the limit is
 /// used up, and it is tried again after this.
 const RETRY_MS: u64 = 5_000;
@@ -41,6 +49,8 @@ const MOST_REPORTS: usize = 4_096;
 #[derive(Debug)]
 pub struct Hub {
     began: Instant,
+    /// An operator moves shares.
+    has_leader: bool,
     /// How many proxies there are; 0: not known.
     replicas: AtomicU64,
     /// What is to be told of.
@@ -50,17 +60,21 @@ pub struct Hub {
     /// Shares changed.
     pub changed: Notify,
     leader: Mutex<Leader>,
+    /// Leases of a counter, where there is one.
+    pub exact: Exact,
 }
 
 impl Default for Hub {
     fn default() -> Hub {
         Hub {
             began: Instant::now(),
+            has_leader: true,
             replicas: AtomicU64::default(),
             listed: Mutex::default(),
             urgent: Notify::new(),
             changed: Notify::new(),
             leader: Mutex::default(),
+            exact: Exact::default(),
         }
     }
 }
@@ -82,6 +96,7 @@ pub struct Shared {
     /// By [`LimitType`].
     kinds: [Kind; LimitType::ALL.len()],
     is_listed: AtomicBool,
+    leases: OnceLock<Box<Leases>>,
 }
 
 #[derive(Debug)]
@@ -109,14 +124,44 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Hub {
+    /// Of processes that nobody leads: only a counter knows of all of them.
+    pub fn of_equals() -> Hub {
+        Hub { has_leader: false, ..Hub::default() }
+    }
+
+    /// The clock of leases: milliseconds since this was made, never 0.
+    pub fn now_ms(&self) -> u64 {
+        self.ms_of(Instant::now())
+    }
+
+    pub fn ms_of(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.began).as_millis() as u64 + 1
+    }
+
+    /// How long a call waits for more of a limit.
+    pub fn patience(&self) -> Duration {
+        match self.exact.counting() {
+            Counting::Leases => PATIENCE_FOR_LEASES,
+            Counting::Shares | Counting::Away => PATIENCE,
+        }
+    }
+
+    /// So many processes spoke to the counter of late. A leader knows it better.
+    pub fn counted(&self, replicas: u64) {
+        if !self.has_leader {
+            self.replicas.store(replicas.max(1), Relaxed);
+        }
+    }
+
     /// How many proxies the gateway should have, for as long as nobody tells how many there are.
     pub fn expect(&self, replicas: u32) {
-        if lock(&self.leader).heard_at.is_none() {
+        if self.has_leader && lock(&self.leader).heard_at.is_none() {
             self.replicas.store(u64::from(replicas), Relaxed);
         }
     }
 
-    fn replicas(&self) -> u64 {
+    /// How many proxies share limits, as far as is known.
+    pub fn replicas(&self) -> u64 {
         self.replicas.load(Relaxed).max(1)
     }
 
@@ -211,10 +256,55 @@ impl Hub {
 impl Shared {
     pub fn new(name: Arc<str>, hub: Arc<Hub>, usage: &Arc<Usage>) -> Shared {
         let (usage, kinds) = (Arc::downgrade(usage), Default::default());
-        Shared { name, hub, usage, kinds, is_listed: false.into() }
+        Shared { name, hub, usage, kinds, is_listed: false.into(), leases: OnceLock::new() }
     }
 
-    /// What this proxy may let through.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Those that were used.
+    pub fn leases(&self) -> Option<&Leases> {
+        self.leases.get().map(|leases| &**leases)
+    }
+
+    /// That of a limit, where it was used.
+    pub fn lease(&self, limit_type: LimitType) -> Option<&Lease> {
+        self.leases()?.find(limit_type)
+    }
+
+    /// Takes by a lease. `None`: only shares count.
+    pub fn take_leased(&self, limit_type: LimitType, limit: u64, amount: u64) -> Option<ByLease> {
+        let counting = self.hub.exact.counting();
+        if counting == Counting::Shares {
+            return None;
+        }
+        let leases = self.leases.get_or_init(|| self.hub.exact.leases());
+        Some(leases.take(&self.hub, &self.usage, limit_type, limit, amount, counting))
+    }
+
+    /// Something that was taken by a lease came free.
+    pub fn freed(&self, limit_type: LimitType) {
+        if let Some(leases) = self.leases() {
+            leases.freed(&self.hub, &self.usage, limit_type);
+        }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.hub.now_ms()
+    }
+
+    /// The part of a limit that is this proxy's alone where nothing else is known.
+    pub fn usual(&self, limit: u64) -> u64 {
+        self.hub.usual(limit).min(limit)
+    }
+
+    /// Whether leases count now.
+    pub fn is_leased(&self) -> bool {
+        self.hub.exact.counting() == Counting::Leases
+    }
+
+    /// What this proxy may let through by its share.
     pub fn cap(&self, limit_type: LimitType, limit: u64) -> u64 {
         match self.kinds[limit_type as usize].share.load(Relaxed) {
             UNTOLD => self.hub.usual(limit).min(limit),
@@ -222,9 +312,10 @@ impl Shared {
         }
     }
 
-    /// Whether all shares are the usual ones.
+    /// Whether all shares are the usual ones, and nothing is held that others could use.
     pub fn is_untold(&self) -> bool {
-        self.kinds.iter().all(|kind| kind.share.load(Relaxed) == UNTOLD)
+        self.leases().is_none_or(|leases| !leases.hold(self.now_ms()))
+            && self.kinds.iter().all(|kind| kind.share.load(Relaxed) == UNTOLD)
     }
 
     /// Something was taken, and `left` of this proxy's share is left.
@@ -270,7 +361,8 @@ impl Shared {
     }
 
     fn is_of_several(&self, limit_type: LimitType) -> bool {
-        self.hub.replicas() > 1 || self.kinds[limit_type as usize].share.load(Relaxed) != UNTOLD
+        // Where nobody leads, nobody would ever ask what is to be told.
+        self.hub.has_leader && self.hub.replicas() > 1 || self.kinds[limit_type as usize].share.load(Relaxed) != UNTOLD
     }
 
     /// Whether it was not on the list.
@@ -312,7 +404,7 @@ impl Shared {
 }
 
 /// The name of a usage, and which of its limits.
-fn parse(limit: &str) -> Option<(&str, LimitType)> {
+pub fn parse(limit: &str) -> Option<(&str, LimitType)> {
     let (name, kind) = limit.rsplit_once(' ')?;
     let limit_type = LimitType::ALL.into_iter().find(|limit_type| limit_type.as_str() == kind)?;
     Some((name, limit_type))

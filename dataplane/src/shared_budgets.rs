@@ -1,5 +1,5 @@
-//! I/O: budgets that several proxies count together in a Redis or Valkey: a thread that keeps the ledger and the server
-//! together, and where the server is. Which allocator a process has is decided by the first tables, once: accounts of
+//! I/O: budgets and rate limits that several proxies count together in a Redis or Valkey: a thread that keeps the ledger,
+//! the leases of limits and the server together, and where the server is. Which allocator a process has is decided by the first tables, once: accounts of
 //! one mean nothing to another.
 
 use std::sync::{Arc, OnceLock};
@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 use tollgate_ledger::{Answer, Batch, ReplicaId, Terms};
-use tollgate_redis::{Address, Client, CounterValues, Counters, Spender};
+use tollgate_redis::{Address, Client, CounterValues, Counters, LeaseClient, Spender};
 use tollgate_snapshot::model;
 
 use crate::core::Shared;
+use crate::exact::LeaseHolder;
 use crate::tables::terms;
 
 /// Where budgets are counted, as the tables say.
@@ -20,11 +21,13 @@ pub struct RedisLink {
     decided: OnceLock<Option<String>>,
     address: watch::Sender<Option<Address>>,
     counters: Arc<Counters>,
+    rate_counters: Arc<Counters>,
 }
 
 impl Default for RedisLink {
     fn default() -> RedisLink {
-        RedisLink { decided: OnceLock::new(), address: watch::Sender::new(None), counters: Arc::default() }
+        let (counters, rate_counters) = Default::default();
+        RedisLink { decided: OnceLock::new(), address: watch::Sender::new(None), counters, rate_counters }
     }
 }
 
@@ -64,9 +67,14 @@ impl RedisLink {
         self.decided.get().is_some_and(Option::is_some)
     }
 
-    /// What the client counted. `None`: there is none.
+    /// What the client of budgets counted. `None`: there is none.
     pub fn counters(&self) -> Option<CounterValues> {
         self.in_use().then(|| self.counters.values())
+    }
+
+    /// What the client of rate limits counted. `None`: there is none.
+    pub fn rate_counters(&self) -> Option<CounterValues> {
+        self.in_use().then(|| self.rate_counters.values())
     }
 }
 
@@ -91,14 +99,30 @@ impl SharedBudgets {
             LedgerSpender { shared: shared.clone() },
             link.counters.clone(),
         );
+        let rates = shared.builder.persistent.hub.as_ref().map(|hub| {
+            LeaseClient::new(
+                link.address.subscribe(),
+                gateway,
+                hub.exact.process(),
+                LeaseHolder::new(shared.clone(), hub.clone()),
+                link.rate_counters.clone(),
+            )
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("allocator".into()).spawn(move || {
             runtime.block_on(async {
+                // Asked to stop, or nobody is left who could ask.
+                let stopped = async { _ = stopped.await };
+                let ended = async {
+                    match rates {
+                        Some(rates) => rates.run(stopped).await,
+                        None => stopped.await,
+                    }
+                };
                 tokio::select! {
                     never = client.run() => match never {},
-                    // Asked to stop, or nobody is left who could ask.
-                    _ = stopped => {}
+                    () = ended => {}
                 }
             });
         })?;

@@ -16,6 +16,7 @@ use tollgate_snapshot::{Credential, catalogue};
 
 use crate::attribution;
 use crate::cooldown::Health;
+use crate::exact::Counting;
 use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
 use crate::names::NameHash;
@@ -224,9 +225,19 @@ const CROWD: &str = "crowd";
 const GROUP: &str = "names of ";
 
 impl Persistent {
-    /// Of a proxy that is one of several.
+    /// Of a proxy that is one of several, of which an operator knows. The default is one that is alone.
     pub fn of_several() -> Persistent {
         Persistent { hub: Some(Arc::default()), ..Persistent::default() }
+    }
+
+    /// Of a process that may be one of several, of which only their Redis knows.
+    pub fn of_equals() -> Persistent {
+        Persistent { hub: Some(Arc::new(Hub::of_equals())), ..Persistent::default() }
+    }
+
+    /// Whether a counter gives leases of limits now.
+    pub fn has_leases(&self) -> bool {
+        self.hub.as_ref().is_some_and(|hub| hub.exact.counting() == Counting::Leases)
     }
 
     /// `namespace/name` and Unix seconds of the last call of keys that were used at `after` or later. `after`: Unix
@@ -370,6 +381,9 @@ impl Builder {
             .collect();
         let value = |id: &str| values.get(id).map(|credential| credential.value.clone());
         self.persistent.redis.follow(generation, &snapshot.gateway, value);
+        if let Some(hub) = self.persistent.hub.as_ref().filter(|_| self.persistent.redis.in_use()) {
+            hub.exact.begin();
+        }
         let mut members = HashMap::default();
         for (index, budget) in (0u32..).zip(&snapshot.budgets) {
             match budget.per {

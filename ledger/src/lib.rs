@@ -52,5 +52,5 @@ pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use tollgate_allocator::{
     Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,
-    Unit, rates,
+    Unit, leases, rates,
 };

@@ -12,24 +12,13 @@ use tokio::time::Instant;
 use tollgate_allocator::{Answer, Batch, ReplicaId, Terms};
 
 use crate::address::Address;
+use crate::breaker::{AWAY, Breaker, Verdict};
 use crate::connection::StoreError;
 use crate::counters::Counters;
 use crate::decode::Header;
 use crate::keys::{GatewayKeys, SHARDS};
 use crate::memory::Memory;
 use crate::store::{Exchanged, Store};
-
-/// An answer has this long; each further try after one that was late twice as long.
-const DEADLINE: Duration = Duration::from_millis(25);
-
-const LONGEST_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Without an answer for so long, calls do not wait for one.
-const AWAY: Duration = Duration::from_millis(250);
-
-/// While there is none, tries are this far apart: first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked what changed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -76,15 +65,7 @@ pub struct Client<S> {
     told: [i64; SHARDS],
     /// Everything is on its way, or was never told.
     tells_all: bool,
-    failing: Option<Failing>,
-}
-
-/// Since when there was no answer.
-struct Failing {
-    since: Instant,
-    tries: u32,
-    /// It was said in the log.
-    said: bool,
+    breaker: Breaker,
 }
 
 impl<S: Spender> Client<S> {
@@ -107,7 +88,7 @@ impl<S: Spender> Client<S> {
             doubts: [false; SHARDS],
             told: [0; SHARDS],
             tells_all: false,
-            failing: None,
+            breaker: Breaker::default(),
         }
     }
 
@@ -170,10 +151,7 @@ impl<S: Spender> Client<S> {
             }
             let replica = self.spender.replica();
             let spender = &self.spender;
-            let deadline = match &self.failing {
-                None => DEADLINE,
-                Some(failing) => (DEADLINE * 2u32.saturating_pow(failing.tries.min(10))).min(LONGEST_DEADLINE),
-            };
+            let deadline = self.breaker.deadline();
             let begun = Instant::now();
             let exchanged = store
                 .exchange(
@@ -197,11 +175,10 @@ impl<S: Spender> Client<S> {
                     // What it was about is told again.
                     self.spender.tell_all();
                     self.tells_all = true;
-                    let is_late = matches!(error, StoreError::Late(_));
                     self.failed(&error).await;
                     next_sign = Instant::now();
                     look = Duration::ZERO;
-                    if !is_late || self.failing.as_ref().is_some_and(|failing| failing.tries > 6) {
+                    if self.breaker.is_hopeless(&error) {
                         // Another server may be there now, by the same name.
                         return;
                     }
@@ -281,30 +258,25 @@ impl<S: Spender> Client<S> {
     fn answered(&mut self, took: Duration) {
         self.counters.answered_after(took);
         self.counters.up.store(true, Relaxed);
-        if let Some(Failing { since, said: true, .. }) = self.failing.take() {
-            tracing::info!("{} answers again, after {} ms", self.address, since.elapsed().as_millis());
+        if let Some(away) = self.breaker.answered() {
+            tracing::info!("{} answers again, after {} ms", self.address, away.as_millis());
         }
     }
 
     /// Counts a failure, and waits a moment where there were many.
     async fn failed(&mut self, error: &StoreError) {
         self.counters.failed.fetch_add(1, Relaxed);
-        let failing = self.failing.get_or_insert_with(|| Failing { since: Instant::now(), tries: 0, said: false });
-        failing.tries += 1;
-        if failing.since.elapsed() < AWAY {
-            if !matches!(error, StoreError::Late(_)) {
-                tokio::time::sleep(FIRST_PAUSE).await;
-            }
-            return;
-        }
-        if !std::mem::replace(&mut failing.said, true) {
+        let (pause, first) = match self.breaker.failed(error) {
+            Verdict::Again(pause) => return tokio::time::sleep(pause).await,
+            Verdict::Away { pause, first } => (pause, first),
+        };
+        if first {
             tracing::warn!(%error, "{} does not answer about budgets: {error}", self.address);
         }
-        let pause = (FIRST_PAUSE * 2u32.saturating_pow(failing.tries.min(10))).min(LONGEST_PAUSE);
         self.counters.up.store(false, Relaxed);
         self.spender.unanswered();
         // Who asks for the first time meanwhile should not wait for an answer that nobody will give.
-        let until = Instant::now() + pause.mul_f64(0.75 + chance() / 2.0);
+        let until = Instant::now() + pause;
         while Instant::now() < until {
             tokio::select! {
                 () = self.spender.urgent() => {
@@ -315,11 +287,4 @@ impl<S: Spender> Client<S> {
             }
         }
     }
-}
-
-/// From 0 to 1, so that not all proxies come back at once.
-fn chance() -> f64 {
-    use std::hash::{BuildHasher, Hasher};
-    let bits = std::hash::RandomState::new().build_hasher().finish();
-    (bits >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -24,14 +24,23 @@ impl GatewayKeys {
         ["life", "members", "tight", "changed"].map(|what| format!("tollgate:{{{}#{shard}}}:{what}", self.gateway))
     }
 
+    /// The keys of rate limits that are one for each shard, in the order of their script.
+    pub(crate) fn rates(&self, shard: usize) -> [String; 3] {
+        ["life", "members", "tight"].map(|what| format!("tollgate:{{{}#{shard}}}:rates:{what}", self.gateway))
+    }
+
+    pub(crate) fn rate(&self, shard: usize, limit: &str) -> String {
+        format!("tollgate:{{{}#{shard}}}:rate:{limit}", self.gateway)
+    }
+
     pub(crate) fn budget(&self, shard: usize, budget: &str) -> String {
         format!("tollgate:{{{}#{shard}}}:budget:{budget}", self.gateway)
     }
 }
 
-/// Which shard a budget is in. The same in every version.
-pub(crate) fn shard_of(budget: &str) -> usize {
-    usize::from(sha2::Sha256::digest(budget.as_bytes())[0]) % SHARDS
+/// Which shard a budget or a limit is in. The same in every version.
+pub fn shard_of(name: &str) -> usize {
+    usize::from(sha2::Sha256::digest(name.as_bytes())[0]) % SHARDS
 }
 
 #[cfg(test)]

@@ -111,14 +111,14 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     let frugal = Frugal::begin();
     let first = loader.load_first()?;
-    let allocation = match first.snapshot.gateway.redis {
-        Some(_) => Allocation::Shared,
-        None => Allocation::Own,
+    // Other processes may count there too. Decided once: `RedisLink` goes on as it began.
+    let (allocation, persistent) = match first.snapshot.gateway.redis {
+        Some(_) => (Allocation::Shared, Persistent::of_equals()),
+        None => (Allocation::Own, Persistent::default()),
     };
     let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, arguments.limits.spool())?;
     let registry = Arc::new(Registry::default());
-    let builder =
-        Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
+    let builder = Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(persistent) };
     let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, listeners, is_litellm, kept, secrets } =
         first;
     let webhooks = Arc::new(ArcSwap::from_pointee(webhooks));

@@ -1,0 +1,811 @@
+//! What this process may use of one limit: a lease of a counter that all proxies share (`tollgate_ledger::leases`). The
+//! hot path takes from it with one compare-and-swap; one task asks for more, and gives back. Pure: time is an argument,
+//! milliseconds of a clock that only rises, never 0.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tollgate_ledger::leases::{Answer, Ask, MOST_COUNTED, WINDOW_MS};
+
+/// Who was left without is asked for again after this.
+const AGAIN_MS: u64 = 20;
+
+/// What was used is told after this where nothing else is to be told.
+const TELL_MS: u64 = 1_000;
+
+/// Places are told again after this, so that they are not taken for those of a process that died.
+const RENEW_MS: u64 = 3_000;
+
+/// What nobody used for so long is given back.
+const IDLE_MS: u64 = 2_000;
+
+/// Below this part of the limit, what is left of it is scarce.
+const SCARCE: i64 = 5;
+
+/// Use is averaged over at least this.
+const BURN_MS: u64 = 250;
+
+const TOTAL_BITS: u32 = 48;
+const TOTAL_MASK: u64 = (1 << TOTAL_BITS) - 1;
+
+/// A lease of one limit.
+#[derive(Debug, Default)]
+pub struct Lease {
+    /// Upper 16 bits: which window, as counted here. Lower 48: what was used of it and what was given back, so that giving
+    /// back is a use that never ends, and no call races with it.
+    taken: AtomicU64,
+    /// The same of what was given; where the windows differ nothing is there to be taken.
+    given: AtomicU64,
+    /// Of what is taken.
+    returned: AtomicU64,
+    ends_ms: AtomicU64,
+    /// As the counter said last.
+    elsewhere: AtomicU64,
+    answered_ms: AtomicU64,
+    /// More is asked for when less than this is left.
+    low: AtomicU64,
+    /// Of calls that wait: all, and the least of them; 0: none.
+    wanted: AtomicU64,
+    least: AtomicU64,
+    most: AtomicU64,
+    /// Little of the limit is left: what comes free here is told at once.
+    is_scarce: AtomicBool,
+    is_freed: AtomicBool,
+    is_low: AtomicBool,
+    is_recalled: AtomicBool,
+    is_forgotten: AtomicBool,
+    told: Mutex<Told>,
+}
+
+/// What only the task that asks looks at.
+#[derive(Debug, Default)]
+struct Told {
+    window: i64,
+    seq: i64,
+    /// What was asked last is not answered yet.
+    is_asked: bool,
+    began_ms: u64,
+    at_ms: u64,
+    used: u64,
+    held: u64,
+    /// Nothing is asked for who waits before this.
+    again_ms: u64,
+    /// Who waited takes what was given until this.
+    taken_by_ms: u64,
+    /// When it was seen that more was used.
+    moved_ms: u64,
+    moved: u64,
+    burn: u64,
+    burn_since_ms: u64,
+    burn_from: u64,
+}
+
+/// What was taken of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Which window.
+    pub window: u16,
+    /// What is left of the limit, as far as is known.
+    pub left: u64,
+    /// Seconds.
+    pub resets_in: u64,
+}
+
+/// Whose lease it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    pub limit: &'a Arc<str>,
+    pub account: &'a Arc<str>,
+    pub at_once: bool,
+    /// What was let through without it and still counts.
+    pub beside: u64,
+}
+
+/// What is to be asked now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Ask(Ask),
+    /// Not yet.
+    PutOff,
+    Nothing,
+}
+
+fn pack(window: u16, total: u64) -> u64 {
+    u64::from(window) << TOTAL_BITS | total.min(TOTAL_MASK)
+}
+
+fn unpack(word: u64) -> (u16, u64) {
+    ((word >> TOTAL_BITS) as u16, word & TOTAL_MASK)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(MOST_COUNTED).min(MOST_COUNTED)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+impl Lease {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self, now_ms: u64) -> bool {
+        now_ms < self.ends_ms.load(Acquire)
+    }
+
+    /// Takes `amount` if it is here and fits the limit, which may have been lowered.
+    pub fn take(&self, amount: u64, most: u64, now_ms: u64) -> Option<Taken> {
+        let mut word = self.taken.load(Acquire);
+        loop {
+            let (window, total) = unpack(word);
+            let (given_in, given) = unpack(self.given.load(Acquire));
+            let sum = total.saturating_add(amount);
+            let used = sum.saturating_sub(self.returned.load(Relaxed));
+            if given_in != window || sum > given || used > most || !self.is_open(now_ms) {
+                return None;
+            }
+            match self.taken.compare_exchange_weak(word, pack(window, sum), AcqRel, Acquire) {
+                Ok(_) => {
+                    let left = most.saturating_sub(used).saturating_sub(self.elsewhere.load(Relaxed));
+                    return Some(Taken { window, left, resets_in: self.resets_in(now_ms) });
+                }
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Whether so little is here that more should be asked for; says so once.
+    pub fn runs_low(&self) -> bool {
+        let low = self.low.load(Relaxed);
+        if low == 0 {
+            return false;
+        }
+        let left = unpack(self.given.load(Relaxed)).1.saturating_sub(unpack(self.taken.load(Relaxed)).1);
+        left < low && !self.is_low.swap(true, Relaxed)
+    }
+
+    /// Corrects what was taken; of a window that has passed nothing is to be corrected. Whether it was still open.
+    pub fn correct(&self, window: u16, taken: u64, actual: u64) -> bool {
+        let mut word = self.taken.load(Acquire);
+        while unpack(word).0 == window {
+            let total = unpack(word).1.saturating_sub(taken).saturating_add(actual);
+            match self.taken.compare_exchange_weak(word, pack(window, total), AcqRel, Acquire) {
+                Ok(_) => return true,
+                Err(seen) => word = seen,
+            }
+        }
+        false
+    }
+
+    /// Something came free that the counter believes to be used. Whether it is to be told now.
+    pub fn is_worth_telling(&self) -> bool {
+        self.is_scarce.load(Relaxed) && !self.is_freed.swap(true, Relaxed)
+    }
+
+    /// Gives a place back, whenever it was taken.
+    pub fn leave(&self) {
+        let less = |word| Some(pack(unpack(word).0, unpack(word).1.saturating_sub(1)));
+        let _ = self.taken.fetch_update(AcqRel, Acquire, less);
+    }
+
+    /// What is used in the window that is open. Of places: always.
+    pub fn used(&self, at_once: bool, now_ms: u64) -> u64 {
+        if !at_once && !self.is_open(now_ms) {
+            return 0;
+        }
+        unpack(self.taken.load(Acquire)).1.saturating_sub(self.returned.load(Acquire))
+    }
+
+    /// Whether something is held that others could use.
+    pub fn holds(&self, now_ms: u64) -> bool {
+        let (taken, given) = (unpack(self.taken.load(Acquire)), unpack(self.given.load(Acquire)));
+        self.is_open(now_ms) && taken.0 == given.0 && taken.1 < given.1
+    }
+
+    /// Until the window ends. Seconds, at least 1.
+    pub fn resets_in(&self, now_ms: u64) -> u64 {
+        self.ends_ms.load(Relaxed).saturating_sub(now_ms).div_ceil(1_000).max(1)
+    }
+
+    /// What is left of the limit, as far as is known: also what others hold and do not use.
+    pub fn remaining(&self, most: u64, now_ms: u64) -> u64 {
+        if !self.is_open(now_ms) {
+            return most;
+        }
+        most.saturating_sub(self.standing().0).saturating_sub(self.elsewhere.load(Relaxed))
+    }
+
+    /// Whether the counter said a moment ago that so much is not to be had, whoever gives back what he does not use.
+    pub fn is_used_up(&self, amount: u64, most: u64, now_ms: u64) -> bool {
+        let is_fresh = now_ms <= self.answered_ms.load(Acquire).saturating_add(AGAIN_MS);
+        is_fresh && self.is_open(now_ms) && self.remaining(most, now_ms) < amount
+    }
+
+    /// A call waits for so much.
+    pub fn want(&self, amount: u64, most: u64) {
+        self.most.store(most, Relaxed);
+        let less = |least: u64| Some(if least == 0 { amount } else { least.min(amount) });
+        let _ = self.least.fetch_update(AcqRel, Acquire, less);
+        let more = |wanted: u64| Some(wanted.saturating_add(amount).min(most));
+        let _ = self.wanted.fetch_update(AcqRel, Acquire, more);
+    }
+
+    /// The limit, for what is asked without a call that waits.
+    pub fn note(&self, most: u64) {
+        self.most.store(most, Relaxed);
+    }
+
+    /// Whether a recall would bring something, or what others believe to be idle is not.
+    pub fn is_worth_a_recall(&self, now_ms: u64) -> bool {
+        let (used, held) = self.standing();
+        let told = self.told();
+        self.is_open(now_ms) && now_ms >= told.taken_by_ms && (held > used || told.held > told.used)
+    }
+
+    /// Others wait: what is not used is to be given back.
+    pub fn recall(&self) {
+        self.is_recalled.store(true, Relaxed);
+    }
+
+    /// The counter may have forgotten what is held.
+    pub fn forget(&self) {
+        self.is_forgotten.store(true, Relaxed);
+    }
+
+    /// What is to be asked now. Nothing before what was asked is answered, or said to be unanswered.
+    pub fn next(&self, whose: Whose<'_>, now_ms: u64) -> Next {
+        let Whose { at_once, beside, .. } = whose;
+        let mut told = self.told();
+        let is_open = self.is_open(now_ms);
+        let waits = self.least.load(Acquire) != 0;
+        if told.is_asked || waits && now_ms < told.again_ms {
+            return if waits { Next::PutOff } else { Next::Nothing };
+        }
+        let is_low = self.is_low.swap(false, Relaxed) && is_open;
+        let is_recalled = self.is_recalled.swap(false, Relaxed) && is_open;
+        let is_forgotten = self.is_forgotten.swap(false, Relaxed);
+        let is_freed = self.is_freed.swap(false, Relaxed);
+        told.look(self.used(true, now_ms), now_ms);
+        let is_idle = is_open && now_ms >= told.moved_ms + IDLE_MS && self.holds(now_ms);
+        if is_recalled || is_idle {
+            self.give_back();
+        }
+        let (used, held) = self.standing();
+        let age_ms = now_ms.saturating_sub(told.at_ms);
+        let is_new = used + beside != told.used || held != told.held;
+        let lasts = is_open || at_once && held > 0 || beside > 0;
+        let is_due = waits
+            || is_low
+            || is_recalled
+            || is_idle
+            || lasts && (is_forgotten || is_new && (is_freed || age_ms >= TELL_MS))
+            || at_once && held > 0 && age_ms >= RENEW_MS;
+        if !is_due {
+            return Next::Nothing;
+        }
+        let here = if is_open { held.saturating_sub(used) } else { 0 };
+        let (wanted, least) = match waits {
+            true => (self.wanted.swap(0, AcqRel), self.least.swap(0, AcqRel)),
+            false => (u64::from(is_low), 0),
+        };
+        // What came free meanwhile is here for who waits.
+        let missing = |amount: u64| amount.saturating_sub(here).max(1);
+        let wishes = if waits { (missing(wanted.max(least)), missing(least)) } else { (wanted, least) };
+        Next::Ask(self.ask(&mut told, whose, (used, held), wishes, now_ms))
+    }
+
+    /// Gives all back that is not used, for good.
+    pub fn last(&self, whose: Whose<'_>, now_ms: u64) -> Option<Ask> {
+        let mut told = self.told();
+        if told.window == 0 || !self.is_open(now_ms) {
+            return None;
+        }
+        self.give_back();
+        let standing = self.standing();
+        Some(self.ask(&mut told, whose, standing, (0, 0), now_ms))
+    }
+
+    fn ask(
+        &self,
+        told: &mut Told,
+        whose: Whose<'_>,
+        (used, held): (u64, u64),
+        (wanted, least): (u64, u64),
+        now_ms: u64,
+    ) -> Ask {
+        let Whose { limit, account, at_once, beside } = whose;
+        let began_ms = told.began_ms;
+        told.seq += 1;
+        told.is_asked = true;
+        (told.used, told.held, told.at_ms) = (used + beside, held, now_ms);
+        Ask {
+            limit: limit.clone(),
+            account: account.clone(),
+            at_once,
+            most: signed(self.most.load(Relaxed)),
+            seq: told.seq,
+            window: told.window,
+            is_open: self.is_open(now_ms),
+            age_ms: signed(now_ms.saturating_sub(began_ms)),
+            held: signed(held),
+            beside: signed(beside),
+            used: signed(used + beside),
+            wanted: signed(wanted),
+            least: signed(least),
+            burn: signed(told.burn),
+        }
+    }
+
+    /// What is used of the window, and what is held of it: at least that.
+    fn standing(&self) -> (u64, u64) {
+        let (taken, given) = (unpack(self.taken.load(Acquire)).1, unpack(self.given.load(Acquire)).1);
+        let returned = self.returned.load(Acquire);
+        let used = taken.saturating_sub(returned);
+        (used, given.saturating_sub(returned).max(used))
+    }
+
+    /// Takes all that is left for good.
+    fn give_back(&self) {
+        let mut word = self.taken.load(Acquire);
+        loop {
+            let (window, total) = unpack(word);
+            let (given_in, given) = unpack(self.given.load(Acquire));
+            if given_in != window || given <= total {
+                return;
+            }
+            match self.taken.compare_exchange_weak(word, pack(window, given), AcqRel, Acquire) {
+                Ok(_) => {
+                    self.returned.fetch_add(given - total, AcqRel);
+                    return;
+                }
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Takes over what the counter said. `asked_ms`: before it was asked.
+    pub fn answered(&self, ask: &Ask, answer: &Answer, asked_ms: u64, now_ms: u64) {
+        let mut told = self.told();
+        told.is_asked = false;
+        let net = unsigned(answer.held - ask.beside);
+        // One less: the counter's clock has gone on since its last full millisecond.
+        let ends_ms = asked_ms + unsigned(answer.ends_in_ms - 1);
+        let is_same = told.window == answer.window;
+        if is_same {
+            let (window, given) = unpack(self.given.load(Acquire));
+            let given = given.max(net + self.returned.load(Acquire));
+            self.ends_ms.store(ends_ms, Release);
+            self.given.store(pack(window, given), Release);
+        } else {
+            let carried = self.begin(ask.is_open && !ask.at_once);
+            let window = unpack(self.taken.load(Acquire)).0;
+            self.ends_ms.store(ends_ms, Release);
+            self.given.store(pack(window, net.max(carried)), Release);
+            told.window = answer.window;
+            told.began_ms = ends_ms.saturating_sub(unsigned(WINDOW_MS));
+            (told.moved, told.moved_ms) = (carried, now_ms);
+            (told.burn_from, told.burn_since_ms) = (carried, now_ms);
+        }
+        let before = if is_same || ask.is_open { unsigned(ask.held) } else { 0 };
+        let more = net.saturating_sub(before);
+        let is_left = ask.least > 0 && more < unsigned(ask.wanted);
+        told.again_ms = if is_left { now_ms + AGAIN_MS } else { 0 };
+        if ask.least > 0 && more > 0 {
+            told.taken_by_ms = now_ms + AGAIN_MS;
+        }
+        if answer.room <= 0 || ask.wanted > 0 && more == 0 {
+            self.low.store(0, Relaxed);
+        } else if more > 0 {
+            self.low.store(more / 4, Relaxed);
+        }
+        told.held = net;
+        self.is_scarce.store(answer.room <= ask.most / SCARCE, Relaxed);
+        self.elsewhere.store(unsigned(answer.elsewhere), Relaxed);
+        self.answered_ms.store(now_ms, Release);
+    }
+
+    /// Nobody answered.
+    pub fn unanswered(&self, ask: &Ask) {
+        self.told().is_asked = false;
+        self.forget();
+        if ask.least > 0 {
+            let (wanted, least) = (unsigned(ask.wanted), unsigned(ask.least));
+            let _ = self.least.compare_exchange(0, least, AcqRel, Acquire);
+            let more = |known: u64| Some(known.saturating_add(wanted));
+            let _ = self.wanted.fetch_update(AcqRel, Acquire, more);
+        }
+    }
+
+    /// Begins a window of which nothing is given yet. With `carries` what was used counts in it too: says how much.
+    fn begin(&self, carries: bool) -> u64 {
+        let returned = self.returned.load(Acquire);
+        let mut word = self.taken.load(Acquire);
+        loop {
+            let (window, total) = unpack(word);
+            let next = window.wrapping_add(1);
+            // Nobody takes from here on: the windows differ.
+            self.given.store(pack(next, 0), Release);
+            let carried = if carries { total.saturating_sub(returned) } else { 0 };
+            match self.taken.compare_exchange_weak(word, pack(next, carried), AcqRel, Acquire) {
+                Ok(_) => {
+                    self.returned.store(0, Release);
+                    return carried;
+                }
+                Err(seen) => word = seen,
+            }
+        }
+    }
+}
+
+impl Told {
+    /// Notices how fast it is used. `used`: also in windows that have passed.
+    fn look(&mut self, used: u64, now_ms: u64) {
+        if used != self.moved {
+            (self.moved, self.moved_ms) = (used, now_ms);
+        }
+        let since_ms = now_ms.saturating_sub(self.burn_since_ms);
+        let more = used.saturating_sub(self.burn_from);
+        if since_ms < BURN_MS {
+            self.burn = self.burn.max(more);
+            return;
+        }
+        self.burn = (more.saturating_mul(1_000) / since_ms).max(self.burn / 2);
+        (self.burn_from, self.burn_since_ms) = (used, now_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tollgate_ledger::leases::Counter;
+
+    const MINUTE_MS: u64 = 60_000;
+
+    /// A process: its lease, and how far its clock is from the counter's.
+    struct Process {
+        lease: Lease,
+        account: Arc<str>,
+        ahead_ms: u64,
+        /// Asks that are on their way for long.
+        late: Vec<Ask>,
+        beside: u64,
+    }
+
+    impl Process {
+        fn new(name: usize, ahead_ms: u64) -> Process {
+            let account = format!("{name}").into();
+            Process { lease: Lease::default(), account, ahead_ms, late: Vec::new(), beside: 0 }
+        }
+
+        fn next(&self, now_ms: u64) -> Option<Ask> {
+            let limit = "key a/b requests".into();
+            let whose = Whose { limit: &limit, account: &self.account, at_once: false, beside: self.beside };
+            match self.lease.next(whose, now_ms + self.ahead_ms) {
+                Next::Ask(ask) => Some(ask),
+                Next::PutOff | Next::Nothing => None,
+            }
+        }
+    }
+
+    /// What becomes of an ask.
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        There,
+        Lost,
+        AnswerLost,
+        Twice,
+        Late,
+    }
+
+    /// Processes that share a limit, and what a counter without leases would have counted.
+    struct World {
+        now_ms: u64,
+        most: u64,
+        counter: Counter,
+        processes: Vec<Process>,
+        born: usize,
+        /// Used in the window that is open, and when that one began.
+        used: u64,
+        window: i64,
+        /// What those that died in this window held.
+        lost: u64,
+        calls: Vec<(usize, Arc<str>, i64, u16, u64)>,
+    }
+
+    impl World {
+        fn new(most: u64, ahead_ms: &[u64]) -> World {
+            let processes: Vec<Process> =
+                ahead_ms.iter().enumerate().map(|(name, ahead_ms)| Process::new(name, *ahead_ms)).collect();
+            let born = processes.len();
+            let counter = Counter::default();
+            World { now_ms: 1_000, most, counter, processes, born, used: 0, window: 0, lost: 0, calls: Vec::new() }
+        }
+
+        /// Whether it was let in.
+        fn call(&mut self, at: usize, amount: u64) -> bool {
+            let Process { lease, account, ahead_ms, .. } = &self.processes[at];
+            let now_ms = self.now_ms + ahead_ms;
+            match lease.take(amount, self.most, now_ms) {
+                Some(taken) => {
+                    self.used += amount;
+                    self.calls.push((at, account.clone(), self.window, taken.window, amount));
+                    lease.runs_low();
+                    true
+                }
+                None if amount <= self.most && !lease.is_used_up(amount, self.most, now_ms) => {
+                    lease.want(amount, self.most);
+                    false
+                }
+                None => false,
+            }
+        }
+
+        /// A call turns out to have used less.
+        fn settle(&mut self, actual: u64) {
+            let Some((at, account, window, taken_in, amount)) = self.calls.pop() else { return };
+            let Process { lease, account: now, .. } = &self.processes[at];
+            let actual = actual.min(amount);
+            if *now == account {
+                lease.correct(taken_in, amount, actual);
+                if window == self.window {
+                    self.used -= amount - actual;
+                }
+            }
+        }
+
+        fn ask(&mut self, ask: &Ask) -> Answer {
+            let answer = self.counter.ask(ask, self.now_ms as i64);
+            if answer.window != self.window {
+                (self.window, self.used, self.lost) = (answer.window, 0, 0);
+            }
+            answer
+        }
+
+        fn exchange(&mut self, at: usize, way: Way) {
+            let Some(ask) = self.processes[at].next(self.now_ms) else { return };
+            let asked_ms = self.now_ms + self.processes[at].ahead_ms;
+            // Both ways take a while.
+            self.now_ms += 1;
+            let answer = match way {
+                Way::There => Some(self.ask(&ask)),
+                Way::Lost => None,
+                Way::AnswerLost => {
+                    self.ask(&ask);
+                    None
+                }
+                Way::Twice => {
+                    self.ask(&ask);
+                    Some(self.ask(&ask))
+                }
+                Way::Late => {
+                    self.processes[at].late.push(ask.clone());
+                    None
+                }
+            };
+            self.now_ms += 1;
+            let Process { lease, ahead_ms, .. } = &self.processes[at];
+            match answer {
+                Some(answer) => lease.answered(&ask, &answer, asked_ms, self.now_ms + ahead_ms),
+                None => lease.unanswered(&ask),
+            }
+            if answer.is_some_and(|answer| answer.recalls) {
+                for other in &self.processes {
+                    other.lease.recall();
+                }
+            }
+        }
+
+        fn die(&mut self, at: usize) {
+            let ahead_ms = self.processes[at].ahead_ms;
+            let (used, held) = self.processes[at].lease.standing();
+            if self.processes[at].lease.is_open(self.now_ms + ahead_ms) {
+                // What an answer that was lost gave is lost too.
+                self.lost = self.most.min(self.lost + held - used);
+            }
+            self.processes[at] = Process::new(self.born, ahead_ms);
+            self.born += 1;
+        }
+    }
+
+    fn ways() -> impl Strategy<Value = Way> {
+        prop_oneof![
+            6 => Just(Way::There),
+            1 => Just(Way::Lost),
+            1 => Just(Way::AnswerLost),
+            1 => Just(Way::Twice),
+            1 => Just(Way::Late),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Call(usize, u64),
+        Settle(u64),
+        Exchange(usize, Way),
+        Late(usize),
+        Wait(u64),
+        Die(usize),
+    }
+
+    fn events() -> impl Strategy<Value = Event> {
+        let at = || 0..3usize;
+        prop_oneof![
+            8 => (at(), 1..12u64).prop_map(|(at, amount)| Event::Call(at, amount)),
+            2 => (0..12u64).prop_map(Event::Settle),
+            8 => (at(), ways()).prop_map(|(at, way)| Event::Exchange(at, way)),
+            1 => at().prop_map(Event::Late),
+            2 => prop_oneof![0..50u64, 0..3_000u64, 0..70_000u64].prop_map(Event::Wait),
+            1 => at().prop_map(Event::Die),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever is lost, doubled or late, and whoever dies: no more is let in than by one counter that every call asks.
+        /// And where all is well again, one process alone gets all that is left of the window.
+        #[test]
+        fn leases_let_in_what_one_counter_would(
+            most in 1..200u64,
+            ahead_ms in proptest::collection::vec(0..100_000u64, 3),
+            events in proptest::collection::vec(events(), 1..120),
+        ) {
+            let mut world = World::new(most, &ahead_ms);
+            for event in events {
+                match event {
+                    Event::Call(at, amount) => _ = world.call(at, amount),
+                    Event::Settle(actual) => world.settle(actual),
+                    Event::Exchange(at, way) => world.exchange(at, way),
+                    Event::Late(at) => {
+                        if let Some(ask) = world.processes[at].late.pop() {
+                            world.ask(&ask);
+                        }
+                    }
+                    Event::Wait(ms) => world.now_ms += ms,
+                    Event::Die(at) => world.die(at),
+                }
+                prop_assert!(world.used <= most, "{} of {most}", world.used);
+            }
+            // The next window, in which nobody dies and nothing is lost; the others were there first.
+            world.now_ms += 2 * MINUTE_MS;
+            for at in [1, 2] {
+                world.call(at, 1);
+                world.exchange(at, Way::There);
+            }
+            let began_ms = world.now_ms;
+            let mut refused = 0;
+            // A call waits for longer than so many rounds take.
+            while refused < 10 {
+                match world.call(0, 1) {
+                    true => refused = 0,
+                    false => {
+                        refused += 1;
+                        for at in [0, 1, 2, 0] {
+                            world.exchange(at, Way::There);
+                            world.now_ms += AGAIN_MS / 4;
+                        }
+                    }
+                }
+            }
+            prop_assert!(world.now_ms - began_ms < MINUTE_MS);
+            prop_assert_eq!(world.used, most);
+        }
+    }
+
+    #[test]
+    fn many_threads_and_a_task_that_gives_back_never_pass_what_was_given() {
+        let lease = Lease::default();
+        let mut counter = Counter::default();
+        let (limit, account) = ("key a/b requests".into(), "a".into());
+        let whose = Whose { limit: &limit, account: &account, at_once: false, beside: 0 };
+        lease.want(1, 10_000);
+        let mut exchange = |lease: &Lease| {
+            if let Next::Ask(ask) = lease.next(whose, 5) {
+                let answer = counter.ask(&ask, 5);
+                lease.answered(&ask, &answer, 5, 5);
+                assert!(answer.held <= 10_000);
+            }
+        };
+        exchange(&lease);
+        let admitted: usize = std::thread::scope(|scope| {
+            let takes = || (0..20_000).filter(|_| lease.take(1, 10_000, 5).is_some()).count();
+            let workers: Vec<_> = (0..3).map(|_| scope.spawn(takes)).collect();
+            for _ in 0..2_000 {
+                lease.recall();
+                exchange(&lease);
+                lease.want(7, 10_000);
+                exchange(&lease);
+            }
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(admitted as u64, lease.used(false, 5));
+        assert!(admitted > 0 && admitted <= 10_000, "{admitted}");
+    }
+
+    #[test]
+    fn what_was_used_above_a_lease_is_charged_and_what_came_free_is_there_again() {
+        let mut world = World::new(100, &[0, 0]);
+        assert!(!world.call(0, 40));
+        world.exchange(0, Way::There);
+        assert!(world.call(0, 40));
+        let taken = world.calls[0].3;
+        // The answer was longer than was reserved.
+        world.processes[0].lease.correct(taken, 40, 90);
+        world.now_ms += TELL_MS;
+        world.exchange(0, Way::There);
+        assert!(!world.call(1, 20));
+        world.exchange(1, Way::There);
+        assert!(world.processes[1].lease.is_used_up(20, 100, world.now_ms));
+        assert_eq!(world.processes[1].lease.remaining(100, world.now_ms), 10);
+        world.processes[0].lease.correct(taken, 90, 10);
+        world.now_ms += IDLE_MS;
+        world.exchange(0, Way::There);
+        world.now_ms += IDLE_MS;
+        world.exchange(0, Way::There);
+        assert!(!world.call(1, 80));
+        world.exchange(1, Way::There);
+        assert!(world.call(1, 80));
+    }
+
+    #[test]
+    fn far_from_the_limit_few_calls_ask() {
+        let mut world = World::new(10_000, &[0]);
+        let mut asked = 0;
+        for _ in 0..8_000 {
+            let mut tries = 0;
+            while !world.call(0, 1)
+                || world.processes[0].next(world.now_ms).is_some_and(|ask| {
+                    let answer = world.counter.ask(&ask, world.now_ms as i64);
+                    world.processes[0].lease.answered(&ask, &answer, world.now_ms, world.now_ms);
+                    asked += 1;
+                    false
+                })
+            {
+                world.exchange(0, Way::There);
+                asked += 1;
+                tries += 1;
+                assert!(tries < 3);
+            }
+            world.now_ms += 5;
+        }
+        assert!(asked < 60, "{asked} of 8000");
+    }
+
+    #[test]
+    fn places_are_renewed_and_given_back() {
+        let (limit, account): (Arc<str>, Arc<str>) = ("key a/b max_parallel_requests".into(), "a".into());
+        let whose = Whose { limit: &limit, account: &account, at_once: true, beside: 0 };
+        let (lease, mut counter) = (Lease::default(), Counter::default());
+        let mut exchange = |now_ms: u64| match lease.next(whose, now_ms) {
+            Next::Ask(ask) => {
+                let answer = counter.ask(&ask, now_ms as i64);
+                lease.answered(&ask, &answer, now_ms, now_ms);
+                Some(answer)
+            }
+            Next::PutOff | Next::Nothing => None,
+        };
+        lease.want(1, 4);
+        assert_eq!(exchange(10).unwrap().held, 2);
+        assert!(lease.take(1, 4, 10).is_some() && lease.take(1, 4, 10).is_some());
+        assert!(lease.take(1, 4, 10).is_none());
+        // As long as they are told they are held.
+        for now_ms in (10..60_000).step_by(500) {
+            exchange(now_ms);
+            assert!(lease.is_open(now_ms));
+        }
+        assert_eq!(lease.used(true, 60_000), 2);
+        lease.leave();
+        assert!(lease.take(1, 4, 60_000).is_some(), "a place that came free is here");
+        lease.leave();
+        lease.leave();
+        let back = (60_000..64_000).step_by(250).filter_map(&mut exchange).last().unwrap();
+        assert_eq!((back.held, back.room), (0, 4), "nobody used them for a while");
+        assert!(lease.take(1, 4, 64_000).is_none());
+    }
+}
