@@ -38,6 +38,8 @@ pub struct Crossing {
     pub percent: u32,
     /// One line for people.
     pub text: String,
+    /// The same in all processes that see it.
+    pub event: String,
 }
 
 /// What is to be sent to a webhook.
@@ -54,6 +56,18 @@ pub struct Delivery {
     pub tries: u32,
     #[serde(default)]
     pub next_at: i64,
+}
+
+impl Delivery {
+    /// Of the crossing that it tells of.
+    pub fn event(&self) -> &str {
+        self.id.rsplit_once(' ').map_or(&*self.id, |(event, _)| event)
+    }
+}
+
+/// Budget, period and percent.
+fn event(standing: &Standing<'_>, percent: u32) -> String {
+    format!("{} {} {percent}", standing.budget, standing.period)
 }
 
 /// What was told of a budget.
@@ -84,14 +98,14 @@ impl State {
             if !is_passed(standing, *percent) || !told.percents.insert(*percent) {
                 continue;
             }
-            let text = sentence(standing, *percent);
+            let (text, event) = (sentence(standing, *percent), event(standing, *percent));
             if let Some(webhook) = webhook {
-                let id = format!("{} {} {percent} {now}", standing.budget, standing.period);
+                let id = format!("{event} {now}");
                 let body = body(standing, *percent, &id, &text);
                 let webhook = webhook.clone();
                 self.waiting.push(Delivery { id, webhook, body, since: now, tries: 0, next_at: now });
             }
-            crossings.push(Crossing { budget: standing.budget.to_owned(), percent: *percent, text });
+            crossings.push(Crossing { budget: standing.budget.to_owned(), percent: *percent, text, event });
         }
         match told.percents.is_empty() {
             true => _ = self.told.remove(standing.budget),
@@ -102,6 +116,13 @@ impl State {
             tracing::error!(webhook = %lost.webhook, "too many messages wait for webhooks: one to `{}` is given up", lost.webhook);
         }
         crossings
+    }
+
+    /// Events that were told in this period, and may now happen again, because less is spent or the limit was raised.
+    pub fn undone(&self, standing: &Standing<'_>) -> Vec<String> {
+        let told = self.told.get(standing.budget).filter(|told| told.period == standing.period);
+        let percents = told.into_iter().flat_map(|told| &told.percents);
+        percents.filter(|percent| !is_passed(standing, **percent)).map(|percent| event(standing, *percent)).collect()
     }
 
     /// Forgets budgets that are not there any more.
@@ -262,6 +283,10 @@ mod tests {
             "period": "2026-11-28", "resetsAt": "2026-11-21T13:00:00Z",
         });
         assert_eq!(state.due(NOW)[0].body, expected);
+        let event = "team-a/Budget/daily/keys/k 2026-11-28 100";
+        assert_eq!((&*crossings[1].event, state.due(NOW)[0].event()), (event, event));
+        assert!(state.undone(&standing).is_empty());
+        assert_eq!(state.undone(&Standing { spent: 16_000_000_000, ..standing }), [event]);
     }
 
     #[test]

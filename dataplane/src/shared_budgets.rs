@@ -67,6 +67,16 @@ impl RedisLink {
         self.decided.get().is_some_and(Option::is_some)
     }
 
+    /// `namespace/name` of the gateway whose budgets are counted there.
+    pub fn gateway(&self) -> Option<&str> {
+        self.decided.get()?.as_deref()
+    }
+
+    /// Where the server is, if that is known.
+    pub fn address(&self) -> Option<Address> {
+        self.address.borrow().clone()
+    }
+
     /// What the client of budgets counted. `None`: there is none.
     pub fn counters(&self) -> Option<CounterValues> {
         self.in_use().then(|| self.counters.values())

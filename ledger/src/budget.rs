@@ -217,6 +217,7 @@ impl Budget {
             mode: books.terms.mode,
             period_label: next.label.clone(),
             resets_at: resets_at(&books, &next, now),
+            is_known: !self.is_shared || live.is_some_and(|account| account.elsewhere.answered_at_ms() > 0),
         }
     }
 

@@ -189,4 +189,6 @@ pub struct BudgetView {
     pub period_label: String,
     /// Unix seconds.
     pub resets_at: Option<i64>,
+    /// What others have spent was heard, where limits are shared.
+    pub is_known: bool,
 }

@@ -33,6 +33,11 @@ impl GatewayKeys {
         format!("tollgate:{{{}#{shard}}}:rate:{limit}", self.gateway)
     }
 
+    /// Who tells of an event.
+    pub(crate) fn told(&self, shard: usize, event: &str) -> String {
+        format!("tollgate:{{{}#{shard}}}:told:{event}", self.gateway)
+    }
+
     pub(crate) fn budget(&self, shard: usize, budget: &str) -> String {
         format!("tollgate:{{{}#{shard}}}:budget:{budget}", self.gateway)
     }

@@ -18,6 +18,7 @@
 
 mod address;
 mod breaker;
+mod claims;
 mod client;
 mod connection;
 mod counters;
@@ -30,6 +31,7 @@ mod read;
 mod store;
 
 pub use address::{Address, AddressError};
+pub use claims::Claims;
 pub use client::{Client, Spender};
 pub use connection::StoreError;
 pub use counters::{BUCKETS_US, CounterValues, Counters};

@@ -13,6 +13,7 @@ from harness.api import path
 from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
 from harness.proxies import Proxies
+from harness.thresholds import wait_for_told
 
 LIFETIME = {"lifetime": {}}
 
@@ -79,21 +80,6 @@ def status_becomes(plane, namespace, name, **fields):
         return all(status.get(field) == value for field, value in fields.items())
 
     return plane.api.wait_until(where(namespace, "Budget", name), holds)
-
-
-def told(plane, namespace, name):
-    """Notes of the Events about thresholds of a Budget."""
-    events = plane.api.get(path("events.k8s.io/v1", "events", namespace))["items"]
-    mine = [each for each in events if each["reason"] == "ThresholdPassed" and each["regarding"]["name"] == name]
-    return sorted(each["note"] for each in mine)
-
-
-def wait_for_told(plane, namespace, name, number):
-    deadline = time.monotonic() + 30
-    while len(notes := told(plane, namespace, name)) < number:
-        assert time.monotonic() < deadline, f"told so far: {notes}"
-        time.sleep(0.1)
-    assert len(notes) == number, notes
 
 
 def books_of(own_plane, namespace):

@@ -1,5 +1,5 @@
 """A gateway whose budgets are counted in a Redis: the operator hands out nothing, gives the URL to the proxies with their
-credentials, and reads what was spent."""
+credentials, reads what was spent, and tells of thresholds."""
 
 import base64
 import hashlib
@@ -14,6 +14,8 @@ from harness.api import path
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
 from harness.process import Process
+from harness.proxies import Proxies
+from harness.thresholds import wait_for_told
 
 
 class Redis:
@@ -91,3 +93,31 @@ def test_what_was_spent_in_redis_is_in_the_statuses(own_plane, crds, namespace, 
         assert own_plane.api.get(key)["status"]["spent"] == "$10.00"
     finally:
         operator.kill()
+
+
+def test_thresholds_of_a_budget_in_redis_are_told(own_plane, crds, namespace, redis):
+    budget = f"{namespace}/Budget/b"
+    own_plane.kubectl.apply([
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": f"redis://127.0.0.1:{redis.port}"}},
+        {"apiVersion": TOLLGATE, "kind": "LLMGateway", "metadata": {"name": "g"}, "spec": {"stores": {"redis": secret_ref("redis")}}},
+        object_of("ModelDeployment", "m", provider="vllm", model="m", pricing={"free": True}, endpoint={"baseURL": "http://m:1"}),
+        object_of("VirtualKey", "ci", models=["m"], keyHash="sha256:" + "41a6d46d" * 8),
+        object_of("Budget", "b", limit="2", period={"lifetime": {}}, thresholds=[{"percent": 50}, {"percent": 100}]),
+    ], namespace=namespace)
+    proxies = Proxies(own_plane.api, namespace, "g")
+    operator = Operator(own_plane, "operator", [namespace], own_plane.make_kubeconfig("operator", ["system:masters"]))
+    try:
+        wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"))
+        spend(redis, f"{namespace}/g", budget, 1_200_000_000)
+        told = wait_for_told(own_plane, namespace, "b", 1)
+        assert "has passed 50 %: $1.2 of $2 are spent" in told[0]
+        # Another leader reads what the first told, and tells what comes.
+        operator.kill()
+        operator = Operator(own_plane, "next", [namespace], own_plane.make_kubeconfig("next", ["system:masters"]))
+        spend(redis, f"{namespace}/g", budget, 2_000_000_000)
+        told = wait_for_told(own_plane, namespace, "b", 2)
+        assert any("has passed 100 %" in note for note in told)
+    finally:
+        operator.kill()
+        proxies.stop()

@@ -147,7 +147,7 @@ async fn round(
 }
 
 /// An Event on the Budget, and a metric.
-fn tell(context: &Context, Crossing { budget, percent, text }: &Crossing) {
+fn tell(context: &Context, Crossing { budget, percent, text, event: _ }: &Crossing) {
     let Some((namespace, name)) = object_of(budget) else { return };
     context.metrics.threshold_passed(&format!("{namespace}/Budget/{name}"), *percent);
     tracing::info!(budget = %format!("{namespace}/{name}"), percent, "a budget passed {percent} % of its limit");

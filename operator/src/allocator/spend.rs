@@ -101,7 +101,8 @@ impl Reader {
         let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
         let (mut changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
         if since.is_none() {
-            changed = snapshot.budgets.iter().map(|budget| budget.id.to_string()).collect();
+            // Members that calls brought are only among those that changed.
+            changed.extend(snapshot.budgets.iter().map(|budget| budget.id.to_string()));
         }
         self.budgets.extend(store.books(changed.iter().map(String::as_str)).await?);
         self.looked_at_ms = Some(now_ms);

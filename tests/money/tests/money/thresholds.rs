@@ -1,9 +1,13 @@
 //! Who is told that a budget passed a share of its limit: a metric, and a webhook that gets it at least once, also when it
 //! is away for a moment, and not again after a restart.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tollgate_harness::{Stage, Step, Tokens, Value, json, objects, patiently};
+use tollgate_harness::{
+    Gateway, RedisServer, Stage, Starter, Step, Tokens, Value, documents, json, objects, patiently,
+};
 use tollgate_money_tests::books::Books;
 use tollgate_money_tests::gauges::{sum, wait_for};
 use tollgate_money_tests::setup::chat;
@@ -72,4 +76,75 @@ async fn a_webhook_is_told_once_for_each_share_and_a_restart_does_not_repeat_it(
     wait_for(&stage.gateway, "one share since the start", |text| sum(text, name) == 1.0).await;
     assert!(!stage.gateway.log().contains("secret=part"), "URLs are secrets");
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+/// Waits until a gateway noted that these shares were told, and has nothing left to send.
+async fn wait_until_told(gateway: &Gateway, percents: &Value) {
+    let told = async {
+        loop {
+            let kept = std::fs::read_to_string(gateway.data().join("alerts.json")).unwrap_or_default();
+            let kept: Value = kept.parse().unwrap_or_default();
+            if kept["told"]["default/Budget/b"]["percents"] == *percents && kept["waiting"] == json!([]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patiently("all is told", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_gateways_with_one_redis_one_tells_and_a_restart_does_not_repeat_it() {
+    let Some(redis) = RedisServer::start([]) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook?secret=part", listener.local_addr().expect("it has an address"));
+    let mut stage = Stage::start(|mock| {
+        let webhook = json!({"secretRef": {"name": "alerts", "key": "api-key"}});
+        let thresholds = json!([{"percent": 20, "webhook": webhook}, {"percent": 60, "webhook": webhook}]);
+        let stores = json!({"redis": {"secretRef": {"name": "redis", "key": "api-key"}}});
+        vec![
+            objects::deployment("m", mock),
+            objects::gateway().set("spec.stores", stores),
+            objects::secret_of("redis", &redis.url()),
+            objects::secret_of("alerts", &url),
+            objects::budget("b", "0.0045").set("spec.thresholds", thresholds),
+        ]
+    })
+    .await;
+    let mut other = Starter::default().file("config.yaml", documents(&stage.objects)).start().await;
+    for gateway in [&stage.gateway, &other] {
+        wait_for(gateway, "Redis is trusted", |text| {
+            sum(text, "tollgate_allocator_up") == 1.0 && sum(text, "tollgate_allocator_doubt") == 0.0
+        })
+        .await;
+    }
+    // A call costs 0.00035, 7.8 % of the limit: no gateway alone passes a share.
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).repeat(100)]);
+    let ask = async |gateway: &Gateway| {
+        gateway.chat("m").json(&chat("m", "Hello", 20)).send().await.expect(200);
+    };
+    for _ in 0..2 {
+        ask(&stage.gateway).await;
+        ask(&other).await;
+    }
+    assert_eq!(receive(&listener, "200 OK").await["percent"], 20);
+    for gateway in [&stage.gateway, &other] {
+        wait_until_told(gateway, &json!([20])).await;
+    }
+    stage.gateway.restart().await;
+    for _ in 0..2 {
+        ask(&stage.gateway).await;
+        ask(&other).await;
+    }
+    assert_eq!(receive(&listener, "200 OK").await["percent"], 60);
+    for gateway in [&stage.gateway, &other] {
+        wait_until_told(gateway, &json!([20, 60])).await;
+    }
+    let more = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(more.is_err(), "each was told once");
+    let name = "tollgate_budget_thresholds_total";
+    let told = sum(&stage.gateway.metrics().await, name) + sum(&other.metrics().await, name);
+    assert!((1.0..=2.0).contains(&told), "{told}: the first may have been told by a process that ended");
+    stage.gateway.stop().await;
+    other.stop().await;
 }
