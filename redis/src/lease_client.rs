@@ -149,28 +149,31 @@ impl<H: Holder> LeaseClient<H> {
     async fn serve(&mut self, store: &LeaseStore) {
         let mut next_sign = Instant::now();
         let mut next_look = next_sign;
+        let mut wake = next_sign;
         loop {
             if self.addresses.has_changed().unwrap_or(false) {
                 return;
             }
             tokio::select! {
                 () = self.holder.urgent() => {}
-                () = tokio::time::sleep_until(next_look.min(next_sign)) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
             let begun = Instant::now();
             let Due { asks, is_put_off, shards: held } = self.holder.due();
             let mut shards = 0;
+            // However often it is asked meanwhile: who waits in another shard is heard of.
             if begun >= next_look {
                 shards = held;
+                next_look = begun + LOOK;
             }
             if begun >= next_sign {
                 shards = ALL;
                 next_sign = begun + SIGN;
             }
-            next_look = match (is_put_off, held) {
+            wake = match (is_put_off, held) {
                 (true, _) => begun + AGAIN,
                 (false, 0) => next_sign,
-                (false, _) => begun + LOOK,
+                (false, _) => next_look.min(next_sign),
             };
             if asks.is_empty() && shards == 0 {
                 continue;
@@ -179,10 +182,12 @@ impl<H: Holder> LeaseClient<H> {
             let failed = self.take(&asks, leased, begun);
             if self.young.contains(&true) {
                 next_sign = next_sign.min(begun + SIGN_TO_YOUNG);
+                wake = wake.min(next_sign);
             }
             if let Some(error) = failed {
                 self.failed(&error).await;
                 next_sign = Instant::now();
+                wake = next_sign;
                 if self.breaker.is_hopeless(&error) {
                     // Another server may be there now, by the same name.
                     return;
