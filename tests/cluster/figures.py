@@ -268,10 +268,9 @@ def edit(plane, proxies, kind, name, spec):
     this version."""
     place = where(NAMESPACE, kind, name)
     collection, _ = place.rsplit("/", 1)
-    manifest = plane.api.get(MANIFEST)
-    manifest_version = manifest["metadata"]["resourceVersion"]
-    before = json.loads(manifest["data"]["manifest.json"])["generation"]
-    version = plane.api.get(place)["metadata"]["resourceVersion"]
+    before = json.loads(plane.api.get(MANIFEST)["data"]["manifest.json"])["generation"]
+    # Of a list: an object's own may be so old that nobody can watch from there any more.
+    version, manifest_version = (plane.api.get(place, limit=1)["metadata"]["resourceVersion"] for place in (collection, path("v1", "configmaps", NAMESPACE)))
     published, served, programmed = [], [], []
 
     def follow():
