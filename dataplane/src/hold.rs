@@ -1,6 +1,7 @@
 //! What an attempt may cost at most, and the money for it: reserved in all budgets of the call or in none, before
 //! anything is sent. A hold is never shrunk without shrinking the request: where the client names no cap on its output
-//! and a Hard budget binds the call, a cap is sent along.
+//! and a Hard budget binds the call, a cap is sent along. Of streams whose provider bills only what it sent, a slice is
+//! held at first ([`crate::slice`]).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, AttemptStart, Budget, MAX_BUDGETS, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit};
-use tollgate_snapshot::money::NanoUsd;
+use tollgate_snapshot::money::{NanoUsd, Rate};
 use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
 
 use crate::admit::Admitted;
@@ -23,6 +24,7 @@ use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
 use crate::record::Record;
+use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
 use crate::tables::Tables;
 
@@ -44,16 +46,18 @@ pub struct Terms {
     amounts: Amounts,
     hard: bool,
     surcharge: Surcharge,
+    /// Of the amounts only so much is held at first.
+    slice: Option<Box<Slice>>,
     /// Cap to send along because the client named none.
     pub inject_output: Option<u64>,
 }
 
-/// The worst case of a call at a deployment.
+/// The worst case of a call at a deployment. `deadline`: it has ended then.
 ///
 /// # Errors
 /// 403 when a Hard budget (or the gateway) wants a price and none is known, or when the call cannot be bounded; 429
 /// when not even the smallest output fits.
-pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Result<Terms> {
+pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadline: Instant) -> Result<Terms> {
     let tables = &admitted.caller.tables;
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
@@ -90,7 +94,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
         // Counting costs nothing at any provider.
         let budgets = Budgets::new();
         let surcharge = Surcharge::default();
-        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, inject_output: None });
+        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, slice: None, inject_output: None });
     }
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
     let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
@@ -118,6 +122,12 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
         ..Bounds::default()
     };
     let has_output = call.operation != Operation::Embeddings;
+    let may_slice = hard && slice::shows_all(call, deployment) && {
+        let now = Instant::now();
+        let now_ms = core.unix_ms(now);
+        let until_ms = now_ms.saturating_add(deadline.saturating_duration_since(now).as_millis() as i64);
+        budgets.iter().all(|budget| budget.lasts(now_ms, until_ms))
+    };
     let mut inject_output = None;
     let output_tokens = match admitted.asked_output {
         _ if !has_output => 0,
@@ -127,8 +137,12 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
             let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
             let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
             if hard_usd || hard_tokens {
-                let cap =
-                    affordable(core, &budgets, price, &bounds, cap).max(snapshot.gateway.min_output_tokens.min(cap));
+                let share = affordable(core, &budgets, price, &bounds, cap);
+                // What is held in slices keeps nothing from others.
+                let cap = match may_slice && share >= slice::FIRST {
+                    true => cap,
+                    false => share.max(snapshot.gateway.min_output_tokens.min(cap)),
+                };
                 inject_output = Some(cap);
                 cap
             } else {
@@ -148,7 +162,18 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     };
     let tokens = input_tokens.saturating_add(output_tokens.saturating_mul(bounds.choices)).min(i64::MAX as u64);
     let amounts = Amounts { nano_usd, tokens: tokens as i64, requests: 1 };
-    Ok(Terms { budgets, amounts, hard, surcharge, inject_output })
+    let slice = may_slice.then(|| {
+        let without_output = Bounds { output_tokens: 0, ..bounds };
+        let input = Amounts {
+            nano_usd: price.and_then(|price| price.worst_case(&without_output)).map_or(0, |worst| worst.0),
+            tokens: input_tokens.min(i64::MAX as u64) as i64,
+            requests: 1,
+        };
+        let rate = price.and_then(|price| price.output_rate_bound(&bounds)).unwrap_or(Rate::ZERO);
+        Slice::first(input, amounts, rate, output_tokens, bounds.choices)
+    });
+    let slice = slice.flatten().map(Box::new);
+    Ok(Terms { budgets, amounts, hard, surcharge, slice, inject_output })
 }
 
 /// Whether a budget counts calls like this one.
@@ -267,14 +292,16 @@ impl<'a> Wanted<'a> {
     /// Why not; nothing is held then.
     pub fn try_now(&mut self) -> std::result::Result<Box<Booking>, Refusal> {
         let Wanted { core, admitted, deployment_index, terms, permits, in_flight, start, started } = self;
-        let hold = core.writer.borrow_mut().try_hold(start, &terms.budgets)?;
+        let held = terms.slice.as_ref().map_or(terms.amounts, |slice| slice.held());
+        let hold = core.writer.borrow_mut().try_hold_part(start, held, &terms.budgets)?;
         let tables = &admitted.caller.tables;
         let deployment = &tables.snapshot.deployments[*deployment_index as usize];
         let entry = &tables.deployments[*deployment_index as usize];
         Ok(Box::new(Booking {
             core: core.clone(),
             hold: Some(hold),
-            held: terms.amounts,
+            held,
+            slice: terms.slice.take(),
             price: deployment.price.clone(),
             hard: terms.hard,
             cancel_stops_billing: deployment.cancel_stops_billing,
@@ -344,7 +371,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// An amount of a budget, for people.
-fn amount(budget: &Budget, units: i64) -> String {
+pub fn amount(budget: &Budget, units: i64) -> String {
     match budget.unit() {
         tollgate_ledger::Unit::NanoUsd => NanoUsd(units).to_string(),
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),

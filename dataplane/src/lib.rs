@@ -42,6 +42,7 @@ pub mod server;
 pub mod settings;
 pub mod share;
 pub mod shared_budgets;
+pub mod slice;
 pub mod status;
 pub mod status_port;
 pub mod surcharge;

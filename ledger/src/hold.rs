@@ -123,8 +123,9 @@ impl Writer {
         Ok(Hold { open, slot, ended: false, amounts: part, accounts, counters })
     }
 
-    /// Holds more for an attempt: `to` in all of its budgets, or nothing more in any. Durable like the hold itself when it
-    /// returns. `asks`: where there is too little allowance, more is asked for; it comes later, so try again then.
+    /// Holds more for an attempt: `to`, no more than its `start.hold`, in all of its budgets, or nothing more in any.
+    /// Durable like the hold itself when it returns. `asks`: where there is too little allowance, more is asked for; it
+    /// comes later, so try again then.
     ///
     /// # Errors
     /// The budget that has no room for it now.
@@ -148,7 +149,9 @@ impl Writer {
                         earlier.settle(more(earlier).max(0), 0);
                     }
                     let budget = account.budget.upgrade();
-                    if let Some(budget) = budget.as_ref().filter(|_| asks && why == NotAdded::Full) {
+                    // Who is sealed gets no more.
+                    let may_grow = why == NotAdded::Full && !account.is_sealed();
+                    if let Some(budget) = budget.as_ref().filter(|_| asks && may_grow) {
                         self.ask(budget, wanted, now_ms);
                     }
                     return Err(Short { budget });

@@ -13,6 +13,7 @@ mod members;
 mod prices;
 mod retries;
 mod shared;
+mod streams;
 mod teams;
 mod tenants;
 mod thresholds;
