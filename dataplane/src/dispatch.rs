@@ -275,11 +275,13 @@ async fn failed(
     let dialect = attempting.deployment(&booking).dialect;
     let deadline = attempting.clock.deadline.min(Instant::now() + Duration::from_secs(10));
     let read = tokio::time::timeout_at(deadline.into(), read_error(body)).await.unwrap_or_default();
+    let quirks = attempting.entry(&booking).usage_quirks;
+    let notes = usage::read_unary(dialect, &read.bytes, quirks);
     // A complete error answer without usage: nothing was generated (Released). A redirect or a torn answer is doubt.
-    if read.complete && (400..600).contains(&status) {
-        booking.release(status);
-    } else {
-        booking.settle_unknown(0, status);
+    match notes.usage {
+        Some(usage) if read.complete => drop(booking.settle(usage, status)),
+        None if read.complete && !notes.absurd && (400..600).contains(&status) => booking.release(status),
+        _ => drop(booking.settle_unknown(0, status)),
     }
     record.provider += booking.started.elapsed();
     let upstream = tollgate_dialects::error::decode_error(dialect, status, &read.bytes);

@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
+use crate::parameters::Cap;
 use crate::record::Record;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
@@ -30,9 +31,6 @@ use crate::tables::Tables;
 
 /// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
 const FRAMING_TOKENS: u64 = 256;
-
-/// Web searches one call may make when it names a search tool without a number of its own.
-const WEB_SEARCHES: u64 = 10;
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
@@ -89,6 +87,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             format!("the call has so many tags that {} budgets apply, at most {MAX_BUDGETS} can", budgets.len());
         return Err(GatewayError::BadRequest { param: "tags".to_owned(), message }.into());
     }
+    let effects = &tables.deployments[deployment_index as usize].effects;
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
@@ -103,7 +102,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         return Err(unpriced().into());
     }
     let input_tokens = match input_bound(call, deployment) {
-        Ok(bound) => bound,
+        Ok(bound) => bound.saturating_add(effects.bytes),
         Err(error) if hard_usd || hard_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
     };
@@ -111,12 +110,12 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     let surcharge = Surcharge::of(call, deployment);
     let bounds = Bounds {
         input_tokens,
-        choices: call.head.answers(),
-        web_searches: if call.may_search() { WEB_SEARCHES } else { 0 },
-        audio: modalities.audio > 0,
-        images: modalities.images > 0,
+        choices: effects.answers(call),
+        web_searches: call.searches(effects.web_search),
+        audio: modalities.audio > 0 || effects.media,
+        images: modalities.images > 0 || effects.media,
         cache_writes: cache_writes(call, deployment),
-        requested_service_tier: call.service_tier.as_deref(),
+        requested_service_tier: effects.service_tier(call.service_tier.as_deref()),
         region: surcharge.region(),
         speed: surcharge.speed(),
         ..Bounds::default()
@@ -129,10 +128,22 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         budgets.iter().all(|budget| budget.lasts(now_ms, until_ms))
     };
     let mut inject_output = None;
-    let output_tokens = match admitted.asked_output {
+    let output_tokens = match effects.cap(admitted.asked_output) {
         _ if !has_output => 0,
-        Some(asked) => asked,
-        None => {
+        Cap::Known(cap) => cap,
+        Cap::Ours(cap) => {
+            inject_output = Some(cap);
+            cap
+        }
+        Cap::Dropped => match deployment.max_output_tokens {
+            Some(most) => most,
+            None if hard_usd || hard_tokens => {
+                let reason = "the deployment's parameters take the cap on its output away".to_owned();
+                return Err(GatewayError::CostUnbounded { reason }.into());
+            }
+            None => admitted.asked_output.unwrap_or(snapshot.gateway.max_output_tokens),
+        },
+        Cap::Missing => {
             let key_cap = admitted.caller.policy().and_then(|policy| policy.max_output_tokens);
             let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
             let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
@@ -309,7 +320,7 @@ impl<'a> Wanted<'a> {
             deployment_index: *deployment_index,
             permits: std::mem::take(permits),
             in_flight: in_flight.take(),
-            requested_service_tier: admitted.call.service_tier.clone(),
+            requested_service_tier: entry.effects.service_tier(admitted.call.service_tier.as_deref()).map(Box::from),
             surcharge: terms.surcharge,
             trusts_reported_cost: entry.trusts_reported_cost,
             started: *started,

@@ -28,6 +28,7 @@ pub mod mentions;
 pub mod metrics;
 pub mod names;
 pub mod outgoing;
+pub mod parameters;
 pub mod pipeline;
 pub mod plan;
 pub mod priority;

@@ -10,6 +10,7 @@ mod kills;
 mod leaks;
 mod low;
 mod members;
+mod parameters;
 mod prices;
 mod retries;
 mod shared;
