@@ -13,6 +13,7 @@ mod allowed_namespaces;
 mod bounded;
 mod budget;
 mod budget_terms;
+mod cancel_billing;
 mod condition;
 mod crd;
 mod decimal;
@@ -44,6 +45,7 @@ pub use budget::{
     WhenExhausted, WhenLow,
 };
 pub use budget_terms::{BudgetTerms, BudgetUnit, CalendarPeriod, Enforcement, Lifetime, Period};
+pub use cancel_billing::CancelBilling;
 pub use condition::{Condition, ConditionStatus};
 pub use crd::all_crds;
 pub use decimal::{DecimalText, InvalidDecimal};

@@ -2,6 +2,7 @@
 
 use crate::allowed_namespaces::AllowedNamespaces;
 use crate::bounded;
+use crate::cancel_billing::CancelBilling;
 use crate::condition::Condition;
 use crate::duration::DurationText;
 use crate::endpoint::Endpoint;
@@ -183,7 +184,7 @@ pub struct ModelDeploymentSpec {
     #[serde(default)]
     pub probe: Probe,
 
-    /// What the model can do beyond text. Default: what the price table says of it.
+    /// What the model can do beyond text; `reasoning`: it may think without showing it. Default: what the price table says.
     /// Example: `[vision, function_calling]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 64), regex(pattern = "^[a-z][a-z0-9_]*$")))]
@@ -193,6 +194,13 @@ pub struct ModelDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_output_tokens: Option<i64>,
+
+    /// What the provider bills of a stream whose connection is closed. `Stops`: what it made until then, and it sends output
+    /// as it makes it; Hard budgets then hold the output of streams bit by bit. `Full`: the answer to its end, all of which
+    /// is held at once. Hard budgets rely on it: say `Stops` only where it is known. Default: what its
+    /// account says, else the catalogue. Example: `Stops`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_billing: Option<CancelBilling>,
 
     /// Namespaces whose keys may ask for the model's names and whose RouteGroups may target it.
     /// Default: `{from: Same}`.

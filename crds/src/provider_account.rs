@@ -1,6 +1,7 @@
 //! `ProviderAccount`: an endpoint of a provider with its credentials, shared by deployments.
 
 use crate::allowed_namespaces::AllowedNamespaces;
+use crate::cancel_billing::CancelBilling;
 use crate::condition::Condition;
 use crate::endpoint::Endpoint;
 use crate::limits::Limits;
@@ -68,6 +69,13 @@ pub struct ProviderAccountSpec {
     /// Default: unlimited. Example: `{tokensPerMinute: 2000000}`.
     #[serde(default, skip_serializing_if = "Limits::is_unlimited")]
     pub limits: Limits,
+
+    /// What the provider bills of a stream whose connection is closed. `Stops`: what it made until then, and it sends output
+    /// as it makes it; Hard budgets then hold the output of streams bit by bit. `Full`: the answer to its end, all of which
+    /// is held at once. Hard budgets rely on it: say `Stops` only where it is known. Default: what the
+    /// catalogue says of the provider. Example: `Stops`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_billing: Option<CancelBilling>,
 
     /// Namespaces whose ModelDeployments may use the account. Default: `{from: Same}`.
     #[serde(default)]

@@ -164,7 +164,7 @@ pub struct VirtualKeySpec {
     #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
     pub tags: Vec<String>,
 
-    /// Most output tokens of one call. Default: the gateway's. Example: `2048`.
+    /// Most output tokens of a call that names no number, under a Hard budget. Default: the gateway's. Example: `2048`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_output_tokens: Option<i64>,

@@ -301,7 +301,7 @@ pub async fn one<'a>(
     let entry = &tables.deployments[picked.deployment as usize];
     let mut permits = picked.permits;
     let refund = |permits: &mut crate::limits::Permits| permits.iter_mut().for_each(crate::limits::Permit::refund);
-    let terms = match hold::terms(core, admitted, picked.deployment) {
+    let terms = match hold::terms(core, admitted, picked.deployment, attempting.clock.deadline) {
         Ok(terms) => terms,
         Err(error) => {
             refund(&mut permits);

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tollgate_dialects::usage::Usage;
-use tollgate_ledger::{Amounts, Hold, Outcome, Settlement};
+use tollgate_ledger::{Amounts, Hold, Outcome, Settlement, Short};
 use tollgate_snapshot::model::Name;
 use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Cost, CostContext, CostError, PriceSheet};
 
 use crate::core::Core;
 use crate::limits::{Permits, Spent};
+use crate::slice::Slice;
 use crate::surcharge::Surcharge;
 use crate::tables::DeploymentState;
 
@@ -39,6 +40,8 @@ pub struct Booking {
     pub core: Rc<Core>,
     pub hold: Option<Hold>,
     pub held: Amounts,
+    /// Where less is held than the attempt may come to.
+    pub slice: Option<Box<Slice>>,
     pub price: Option<Arc<PriceSheet>>,
     /// Some budget of the call is a Hard one.
     pub hard: bool,
@@ -135,12 +138,58 @@ impl Booking {
         if self.hard { self.charge(status) } else { self.estimate(output_bytes, status) }
     }
 
+    /// Makes sure that what is held covers a stream of which so much output arrived, and what may be on its way.
+    ///
+    /// # Errors
+    /// It does not: some budget has nothing left. The stream must end here.
+    pub fn cover(&mut self, arrived: u64) -> Result<(), Short> {
+        self.grow(|slice, extend| slice.cover(arrived, extend))
+    }
+
+    /// As [`Booking::cover`], for all that the provider may send: what it makes is not seen any more.
+    ///
+    /// # Errors
+    /// As [`Booking::cover`].
+    pub fn cover_all(&mut self) -> Result<(), Short> {
+        self.grow(|slice, extend| slice.cover_all(extend))
+    }
+
+    fn grow(
+        &mut self,
+        cover: impl FnOnce(&mut Slice, &mut dyn FnMut(Amounts, bool) -> Result<(), Short>) -> Result<(), Short>,
+    ) -> Result<(), Short> {
+        let Booking { core, slice: Some(slice), hold: Some(hold), held, .. } = self else { return Ok(()) };
+        let now_ms = core.unix_ms(Instant::now());
+        let covered = cover(slice, &mut |to, asks| core.writer.borrow().extend(hold, to, now_ms, asks));
+        *held = hold.amounts();
+        covered
+    }
+
+    /// Nobody knows what was made of a stream, or whether the provider goes on with it: the whole cap, as far as it can
+    /// still be held.
+    pub fn settle_unseen(&mut self, output_bytes: u64, status: u16) -> Booked {
+        // Where it cannot, what is held is charged.
+        let _ = self.cover_all();
+        self.settle_unknown(output_bytes, status)
+    }
+
+    /// The stream was cancelled when so much output had arrived, and the provider bills no more than it sent. Charged is
+    /// the most that this can be; the whole hold where it is not known.
+    pub fn charge_cancelled(&mut self, arrived: u64, status: u16) -> Booked {
+        let most = self.slice.as_ref().map_or(self.held, |slice| slice.used_at_most(arrived));
+        self.charge_up_to(most, status)
+    }
+
     /// Charges the whole hold.
     pub fn charge(&mut self, status: u16) -> Booked {
+        self.charge_up_to(self.held, status)
+    }
+
+    fn charge_up_to(&mut self, most: Amounts, status: u16) -> Booked {
         self.core.bank.own.usage_missing.add(1);
-        let total = NanoUsd(self.held.nano_usd);
+        let total = NanoUsd(most.nano_usd.min(self.held.nano_usd));
         if let Some(hold) = self.hold.take() {
-            hold.charge(status, self.elapsed_ms());
+            hold.charge_up_to(most, status, self.elapsed_ms());
         }
         Booked { cost: Cost { total, ..Cost::default() }, estimated: true, ..Booked::default() }
     }

@@ -206,7 +206,7 @@ impl Call {
         named.or_else(|| self.head.end_user(&self.body))
     }
 
-    /// Whether the model may search the web, which costs by the search.
+    /// Whether the client lets the model search the web, which costs by the search.
     pub fn may_search(&self) -> bool {
         let tools = self.head.tools.map(|tools| tools.of(&self.body)).unwrap_or_default();
         let content = self.head.content.map_or(0..0, |content| content.value.range());
@@ -216,10 +216,46 @@ impl Call {
     }
 }
 
+/// Web searches one call may make when it names a search tool without a number of its own.
+const WEB_SEARCHES: u64 = 10;
+
+impl Call {
+    /// How many searches the call may cost at most. `or_else`: its deployment adds the tool.
+    pub fn searches(&self, or_else: bool) -> u64 {
+        if !self.may_search() && !or_else {
+            return 0;
+        }
+        let tools = self.head.tools.map(|tools| tools.of(&self.body)).unwrap_or_default();
+        most_uses(tools).max(WEB_SEARCHES)
+    }
+}
+
+/// Sum of all `max_uses` in a list of tools.
+fn most_uses(tools: &[u8]) -> u64 {
+    const NAME: &[u8] = b"\"max_uses\"";
+    memchr::memmem::find_iter(tools, NAME)
+        .filter_map(|at| tools[at + NAME.len()..].trim_ascii_start().strip_prefix(b":"))
+        .map(|value| value.trim_ascii_start())
+        .filter_map(|value| json::unsigned(&value[..value.iter().take_while(|byte| byte.is_ascii_digit()).count()]))
+        .fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn a_tool_says_how_often_it_may_be_used() {
+        for (tools, uses) in [
+            (&br#"[{"type":"web_search_20250305","name":"web_search","max_uses":50}]"#[..], 50),
+            (br#"[{"max_uses" : 5 },{"max_uses":7}]"#, 12),
+            (br#"[{"type":"web_search_20250305"},{"max_uses":null},{"description":"\"max_uses\":9"}]"#, 0),
+            (b"", 0),
+        ] {
+            assert_eq!(most_uses(tools), uses, "{}", String::from_utf8_lossy(tools));
+        }
+    }
 
     #[test]
     fn options_are_read_from_headers_and_nonsense_is_ignored() {

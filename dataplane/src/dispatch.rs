@@ -212,6 +212,7 @@ async fn stream(
             quirks: attempting.entry(&booking).usage_quirks,
             drop_usage: outgoing.injected_usage,
             model: (!attempting.fell_back).then(|| json_string(shown)),
+            counts_output: booking.slice.is_some(),
         }))),
         Mode::Translate(surface) => Flow::Translate(Box::new(Translation {
             decoder: StreamDecoder::new(deployment.dialect),
@@ -227,6 +228,7 @@ async fn stream(
             events: Vec::new(),
             watch: StreamSniffer::new(SniffOptions {
                 quirks: attempting.entry(&booking).usage_quirks,
+                counts_output: booking.slice.is_some(),
                 ..SniffOptions::watch(deployment.dialect)
             }),
             finished: false,
@@ -273,11 +275,13 @@ async fn failed(
     let dialect = attempting.deployment(&booking).dialect;
     let deadline = attempting.clock.deadline.min(Instant::now() + Duration::from_secs(10));
     let read = tokio::time::timeout_at(deadline.into(), read_error(body)).await.unwrap_or_default();
+    let quirks = attempting.entry(&booking).usage_quirks;
+    let notes = usage::read_unary(dialect, &read.bytes, quirks);
     // A complete error answer without usage: nothing was generated (Released). A redirect or a torn answer is doubt.
-    if read.complete && (400..600).contains(&status) {
-        booking.release(status);
-    } else {
-        booking.settle_unknown(0, status);
+    match notes.usage {
+        Some(usage) if read.complete => drop(booking.settle(usage, status)),
+        None if read.complete && !notes.absurd && (400..600).contains(&status) => booking.release(status),
+        _ => drop(booking.settle_unknown(0, status)),
     }
     record.provider += booking.started.elapsed();
     let upstream = tollgate_dialects::error::decode_error(dialect, status, &read.bytes);
@@ -364,7 +368,7 @@ fn timed_out(mut booking: Box<Booking>, record: &mut Record) -> Failure {
     let deployment = booking.deployment.to_string();
     let after = booking.started.elapsed();
     record.provider += after;
-    booking.settle_unknown(0, 408);
+    booking.settle_unseen(0, 408);
     tracing::warn!(%deployment, "deployment `{deployment}` did not answer in time");
     Failure::of_provider(GatewayError::UpstreamTimeout { deployment, attempts: 1, after }, ErrorClass::Timeout)
 }
@@ -372,7 +376,7 @@ fn timed_out(mut booking: Box<Booking>, record: &mut Record) -> Failure {
 fn broken(mut booking: Box<Booking>, record: &mut Record, reason: &'static str) -> Failure {
     let deployment = booking.deployment.to_string();
     record.provider += booking.started.elapsed();
-    booking.settle_unknown(0, 502);
+    booking.settle_unseen(0, 502);
     tracing::warn!(%deployment, "deployment `{deployment}` {reason}");
     Failure::of_provider(GatewayError::UpstreamBroken { deployment, attempts: 1, reason }, ErrorClass::ServerError)
 }

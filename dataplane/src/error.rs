@@ -99,6 +99,14 @@ pub enum GatewayError {
         resets_at: Option<i64>,
         status: u16,
     },
+    /// A stream under way, for whose next words some budget has nothing left.
+    BudgetEnded {
+        budget: String,
+        spent: String,
+        held: String,
+        limit: String,
+        resets_at: Option<i64>,
+    },
     BudgetReserved {
         budget: String,
         held: String,
@@ -224,6 +232,7 @@ impl GatewayError {
             BudgetExhausted { status, .. } => {
                 (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false))
             }
+            BudgetEnded { .. } => (429, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false)),
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
             BudgetThrottled { .. } => (429, "budget_exceeded", "budget_throttled", Fault::Client, None),
             BudgetUnavailable { .. } => (503, "internal_server_error", "budget_unavailable", Fault::Gateway, None),
@@ -251,6 +260,7 @@ impl GatewayError {
             GatewayError::Upstream(failure) => failure.kind,
             GatewayError::ModelUnknown { .. } | GatewayError::ModelNotListed { .. } => ErrorKind::NotFound,
             GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetEnded { .. }
             | GatewayError::BudgetReserved { .. }
             | GatewayError::BudgetThrottled { .. }
             | GatewayError::BudgetFull { .. } => ErrorKind::BudgetExceeded,
@@ -274,6 +284,7 @@ impl GatewayError {
             GatewayError::ModelUnknown { .. }
             | GatewayError::ModelNotListed { .. }
             | GatewayError::BudgetExhausted { .. }
+            | GatewayError::BudgetEnded { .. }
             | GatewayError::BudgetReserved { .. }
             | GatewayError::BudgetThrottled { .. }
             | GatewayError::BudgetUnavailable { .. }
@@ -354,12 +365,13 @@ impl GatewayError {
                 format!("All deployments of model `{model}` are at their own rate limits. Limit type: {kind}. The first is free in {resets_in} s.")
             }
             BudgetExhausted { budget, spent, limit, resets_at, .. } => {
-                let reset = match resets_at {
-                    Some(at) => format!(" It resets at {}.", utc(*at)),
-                    None => " It does not reset.".to_owned(),
-                };
+                let reset = reset(*resets_at);
                 format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{reset}")
             }
+            BudgetEnded { budget, spent, held, limit, resets_at } => format!(
+                "The answer was ended: the budget has nothing left for more of it. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`.{}",
+                reset(*resets_at)
+            ),
             BudgetReserved { budget, held, limit } => {
                 format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
             }
@@ -411,6 +423,13 @@ impl UpstreamFailure {
 /// A provider's status as clients get it: the same, but that a redirect or an unknown class is a bad gateway.
 fn client_status(status: u16) -> u16 {
     if (400..=599).contains(&status) { status } else { 502 }
+}
+
+fn reset(at: Option<i64>) -> String {
+    match at {
+        Some(at) => format!(" It resets at {}.", utc(at)),
+        None => " It does not reset.".to_owned(),
+    }
 }
 
 fn utc(at: i64) -> String {

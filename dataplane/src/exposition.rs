@@ -399,6 +399,12 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
         registry.sum(|one| one.drained.get() as i64),
     );
     gauge(
+        "tollgate_budget_ended_streams_total",
+        "counter",
+        "Streams that were ended because a hard budget had nothing left for more of them.",
+        registry.sum(|one| one.budget_ended.get() as i64),
+    );
+    gauge(
         "tollgate_usage_unknown_total",
         "counter",
         "Attempts whose usage nobody reported: charged or estimated.",

@@ -1,6 +1,7 @@
 //! What an attempt may cost at most, and the money for it: reserved in all budgets of the call or in none, before
 //! anything is sent. A hold is never shrunk without shrinking the request: where the client names no cap on its output
-//! and a Hard budget binds the call, a cap is sent along.
+//! and a Hard budget binds the call, a cap is sent along. Of streams whose provider bills only what it sent, a slice is
+//! held at first ([`crate::slice`]).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, AttemptStart, Budget, MAX_BUDGETS, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit};
-use tollgate_snapshot::money::NanoUsd;
+use tollgate_snapshot::money::{NanoUsd, Rate};
 use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
 
 use crate::admit::Admitted;
@@ -22,15 +23,14 @@ use crate::core::Core;
 use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
+use crate::parameters::Cap;
 use crate::record::Record;
+use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
 use crate::tables::Tables;
 
 /// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
 const FRAMING_TOKENS: u64 = 256;
-
-/// Web searches one call may make when it names a search tool without a number of its own.
-const WEB_SEARCHES: u64 = 10;
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
@@ -44,16 +44,18 @@ pub struct Terms {
     amounts: Amounts,
     hard: bool,
     surcharge: Surcharge,
+    /// Of the amounts only so much is held at first.
+    slice: Option<Box<Slice>>,
     /// Cap to send along because the client named none.
     pub inject_output: Option<u64>,
 }
 
-/// The worst case of a call at a deployment.
+/// The worst case of a call at a deployment. `deadline`: it has ended then.
 ///
 /// # Errors
 /// 403 when a Hard budget (or the gateway) wants a price and none is known, or when the call cannot be bounded; 429
 /// when not even the smallest output fits.
-pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Result<Terms> {
+pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadline: Instant) -> Result<Terms> {
     let tables = &admitted.caller.tables;
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
@@ -85,12 +87,13 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
             format!("the call has so many tags that {} budgets apply, at most {MAX_BUDGETS} can", budgets.len());
         return Err(GatewayError::BadRequest { param: "tags".to_owned(), message }.into());
     }
+    let effects = &tables.deployments[deployment_index as usize].effects;
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
         let budgets = Budgets::new();
         let surcharge = Surcharge::default();
-        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, inject_output: None });
+        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, slice: None, inject_output: None });
     }
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
     let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
@@ -99,7 +102,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
         return Err(unpriced().into());
     }
     let input_tokens = match input_bound(call, deployment) {
-        Ok(bound) => bound,
+        Ok(bound) => bound.saturating_add(effects.bytes),
         Err(error) if hard_usd || hard_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
     };
@@ -107,28 +110,50 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     let surcharge = Surcharge::of(call, deployment);
     let bounds = Bounds {
         input_tokens,
-        choices: call.head.answers(),
-        web_searches: if call.may_search() { WEB_SEARCHES } else { 0 },
-        audio: modalities.audio > 0,
-        images: modalities.images > 0,
+        choices: effects.answers(call),
+        web_searches: call.searches(effects.web_search),
+        audio: modalities.audio > 0 || effects.media,
+        images: modalities.images > 0 || effects.media,
         cache_writes: cache_writes(call, deployment),
-        requested_service_tier: call.service_tier.as_deref(),
+        requested_service_tier: effects.service_tier(call.service_tier.as_deref()),
         region: surcharge.region(),
         speed: surcharge.speed(),
         ..Bounds::default()
     };
     let has_output = call.operation != Operation::Embeddings;
+    let may_slice = hard && slice::shows_all(call, deployment) && {
+        let now = Instant::now();
+        let now_ms = core.unix_ms(now);
+        let until_ms = now_ms.saturating_add(deadline.saturating_duration_since(now).as_millis() as i64);
+        budgets.iter().all(|budget| budget.lasts(now_ms, until_ms))
+    };
     let mut inject_output = None;
-    let output_tokens = match admitted.asked_output {
+    let output_tokens = match effects.cap(admitted.asked_output) {
         _ if !has_output => 0,
-        Some(asked) => asked,
-        None => {
+        Cap::Known(cap) => cap,
+        Cap::Ours(cap) => {
+            inject_output = Some(cap);
+            cap
+        }
+        Cap::Dropped => match deployment.max_output_tokens {
+            Some(most) => most,
+            None if hard_usd || hard_tokens => {
+                let reason = "the deployment's parameters take the cap on its output away".to_owned();
+                return Err(GatewayError::CostUnbounded { reason }.into());
+            }
+            None => admitted.asked_output.unwrap_or(snapshot.gateway.max_output_tokens),
+        },
+        Cap::Missing => {
             let key_cap = admitted.caller.policy().and_then(|policy| policy.max_output_tokens);
             let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
             let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
             if hard_usd || hard_tokens {
-                let cap =
-                    affordable(core, &budgets, price, &bounds, cap).max(snapshot.gateway.min_output_tokens.min(cap));
+                let share = affordable(core, &budgets, price, &bounds, cap);
+                // What is held in slices keeps nothing from others.
+                let cap = match may_slice && share >= slice::FIRST {
+                    true => cap,
+                    false => share.max(snapshot.gateway.min_output_tokens.min(cap)),
+                };
                 inject_output = Some(cap);
                 cap
             } else {
@@ -148,7 +173,18 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32) -> Res
     };
     let tokens = input_tokens.saturating_add(output_tokens.saturating_mul(bounds.choices)).min(i64::MAX as u64);
     let amounts = Amounts { nano_usd, tokens: tokens as i64, requests: 1 };
-    Ok(Terms { budgets, amounts, hard, surcharge, inject_output })
+    let slice = may_slice.then(|| {
+        let without_output = Bounds { output_tokens: 0, ..bounds };
+        let input = Amounts {
+            nano_usd: price.and_then(|price| price.worst_case(&without_output)).map_or(0, |worst| worst.0),
+            tokens: input_tokens.min(i64::MAX as u64) as i64,
+            requests: 1,
+        };
+        let rate = price.and_then(|price| price.output_rate_bound(&bounds)).unwrap_or(Rate::ZERO);
+        Slice::first(input, amounts, rate, output_tokens, bounds.choices)
+    });
+    let slice = slice.flatten().map(Box::new);
+    Ok(Terms { budgets, amounts, hard, surcharge, slice, inject_output })
 }
 
 /// Whether a budget counts calls like this one.
@@ -267,14 +303,16 @@ impl<'a> Wanted<'a> {
     /// Why not; nothing is held then.
     pub fn try_now(&mut self) -> std::result::Result<Box<Booking>, Refusal> {
         let Wanted { core, admitted, deployment_index, terms, permits, in_flight, start, started } = self;
-        let hold = core.writer.borrow_mut().try_hold(start, &terms.budgets)?;
+        let held = terms.slice.as_ref().map_or(terms.amounts, |slice| slice.held());
+        let hold = core.writer.borrow_mut().try_hold_part(start, held, &terms.budgets)?;
         let tables = &admitted.caller.tables;
         let deployment = &tables.snapshot.deployments[*deployment_index as usize];
         let entry = &tables.deployments[*deployment_index as usize];
         Ok(Box::new(Booking {
             core: core.clone(),
             hold: Some(hold),
-            held: terms.amounts,
+            held,
+            slice: terms.slice.take(),
             price: deployment.price.clone(),
             hard: terms.hard,
             cancel_stops_billing: deployment.cancel_stops_billing,
@@ -282,7 +320,7 @@ impl<'a> Wanted<'a> {
             deployment_index: *deployment_index,
             permits: std::mem::take(permits),
             in_flight: in_flight.take(),
-            requested_service_tier: admitted.call.service_tier.clone(),
+            requested_service_tier: entry.effects.service_tier(admitted.call.service_tier.as_deref()).map(Box::from),
             surcharge: terms.surcharge,
             trusts_reported_cost: entry.trusts_reported_cost,
             started: *started,
@@ -344,7 +382,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// An amount of a budget, for people.
-fn amount(budget: &Budget, units: i64) -> String {
+pub fn amount(budget: &Budget, units: i64) -> String {
     match budget.unit() {
         tollgate_ledger::Unit::NanoUsd => NanoUsd(units).to_string(),
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),

@@ -145,6 +145,7 @@ pub struct CoreCounters {
     pub usage_missing: Counter,
     pub client_gone: Counter,
     pub drained: Counter,
+    pub budget_ended: Counter,
     pub unpriced: Counter,
 }
 

@@ -9,7 +9,7 @@ use tollgate_dialects::head::Operation;
 use tollgate_dialects::json::{Field, Kind, Span};
 use tollgate_dialects::splice::{Pieces, Splice, ask_for_usage, json_string};
 use tollgate_dialects::{Dialect, json};
-use tollgate_snapshot::model::{Deployment, Parameters, Route};
+use tollgate_snapshot::model::{Deployment, Name, Parameters, Route};
 
 use crate::admit::Admitted;
 use crate::call::Call;
@@ -302,8 +302,9 @@ fn with_parameters(pieces: Pieces, parameters: &Parameters) -> Result<Pieces> {
             None => add(name, value),
         }
     }
+    let dropped = |name: &Name| parameters.drop.contains(name);
     for (name, value) in &parameters.defaults {
-        if !forced(name) && find(name).is_none() {
+        if !forced(name) && (find(name).is_none() || dropped(name)) {
             add(name, value);
         }
     }

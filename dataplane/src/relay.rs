@@ -1,6 +1,6 @@
 //! The way back of a stream: provider's events to client's bytes, as they come. Same dialect: the slices pass through,
 //! usage is read on the side. Other dialect: decoded and encoded event by event. A client that leaves, a provider that
-//! breaks off and a clock that runs out all end here, and each settles the call once.
+//! breaks off, a budget that has nothing left and a clock that runs out all end here, and each settles the call once.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,6 +15,7 @@ use tollgate_dialects::Dialect;
 use tollgate_dialects::chat::{Event, StreamDecoder, StreamEncoder};
 use tollgate_dialects::sniff::StreamSniffer;
 use tollgate_dialects::usage::Usage;
+use tollgate_ledger::Short;
 
 use crate::admit::RequestPermits;
 use crate::booking::{Booked, Booking};
@@ -22,6 +23,7 @@ use crate::core::{Core, Entry};
 use crate::error::GatewayError;
 use crate::record::Record;
 use crate::reply;
+use crate::slice;
 use crate::upstream::Body;
 
 /// A response body that was given up. Closes the client's connection.
@@ -72,6 +74,14 @@ impl Flow {
                 Ok(())
             }
             Flow::Translate(translation) => translation.push(chunk, out),
+        }
+    }
+
+    /// The most output tokens that arrived. 0 unless it is counted.
+    fn output_at_most(&self) -> u64 {
+        match self {
+            Flow::Pass(sniffer) => sniffer.output_at_most(),
+            Flow::Translate(translation) => translation.watch.output_at_most(),
         }
     }
 
@@ -157,10 +167,18 @@ pub struct Closing {
 }
 
 impl Closing {
-    fn settle(mut self, ending: &Ending, status: u16) {
+    fn settle(self, ending: &Ending, status: u16) {
+        self.settle_at(ending, status, None);
+    }
+
+    /// `cancelled`: the output that had arrived when we cancelled the stream, where that is counted.
+    fn settle_at(mut self, ending: &Ending, status: u16, cancelled: Option<u64>) {
         let booked: Booked = match &ending.usage {
             Some(usage) if ending.complete || !self.booking.hard => self.booking.settle(usage.clone(), status),
-            _ => self.booking.settle_unknown(ending.output_bytes, status),
+            _ => match cancelled {
+                Some(arrived) => self.booking.charge_cancelled(arrived, status),
+                None => self.booking.settle_unknown(ending.output_bytes, status),
+            },
         };
         self.permits.settle(booked.spent);
         let now = Instant::now();
@@ -196,6 +214,8 @@ pub struct Relay {
     heard: Instant,
     spoke: Instant,
     ended: bool,
+    /// What is held grows with what arrives.
+    is_sliced: bool,
 }
 
 /// Status that a row shows for a stream that was cut by its client, as nginx and LiteLLM write it.
@@ -213,7 +233,8 @@ impl Relay {
     ) -> Relay {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(next_alarm(&pace, now, now).into()));
-        Relay {
+        let is_sliced = closing.booking.slice.is_some();
+        let mut relay = Relay {
             upstream: Some(upstream),
             flow: Some(flow),
             dialect,
@@ -224,7 +245,12 @@ impl Relay {
             heard: now,
             spoke: now,
             ended: false,
+            is_sliced,
+        };
+        if is_sliced {
+            relay.cover();
         }
+        relay
     }
 
     /// The next bytes for the client.
@@ -243,7 +269,9 @@ impl Relay {
                     self.spoke = self.heard;
                     let pushed = self.flow.as_mut().map_or(Ok(()), |flow| flow.push(chunk, &mut self.ready));
                     if pushed.is_err() {
-                        self.break_off("sent an answer that is not of its dialect");
+                        self.give_up("sent an answer that is not of its dialect");
+                    } else if self.is_sliced {
+                        self.cover();
                     }
                 }
                 Poll::Ready(None) => self.end(),
@@ -263,11 +291,11 @@ impl Relay {
         }
         let now = Instant::now();
         if now >= self.pace.deadline {
-            self.break_off("did not finish its answer in time");
+            self.give_up("did not finish its answer in time");
             return Poll::Ready(());
         }
         if now >= self.heard + self.pace.idle {
-            self.break_off("fell silent in the middle of its answer");
+            self.give_up("fell silent in the middle of its answer");
             return Poll::Ready(());
         }
         if now >= self.spoke + self.pace.keepalive {
@@ -299,6 +327,15 @@ impl Relay {
         }
     }
 
+    /// We end it in the middle, and do not know what the provider makes of it.
+    fn give_up(&mut self, reason: &'static str) {
+        if let Some(closing) = &mut self.closing {
+            // Where it cannot be held, what is held is charged.
+            let _ = closing.booking.cover_all();
+        }
+        self.break_off(reason);
+    }
+
     /// The provider failed in the middle: the client gets an error event, the status was sent long ago.
     fn break_off(&mut self, reason: &'static str) {
         self.ended = true;
@@ -312,6 +349,47 @@ impl Relay {
             let complete = ending.complete;
             closing.settle(&Ending { complete, ..ending }, 200);
         }
+    }
+
+    /// Holds for what arrived before any of it goes on.
+    fn cover(&mut self) {
+        let (Some(flow), Some(closing)) = (&self.flow, &mut self.closing) else { return };
+        let arrived = flow.output_at_most();
+        let covers = closing.booking.slice.as_ref().is_none_or(|slice| slice.covers(arrived));
+        if covers || flow.is_complete() {
+            return;
+        }
+        if let Err(short) = closing.booking.cover(arrived) {
+            self.end_for_budget(&short);
+        }
+    }
+
+    /// The client does not take what is there, so nothing more is read: the provider may run ahead unseen.
+    pub fn held_back(&mut self) {
+        if !self.is_sliced || self.ended {
+            return;
+        }
+        let Some(closing) = &mut self.closing else { return };
+        if let Err(short) = closing.booking.cover_all() {
+            self.end_for_budget(&short);
+        }
+    }
+
+    /// Some budget has nothing left for more of the answer.
+    #[cold]
+    fn end_for_budget(&mut self, short: &Short) {
+        self.ended = true;
+        // Closes the connection within this poll: the provider stops, and bills no more.
+        self.upstream = None;
+        let (Some(flow), Some(closing)) = (self.flow.take(), self.closing.take()) else { return };
+        let arrived = flow.output_at_most();
+        // An event that is not whole is left out: the error must be one of its own.
+        let ending = flow.end(&mut VecDeque::new());
+        let core = closing.booking.core.clone();
+        core.bank.own.budget_ended.add(1);
+        let error = slice::ended(short, core.unix_ms(Instant::now()));
+        self.ready.push_back(stream_error(&error, self.dialect, &closing.record.call_id));
+        closing.settle_at(&ending, 200, Some(arrived));
     }
 
     fn push_error(&mut self, reason: &'static str) {
@@ -342,9 +420,10 @@ impl Drop for Relay {
             }
             // Dropping the upstream body closes its connection within this poll.
             _ => {
+                let cancelled = self.is_sliced.then(|| flow.output_at_most());
                 let ending = flow.end(&mut VecDeque::new());
                 let status = if ending.complete { 200 } else { CLIENT_CLOSED };
-                closing.settle(&ending, status);
+                closing.settle_at(&ending, status, cancelled);
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::limits::Usage;
 use crate::metrics::{Label, Registry};
 use crate::names::NameHash;
 use crate::outgoing::Mode;
+use crate::parameters::Effects;
 use crate::priority::{self, Classes};
 use crate::rules::{self, Bound, Group};
 use crate::share::{Hub, Shared};
@@ -95,6 +96,8 @@ pub struct DeploymentEntry {
     pub price_version: NameId,
     /// How its usage differs from its dialect's.
     pub usage_quirks: UsageQuirks,
+    /// What its own parameters change of a call's worst case.
+    pub effects: Effects,
     /// The provider says what a call cost, and is believed.
     pub trusts_reported_cost: bool,
     pub headers: DeploymentHeaders,
@@ -482,6 +485,7 @@ impl Builder {
         let provider = catalogue::find(&deployment.provider);
         let quirk = |word| provider.is_some_and(|provider| provider.quirk(word).is_some());
         DeploymentEntry {
+            effects: Effects::of(&deployment.parameters),
             usage_quirks: UsageQuirks { reasoning_outside_completion: quirk("reasoning_outside_output") },
             trusts_reported_cost: quirk("usage_cost_field"),
             state: self.persistent.deployment(&id, &deployment.limits),

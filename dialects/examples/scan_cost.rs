@@ -87,12 +87,15 @@ fn main() {
     let anthropic = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" token\"}}\n\n";
     let watch = SniffOptions::watch;
     let editing = |dialect| SniffOptions { drop_usage: true, model: Some(json_string("public")), ..watch(dialect) };
+    let counting = |dialect| SniffOptions { counts_output: true, ..editing(dialect) };
     let streams = [
         ("watching, OpenAI", watch(Dialect::OpenAi), event("gpt-4o")),
         ("renaming, OpenAI", editing(Dialect::OpenAi), event("gpt-4o")),
         ("renaming to the same, OpenAI", editing(Dialect::OpenAi), event("public")),
         ("watching, Anthropic", watch(Dialect::Anthropic), anthropic.to_owned()),
         ("renaming, Anthropic", editing(Dialect::Anthropic), anthropic.to_owned()),
+        ("counting, OpenAI", counting(Dialect::OpenAi), event("gpt-4o")),
+        ("counting, Anthropic", counting(Dialect::Anthropic), anthropic.to_owned()),
     ];
     for (name, options, event) in streams {
         for (how, events) in [("one a slice", 1), ("16 a slice", 16)] {

@@ -15,6 +15,7 @@ pub mod estimate;
 pub mod head;
 pub mod json;
 mod openai;
+mod output;
 pub mod sniff;
 pub mod splice;
 pub mod sse;

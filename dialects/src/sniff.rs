@@ -13,6 +13,7 @@ use memchr::memmem::Finder;
 
 use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind, Span};
+use crate::output::tokens_at_most;
 use crate::sse::{Frame, Framer, join_data};
 use crate::usage::{AbsurdUsage, AnthropicFigures, Usage, UsageQuirks, boxed_text, usage_of_openai};
 
@@ -39,12 +40,14 @@ pub struct SniffOptions {
     pub drop_usage: bool,
     /// Put this in place of the model's name: a JSON string as [`crate::splice::json_string`] makes it.
     pub model: Option<Bytes>,
+    /// Count what the output can come to, and let an event go on only when it is whole.
+    pub counts_output: bool,
 }
 
 impl SniffOptions {
     /// To watch a stream and change nothing.
     pub fn watch(dialect: Dialect) -> Self {
-        Self { dialect, quirks: UsageQuirks::default(), drop_usage: false, model: None }
+        Self { dialect, quirks: UsageQuirks::default(), drop_usage: false, model: None, counts_output: false }
     }
 }
 
@@ -92,6 +95,7 @@ pub struct StreamSniffer {
     /// What became of that event.
     beginning_renames: Option<Span>,
     anthropic: AnthropicFigures,
+    output_at_most: u64,
     /// A usage in `anthropic` or in `end` is that of the whole answer.
     usage_is_whole: bool,
     end: StreamEnd,
@@ -111,7 +115,7 @@ impl StreamSniffer {
     pub fn new(options: SniffOptions) -> Self {
         let drops = options.drop_usage && options.dialect == Dialect::OpenAi;
         Self {
-            watches: !drops && options.model.is_none(),
+            watches: !drops && options.model.is_none() && !options.counts_output,
             settled: false,
             options,
             framer: Framer::default(),
@@ -122,6 +126,7 @@ impl StreamSniffer {
             beginning: Vec::new(),
             beginning_renames: None,
             anthropic: AnthropicFigures::default(),
+            output_at_most: 0,
             usage_is_whole: false,
             end: StreamEnd::default(),
         }
@@ -132,6 +137,11 @@ impl StreamSniffer {
         self.end.events
     }
 
+    /// The most output tokens that the events seen whole can stand for. 0 unless it is counted.
+    pub fn output_at_most(&self) -> u64 {
+        self.output_at_most
+    }
+
     /// Whether the stream said that it is complete.
     pub fn done(&self) -> bool {
         self.end.done
@@ -140,7 +150,7 @@ impl StreamSniffer {
     /// Takes what came from the upstream and gives `out` what is to be sent on now: one slice, if
     /// any; a second only where an event grows too long to be held.
     pub fn push(&mut self, chunk: Bytes, out: &mut impl FnMut(Bytes)) {
-        self.watches |= self.settled && self.held.is_empty();
+        self.watches |= self.settled && self.held.is_empty() && !self.options.counts_output;
         if self.watches {
             self.watch(&chunk);
             return out(chunk);
@@ -231,6 +241,9 @@ impl StreamSniffer {
 
     /// Gives up on reading the event at hand; its last byte stays, for finding its end.
     fn let_go(&mut self) {
+        if self.options.counts_output {
+            self.output_at_most += self.held.len() as u64;
+        }
         self.held = BytesMut::from(&self.held[self.held.len() - 1..]);
         self.framer.keep_last_byte();
         self.oversized = true;
@@ -309,6 +322,9 @@ impl StreamSniffer {
 
     #[inline]
     fn judge(&mut self, name: &[u8], data: &[u8]) -> Verdict {
+        if self.options.counts_output {
+            self.output_at_most += tokens_at_most(self.options.dialect, data);
+        }
         match self.options.dialect {
             Dialect::OpenAi => self.judge_openai(name, data),
             Dialect::Anthropic => self.judge_anthropic(name, data),
@@ -648,6 +664,29 @@ mod tests {
         let (_, end) = relayed(&editing(Dialect::Anthropic), [ANTHROPIC.as_bytes()]);
         let expected = Usage { input_tokens: 12, output_tokens: 9, cache_read_tokens: 7, ..Usage::default() };
         assert_eq!((end.usage, end.partial_usage), (Some(expected), None));
+    }
+
+    #[test]
+    fn output_is_counted_event_by_event_and_none_goes_on_in_parts() {
+        let counting = |dialect| SniffOptions { counts_output: true, ..SniffOptions::watch(dialect) };
+        for (dialect, stream, expected) in [(Dialect::OpenAi, OPENAI, 49), (Dialect::Anthropic, ANTHROPIC, 50)] {
+            for size in 1..stream.len() {
+                let mut sniffer = StreamSniffer::new(counting(dialect));
+                let mut sent = Vec::new();
+                for chunk in stream.as_bytes().chunks(size) {
+                    sniffer.push(Bytes::copy_from_slice(chunk), &mut |slice| sent.extend_from_slice(&slice));
+                    assert!(sent.is_empty() || sent.ends_with(b"\n\n"), "in chunks of {size}");
+                }
+                assert_eq!((sniffer.output_at_most(), &*sent), (expected, stream.as_bytes()), "in chunks of {size}");
+            }
+        }
+        let mut uncounted = StreamSniffer::new(editing(Dialect::OpenAi));
+        uncounted.push(Bytes::from_static(OPENAI.as_bytes()), &mut |_| {});
+        assert_eq!(uncounted.output_at_most(), 0);
+        let mut long = StreamSniffer::new(counting(Dialect::OpenAi));
+        let text = format!("data: {{\"choices\":[\"{}\"]}}\n\n", "a".repeat(2 * MAX_HELD));
+        text.as_bytes().chunks(MAX_HELD / 3).for_each(|chunk| long.push(Bytes::copy_from_slice(chunk), &mut |_| {}));
+        assert!(long.output_at_most() >= 2 * MAX_HELD as u64, "{}", long.output_at_most());
     }
 
     #[test]

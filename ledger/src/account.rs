@@ -19,6 +19,12 @@ const SEAL: i64 = 1 << 62;
 /// Above it, `committed` carries the seal. Limits and sums stay far below.
 const SEALED_FROM: i64 = 1 << 61;
 
+/// Added beside the seal when attempts in flight may not hold more either.
+const CLOSE: i64 = 1 << 61;
+
+/// Above it, `committed` carries both.
+const CLOSED_FROM: i64 = SEAL + CLOSE;
+
 /// One account. `id` names it in the journal and in the grants log.
 #[derive(Debug)]
 pub struct Account {
@@ -138,6 +144,30 @@ impl Account {
         }
     }
 
+    /// Commits more for an attempt that holds something here, under the ceiling. Also after the end of the period, whose
+    /// attempt it is: with what is left of its allowance. `Ok(true)`: committed, and the grant runs low.
+    ///
+    /// # Errors
+    /// `Full` when the ceiling is in the way (nothing is added, also not a part), `Sealed` when what is left of the
+    /// allowance is another account's.
+    pub fn extend(&self, more: i64) -> Result<bool, NotAdded> {
+        let mut committed = self.totals.committed.load(Relaxed);
+        loop {
+            if committed >= CLOSED_FROM {
+                return Err(NotAdded::Sealed);
+            }
+            let ceiling = self.bounds.ceiling.load(Acquire);
+            let after = plain(committed).saturating_add(more);
+            if after > ceiling {
+                return Err(NotAdded::Full);
+            }
+            match self.totals.committed.compare_exchange_weak(committed, committed + more, AcqRel, Relaxed) {
+                Ok(_) => return Ok(ceiling - after < self.bounds.refill_below.load(Relaxed)),
+                Err(now) => committed = now,
+            }
+        }
+    }
+
     /// Replaces a hold by what was really used, also where that is more.
     pub fn settle(&self, held: i64, actual: i64) {
         if actual != 0 {
@@ -151,8 +181,24 @@ impl Account {
 
     /// Ends the account for new holds; those in flight settle as ever.
     pub fn seal(&self) {
-        if !self.is_sealed() {
-            self.totals.committed.fetch_add(SEAL, AcqRel);
+        self.raise(SEALED_FROM, SEAL);
+    }
+
+    /// Ends a sealed account for those in flight too: from now on what is committed only falls. For one whose allowance
+    /// beyond that goes to another.
+    pub fn close(&self) {
+        self.seal();
+        self.raise(CLOSED_FROM, CLOSE);
+    }
+
+    /// Adds a mark to `committed`, once.
+    fn raise(&self, from: i64, mark: i64) {
+        let mut committed = self.totals.committed.load(Acquire);
+        while committed < from {
+            match self.totals.committed.compare_exchange_weak(committed, committed + mark, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(now) => committed = now,
+            }
         }
     }
 
@@ -167,16 +213,14 @@ impl Account {
 
     /// Of the allowance: settled, held, and given back.
     pub fn taken(&self) -> i64 {
-        let committed = self.totals.committed.load(Acquire);
-        if committed >= SEALED_FROM { committed - SEAL } else { committed }
+        plain(self.totals.committed.load(Acquire))
     }
 
     /// Commits for good what is left of an allowance, and says how much that was: no hold gets it any more.
     pub fn take_idle(&self, granted: i64) -> i64 {
         let mut committed = self.totals.committed.load(Acquire);
         loop {
-            let taken = if committed >= SEALED_FROM { committed - SEAL } else { committed };
-            let idle = granted.saturating_sub(taken);
+            let idle = granted.saturating_sub(plain(committed));
             if idle <= 0 {
                 return 0;
             }
@@ -206,6 +250,15 @@ impl Account {
     /// Publishes how far holds may go.
     pub fn set_ceiling(&self, ceiling: i64) {
         self.bounds.ceiling.store(ceiling, Release);
+    }
+}
+
+/// `committed` without its marks.
+fn plain(committed: i64) -> i64 {
+    match committed {
+        CLOSED_FROM.. => committed - SEAL - CLOSE,
+        SEALED_FROM.. => committed - SEAL,
+        _ => committed,
     }
 }
 
@@ -255,6 +308,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_grows_under_the_ceiling_also_after_the_end_and_not_once_closed() {
+        let account = account(100);
+        account.try_hold(50).unwrap();
+        assert_eq!(account.extend(51), Err(NotAdded::Full));
+        assert_eq!(account.extend(20), Ok(false));
+        account.seal();
+        assert_eq!((account.extend(31), account.extend(10)), (Err(NotAdded::Full), Ok(false)));
+        account.close();
+        account.close();
+        account.seal();
+        assert_eq!((account.extend(1), account.try_hold(1)), (Err(NotAdded::Sealed), Err(NotAdded::Sealed)));
+        assert_eq!((account.committed(), account.is_sealed()), (80, true));
+        account.settle(80, 15);
+        assert_eq!((account.committed(), account.used()), (15, 15));
+    }
+
+    #[test]
     fn eight_threads_never_hold_more_than_the_ceiling() {
         let account = account(1000);
         std::thread::scope(|scope| {
@@ -265,8 +335,10 @@ mod tests {
                     for _ in 0..5000 {
                         let hold = random.i64(0..300);
                         if account.try_hold(hold).is_ok() {
+                            let more = random.i64(0..100);
+                            let held = hold + if account.extend(more).is_ok() { more } else { 0 };
                             assert!(account.committed() <= 1000);
-                            account.settle(hold, 0);
+                            account.settle(held, 0);
                         }
                     }
                 });

@@ -185,6 +185,15 @@ impl Budget {
         Some(self.limit().saturating_sub(self.carried.load(Relaxed)).saturating_sub(committed))
     }
 
+    /// Whether the period of an attempt that starts now, unix milliseconds, goes on until then.
+    pub fn lasts(&self, now_ms: i64, until_ms: i64) -> bool {
+        if let Some(account) = self.current.load().as_ref().filter(|account| now_ms < account.ends_at_ms) {
+            return until_ms < account.ends_at_ms;
+        }
+        let ends_at = self.books().terms.period.span(now_ms.div_euclid(1000)).ends_at;
+        until_ms < ends_at.saturating_mul(1000)
+    }
+
     /// Until a call in flight settles, or a moment passed; then try again. The caller bounds how often.
     pub async fn wait_for_release(&self) {
         let _waiting = Waiting::begin(&self.releases);
@@ -450,6 +459,8 @@ struct Carried {
 fn carried(books: &Books, current: &Span, now: i64) -> Carried {
     let mut carried = Carried { used: closed_amount(books, current, now), held: 0 };
     for older in books.older.iter().filter(|older| counts(books, older, current, now)) {
+        // What it holds beyond is promised to the current one from here on.
+        older.close();
         let used = older.used();
         carried.used = carried.used.saturating_add(used);
         carried.held = carried.held.saturating_add((older.committed() - used).max(0));

@@ -285,6 +285,7 @@ impl Grants {
             let mut taken = closed_amount(&books, &account.span, now);
             let leaving = current.iter().filter(|current| opened && current.id != account.id);
             for older in books.older.iter().chain(leaving).filter(|older| counts(&books, older, &account.span, now)) {
+                older.close();
                 let net = self.state.accounts.get(&older.id).map_or(0, |entry| entry.granted - entry.returned);
                 let needed = older.committed();
                 if net > needed {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, PoisonError};
 
-use crate::account::Account;
+use crate::account::{Account, NotAdded};
 use crate::allowance::Allowances;
 use crate::budget::{Budget, Decision};
 use crate::counters::Counters;
@@ -38,6 +38,13 @@ pub struct Hold {
     counters: Arc<Counters>,
 }
 
+/// Why an attempt does not hold more.
+#[derive(Debug)]
+pub struct Short {
+    /// What has no room; `None`: it is gone from the configuration.
+    pub budget: Option<Arc<Budget>>,
+}
+
 /// The accounts of a hold.
 #[derive(Debug, Default)]
 struct Accounts([Option<Arc<Account>>; MAX_BUDGETS]);
@@ -59,6 +66,20 @@ impl Writer {
     /// # Errors
     /// See [`Refusal`]; nothing is held then. `Pending` and `Reserved` are to be waited for and tried again.
     pub fn try_hold(&mut self, start: &AttemptStart, budgets: &[Arc<Budget>]) -> Result<Hold, Refusal> {
+        self.try_hold_part(start, start.hold, budgets)
+    }
+
+    /// The same, but of `start.hold` only a part; it grows by [`Writer::extend`]. What the attempt may use must be no more
+    /// than the part at any time: it is what is charged where nobody says what was used.
+    ///
+    /// # Errors
+    /// As [`Writer::try_hold`].
+    pub fn try_hold_part(
+        &mut self,
+        start: &AttemptStart,
+        part: Amounts,
+        budgets: &[Arc<Budget>],
+    ) -> Result<Hold, Refusal> {
         if budgets.len() > MAX_BUDGETS {
             let reason = format!("{} budgets apply to the call, at most {MAX_BUDGETS} can", budgets.len());
             return Err(self.unavailable(reason));
@@ -82,7 +103,7 @@ impl Writer {
             if last.replace(budget.order) == Some(budget.order) {
                 continue;
             }
-            match self.hold_one(budget, start) {
+            match self.hold_one(budget, &part, start.started_at_ms) {
                 Ok(account) => {
                     ids[count] = account.id;
                     accounts.0[count] = Some(account);
@@ -90,47 +111,96 @@ impl Writer {
                 }
                 Err(refusal) => {
                     for account in accounts.iter() {
-                        account.settle(start.hold.of(account.unit), 0);
+                        account.settle(part.of(account.unit), 0);
                     }
                     return Err(refusal);
                 }
             }
         }
-        let (open, slot) = self.journal.write(start, &ids[..count]);
+        let marked = (part != start.hold).then_some(&part);
+        let (open, slot) = self.journal.write(start, &ids[..count], marked);
         let counters = self.shared.counters.clone();
-        Ok(Hold { open, slot, ended: false, amounts: start.hold, accounts, counters })
+        Ok(Hold { open, slot, ended: false, amounts: part, accounts, counters })
+    }
+
+    /// Holds more for an attempt: `to`, no more than its `start.hold`, in all of its budgets, or nothing more in any.
+    /// Durable like the hold itself when it returns. `asks`: where there is too little allowance, more is asked for; it
+    /// comes later, so try again then.
+    ///
+    /// # Errors
+    /// The budget that has no room for it now.
+    pub fn extend(&self, hold: &mut Hold, to: Amounts, now_ms: i64, asks: bool) -> Result<(), Short> {
+        let more = |account: &Account| to.of(account.unit) - hold.amounts.of(account.unit);
+        for (at, account) in hold.accounts.iter().enumerate() {
+            let wanted = more(account);
+            if wanted <= 0 {
+                continue;
+            }
+            match account.extend(wanted) {
+                Ok(false) => {}
+                Ok(true) => {
+                    if let Some(budget) = account.budget.upgrade() {
+                        self.ask(&budget, 0, now_ms);
+                    }
+                }
+                Err(_) if self.goes_on_without(account, wanted) => {}
+                Err(why) => {
+                    for earlier in hold.accounts.iter().take(at) {
+                        earlier.settle(more(earlier).max(0), 0);
+                    }
+                    let budget = account.budget.upgrade();
+                    // Who is sealed gets no more.
+                    let may_grow = why == NotAdded::Full && !account.is_sealed();
+                    if let Some(budget) = budget.as_ref().filter(|_| asks && may_grow) {
+                        self.ask(budget, wanted, now_ms);
+                    }
+                    return Err(Short { budget });
+                }
+            }
+        }
+        // The journal before anybody uses it.
+        hold.open.mark(hold.slot, &to);
+        hold.amounts = to;
+        Ok(())
+    }
+
+    /// Whether a budget whose allocator is away lets its calls go on all the same. More is committed then.
+    #[cold]
+    fn goes_on_without(&self, account: &Account, more: i64) -> bool {
+        let allows = self.is_away() && account.budget.upgrade().is_some_and(|budget| budget.allows_unavailable());
+        allows && account.hold(more).is_ok()
     }
 
     #[inline]
-    fn hold_one(&self, budget: &Arc<Budget>, start: &AttemptStart) -> Result<Arc<Account>, Refusal> {
-        let amount = start.hold.of(budget.unit());
+    fn hold_one(&self, budget: &Arc<Budget>, hold: &Amounts, at_ms: i64) -> Result<Arc<Account>, Refusal> {
+        let amount = hold.of(budget.unit());
         if budget.denies_unavailable() && self.is_away() {
             return Err(self.unavailable(NO_ANSWER.to_owned()));
         }
-        match budget.try_hold(amount, start.started_at_ms) {
+        match budget.try_hold(amount, at_ms) {
             Decision::Held { account, refill } if account.unit == budget.unit() => {
                 if refill {
-                    self.ask(budget, 0, start.started_at_ms);
+                    self.ask(budget, 0, at_ms);
                 }
                 Ok(account)
             }
             // The unit changed in this moment, so that another amount should be held.
             Decision::Held { account, .. } => {
                 account.settle(amount, 0);
-                self.hold_slowly(budget, start)
+                self.hold_slowly(budget, hold, at_ms)
             }
             Decision::Exhausted | Decision::Throttled { .. } | Decision::Reserved { .. } | Decision::Wanting => {
-                self.hold_slowly(budget, start)
+                self.hold_slowly(budget, hold, at_ms)
             }
         }
     }
 
     #[cold]
-    fn hold_slowly(&self, budget: &Arc<Budget>, start: &AttemptStart) -> Result<Arc<Account>, Refusal> {
+    fn hold_slowly(&self, budget: &Arc<Budget>, hold: &Amounts, at_ms: i64) -> Result<Arc<Account>, Refusal> {
         // Registered before the second look: a grant that comes in between is not missed.
         let wait = budget.grant_wait();
-        let amount = start.hold.of(budget.unit());
-        match budget.try_hold(amount, start.started_at_ms) {
+        let amount = hold.of(budget.unit());
+        match budget.try_hold(amount, at_ms) {
             Decision::Held { account, .. } if account.unit == budget.unit() => Ok(account),
             Decision::Held { account, .. } => {
                 account.settle(amount, 0);
@@ -143,7 +213,7 @@ impl Writer {
                 Err(Refusal::Exhausted {
                     spent: budget.spent(),
                     limit: budget.limit(),
-                    resets_at: budget.resets_at(start.started_at_ms.div_euclid(1000)),
+                    resets_at: budget.resets_at(at_ms.div_euclid(1000)),
                     budget: budget.clone(),
                 })
             }
@@ -156,12 +226,12 @@ impl Writer {
             Decision::Reserved { held } => {
                 if budget.is_shared() {
                     // Others may give back what they do not need.
-                    self.ask(budget, amount.max(1), start.started_at_ms);
+                    self.ask(budget, amount.max(1), at_ms);
                 }
                 Err(Refusal::Reserved { held, limit: budget.limit(), budget: budget.clone() })
             }
             Decision::Wanting => {
-                self.ask(budget, amount.max(1), start.started_at_ms);
+                self.ask(budget, amount.max(1), at_ms);
                 if budget.asks.failed.load(Acquire) {
                     return Err(self.unavailable(lock(&self.shared.failure).clone()));
                 }
@@ -219,10 +289,17 @@ impl Hold {
     }
 
     /// What was used is not known: the whole hold is charged.
-    pub fn charge(mut self, status: u16, duration_ms: u32) {
+    pub fn charge(self, status: u16, duration_ms: u32) {
+        let all = self.amounts;
+        self.charge_up_to(all, status, duration_ms);
+    }
+
+    /// What was used is not known, but it cannot be more than `most`: that is charged, and never more than the hold.
+    pub fn charge_up_to(mut self, most: Amounts, status: u16, duration_ms: u32) {
         self.counters.charged.fetch_add(1, Relaxed);
-        let all = charged(self.amounts, Outcome::Charged);
-        self.end(Settlement { status, duration_ms, ..all });
+        let Amounts { nano_usd, tokens, requests } = self.amounts;
+        let most = Amounts { nano_usd: nano_usd.min(most.nano_usd), tokens: tokens.min(most.tokens), requests };
+        self.end(Settlement { status, duration_ms, ..charged(most, Outcome::Charged) });
     }
 
     fn end(&mut self, settlement: Settlement) {

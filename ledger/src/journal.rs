@@ -1,5 +1,6 @@
 //! The journal: memory-mapped segments of fixed slots, one writer for each core. A hold is a store into the map before
-//! dispatch and its settlement a second store beside it: no system call, no allocation, and both survive `kill -9`.
+//! dispatch and its settlement a second store beside it (what a part of it holds, stores in between): no system call, no
+//! allocation, and all survive `kill -9`.
 //! A segment whose slots are all used is left behind; it lives on until its last attempt has settled and its rows are
 //! copied. Blocks are allocated when a segment is made, never when it is written.
 
@@ -17,8 +18,8 @@ use std::time::Duration;
 use memmap2::MmapMut;
 
 use crate::map::map_segment;
-use crate::record::{self, Layout, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Slot};
-use crate::terms::{AttemptStart, Settlement};
+use crate::record::{self, Layout, MARK_BYTES, Place, SETTLEMENT_AT, SETTLEMENT_BYTES, SLOT_BYTES, Slot};
+use crate::terms::{Amounts, AttemptStart, Settlement};
 
 const FIRST_MAGIC: &[u8; 8] = b"TollgJ01";
 const MAGIC: &[u8; 8] = b"TollgJ02";
@@ -387,11 +388,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes an intent. [`Journal::prepare`] came right before.
-    pub fn write(&mut self, start: &AttemptStart, accounts: &[u32]) -> (Arc<Open>, u32) {
+    /// Writes an intent, and what is held of it where that is less. [`Journal::prepare`] came right before.
+    pub fn write(&mut self, start: &AttemptStart, accounts: &[u32], part: Option<&Amounts>) -> (Arc<Open>, u32) {
         let open = self.open.as_ref().expect("prepare opens a segment or fails");
         let slot = self.next_slot;
         let place = Place { segment: open.segment.number, slot };
+        if let Some(part) = part {
+            // First: without it the intent would count whole.
+            open.mark(slot, part);
+        }
         let at = slot as usize * SLOT_BYTES;
         let intent = record::encode_intent(place, start, accounts);
         open.map()[at..at + intent.len()].copy_from_slice(&intent);
@@ -410,6 +415,14 @@ impl Drop for Journal {
 }
 
 impl Open {
+    /// Writes what the attempt of a slot holds now. Not after its settlement.
+    pub fn mark(&self, slot: u32, part: &Amounts) {
+        let place = Place { segment: self.segment.number, slot };
+        let at = slot as usize * SLOT_BYTES + SETTLEMENT_AT;
+        let bytes = record::encode_mark(place, part);
+        self.map()[at..at + MARK_BYTES].copy_from_slice(&bytes);
+    }
+
     /// Writes the settlement of a slot, once.
     pub fn settle(&self, slot: u32, settlement: &Settlement, over_hold: bool) {
         let place = Place { segment: self.segment.number, slot };

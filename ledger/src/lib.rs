@@ -1,8 +1,8 @@
 //! The money engine of one process: budgets that hold, a journal that no crash empties, and a database to ask.
 //!
 //! An attempt is held in all budgets that bind it, or in none, and written to the journal of its core before it is
-//! sent ([`Writer::try_hold`]); what it really cost is written beside it afterwards ([`Hold::settle`]). Neither makes a
-//! system call. Allowance comes in chunks that are synced to disk before use (`grants`), so that no crash, power loss
+//! sent ([`Writer::try_hold`]); what it really cost is written beside it afterwards ([`Hold::settle`]). One that comes
+//! bit by bit may hold a part and more as it goes on ([`Writer::extend`]). None of them makes a system call. Allowance comes in chunks that are synced to disk before use (`grants`), so that no crash, power loss
 //! or restart lets a Hard budget go above its limit; rows are copied to SQLite by a thread of its own (`copier`).
 //!
 //! ```text
@@ -42,7 +42,7 @@ mod throttle;
 
 pub use budget::{Budget, GrantWait};
 pub use counters::CounterValues;
-pub use hold::{Hold, Writer};
+pub use hold::{Hold, Short, Writer};
 pub use journal::KernelBoot;
 pub use ledger::{Allocation, FlushError, Ledger, OpenError, Options, kernel_boot};
 pub use members::{MOST_MEMBERS, Members, TooMany};

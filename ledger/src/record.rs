@@ -1,5 +1,6 @@
 //! One attempt in the journal: a slot of fixed size with two parts, each under its own checksum. The intent is written
-//! before dispatch, the settlement beside it afterwards. Pure: bytes in, bytes out.
+//! before dispatch, the settlement beside it afterwards. Where an attempt holds less than its intent says, a mark of what
+//! it holds stands in the place of the settlement meanwhile. Pure: bytes in, bytes out.
 
 use crate::terms::{Amounts, AttemptStart, NameId, Outcome, Settlement};
 
@@ -23,6 +24,12 @@ pub const INTENT_BYTES: usize = SETTLEMENT_AT;
 
 /// Bytes of a settlement.
 pub const SETTLEMENT_BYTES: usize = 80;
+
+/// Bytes of a mark.
+pub const MARK_BYTES: usize = 24;
+
+/// Where a settlement has its outcome; no outcome has this number, so that neither is taken for the other.
+const MARK: u8 = 0xe5;
 
 /// Marks a slot as used, so that an intent is never all zero.
 const USED: u8 = 0xa5;
@@ -64,6 +71,9 @@ pub struct Intent {
     pub start: AttemptStart,
     accounts: [u32; MAX_BUDGETS],
     account_count: u8,
+    /// What it holds, where that is less than its intent says. `None` as soon as it is settled, and where the mark is
+    /// torn.
+    part: Option<Amounts>,
     /// `None` while in flight, and where the settlement is torn.
     pub settlement: Option<Settlement>,
     pub over_hold: bool,
@@ -75,9 +85,14 @@ impl Intent {
         &self.accounts[..usize::from(self.account_count)]
     }
 
-    /// What it costs as far as can be known: without a settlement, the hold.
+    /// What it costs as far as can be known: without a settlement, what it holds.
     pub fn cost(&self) -> Amounts {
-        self.settlement.map_or(self.start.hold, |settlement| settlement.actual)
+        self.settlement.map_or_else(|| self.held(), |settlement| settlement.actual)
+    }
+
+    /// What it holds while it is in flight.
+    pub fn held(&self) -> Amounts {
+        self.part.unwrap_or(self.start.hold)
     }
 
     /// The highest name number it refers to.
@@ -110,10 +125,29 @@ pub fn charged(hold: Amounts, outcome: Outcome) -> Settlement {
 pub fn encode(place: Place, intent: &Intent) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..INTENT_BYTES].copy_from_slice(&encode_intent(place, &intent.start, intent.accounts()));
-    if let Some(settlement) = &intent.settlement {
-        slot[SETTLEMENT_AT..].copy_from_slice(&encode_settlement(place, settlement, intent.over_hold));
+    match (&intent.settlement, &intent.part) {
+        (Some(settlement), _) => {
+            slot[SETTLEMENT_AT..].copy_from_slice(&encode_settlement(place, settlement, intent.over_hold));
+        }
+        (None, Some(part)) => {
+            slot[SETTLEMENT_AT..SETTLEMENT_AT + MARK_BYTES].copy_from_slice(&encode_mark(place, part));
+        }
+        (None, None) => {}
     }
     slot
+}
+
+/// The bytes of a mark, for the place of the settlement that will replace it. A request is one, however much of it is
+/// held. While one is replaced by another or by the settlement, a process that dies leaves neither: the whole of what the
+/// intent says counts then.
+pub fn encode_mark(place: Place, part: &Amounts) -> [u8; MARK_BYTES] {
+    let mut bytes = [0; MARK_BYTES];
+    bytes[4] = MARK;
+    bytes[8..16].copy_from_slice(&part.nano_usd.to_le_bytes());
+    bytes[16..24].copy_from_slice(&part.tokens.to_le_bytes());
+    let checksum = checksum(place, 2, &bytes[4..]);
+    bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+    bytes
 }
 
 /// The bytes of an intent.
@@ -212,6 +246,8 @@ pub fn decode(layout: Layout, place: Place, slot: &[u8]) -> Slot {
         *account = u32_at(intent, 96 + 4 * at);
     }
     let settlement = decode_settlement(place, &rest[..SETTLEMENT_BYTES]);
+    let hold = amounts_at(intent, 72);
+    let part = decode_mark(place, &rest[..MARK_BYTES]);
     Slot::Intent(Intent {
         start: AttemptStart {
             attempt_id: u128::from(u64_at(intent, 8)) | u128::from(u64_at(intent, 16)) << 64,
@@ -228,11 +264,12 @@ pub fn decode(layout: Layout, place: Place, slot: &[u8]) -> Slot {
             tags: later_name(1),
             end_user_name: later_name(2),
             end_user: u64_at(intent, 64),
-            hold: amounts_at(intent, 72),
+            hold,
             attempt_no: intent[5],
         },
         accounts,
         account_count: count,
+        part: part.map(|part| Amounts { requests: hold.requests, ..part }),
         over_hold: settlement.is_some() && rest[5] & FLAG_OVER_HOLD != 0,
         settlement,
     })
@@ -255,6 +292,13 @@ fn decode_settlement(place: Place, bytes: &[u8]) -> Option<Settlement> {
         duration_ms: u32_at(bytes, 8),
         first_byte_ms: u32_at(bytes, 12),
     })
+}
+
+fn decode_mark(place: Place, bytes: &[u8]) -> Option<Amounts> {
+    if bytes[4] != MARK || u32_at(bytes, 0) != checksum(place, 2, &bytes[4..]) {
+        return None;
+    }
+    Some(Amounts { nano_usd: u64_at(bytes, 8) as i64, tokens: u64_at(bytes, 16) as i64, requests: 0 })
 }
 
 fn checksum(place: Place, part: u32, bytes: &[u8]) -> u32 {
@@ -360,6 +404,32 @@ mod tests {
         assert_eq!(decode(PLACE, &[0; SLOT_BYTES]), Slot::Empty);
     }
 
+    /// The same attempt while it holds a part.
+    fn partly(start: &AttemptStart, nano_usd: i64) -> [u8; SLOT_BYTES] {
+        let mut slot = slot(start, None);
+        let part = Amounts { nano_usd, tokens: 3, requests: 9 };
+        slot[SETTLEMENT_AT..SETTLEMENT_AT + MARK_BYTES].copy_from_slice(&encode_mark(PLACE, &part));
+        slot
+    }
+
+    #[test]
+    fn a_mark_says_what_is_held_until_the_settlement_takes_its_place() {
+        let mut bytes = partly(&start(1, 70), 20);
+        let intent = read(PLACE, &bytes).unwrap();
+        let held = Amounts { nano_usd: 20, tokens: 3, requests: 1 };
+        assert_eq!((intent.held(), intent.cost(), intent.start.hold.nano_usd), (held, held, 70));
+        assert_eq!(read(PLACE, &encode(PLACE, &intent)), Some(intent));
+        let settlement = charged(Amounts { nano_usd: 11, tokens: 2, requests: 1 }, Outcome::Exact);
+        let new = encode_settlement(PLACE, &settlement, false);
+        for torn in 1..SETTLEMENT_BYTES {
+            bytes[SETTLEMENT_AT..SETTLEMENT_AT + torn].copy_from_slice(&new[..torn]);
+            let cost = read(PLACE, &bytes).unwrap().cost().nano_usd;
+            assert!(matches!(cost, 11 | 20 | 70), "{torn} {cost}");
+        }
+        bytes[SETTLEMENT_AT..].copy_from_slice(&new);
+        assert_eq!(read(PLACE, &bytes).unwrap().cost(), settlement.actual);
+    }
+
     /// A slot of the first layout, byte for byte: an attempt with 8 names and 2 accounts, settled.
     const FIRST: &str = include_str!("testdata/slot-first.hex");
 
@@ -392,6 +462,21 @@ mod tests {
                 Slot::Bad => prop_assert!(bit / 8 < SETTLEMENT_AT),
                 // A settlement that cannot be trusted is none: the hold counts.
                 Slot::Intent(intent) => prop_assert_eq!(intent, Intent { settlement: None, over_hold: false, ..whole }),
+            }
+        }
+
+        #[test]
+        fn no_flipped_bit_makes_a_part_smaller(bit in 0..SLOT_BYTES * 8, part in 0..i64::MAX) {
+            let mut bytes = partly(&start(7, i64::MAX), part);
+            let whole = read(PLACE, &bytes).unwrap();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            match decode(Layout::Current, PLACE, &bytes) {
+                Slot::Empty => prop_assert!(false, "a used slot looks empty"),
+                Slot::Bad => prop_assert!(bit / 8 < SETTLEMENT_AT),
+                Slot::Intent(intent) => {
+                    let all = Intent { part: None, ..whole.clone() };
+                    prop_assert!(intent == all || (intent == whole && bit / 8 >= SETTLEMENT_AT + MARK_BYTES));
+                }
             }
         }
     }

@@ -130,7 +130,7 @@ pub fn recover(
             highest_name = highest_name.max(intent.highest_name());
             if counts && intent.settlement.is_none() {
                 recovered_attempts += 1;
-                recovered.nano_usd = recovered.nano_usd.saturating_add(intent.start.hold.nano_usd.max(0));
+                recovered.nano_usd = recovered.nano_usd.saturating_add(intent.cost().nano_usd.max(0));
             }
             rows.push(Row { id: row_id(place), intent });
         }

@@ -144,7 +144,7 @@ impl Row {
 
     /// How it ended; what nobody settled was cut off by the end of its process.
     pub fn settlement(&self) -> Settlement {
-        self.intent.settlement.unwrap_or_else(|| charged(self.intent.start.hold, Outcome::Recovered))
+        self.intent.settlement.unwrap_or_else(|| charged(self.intent.held(), Outcome::Recovered))
     }
 }
 

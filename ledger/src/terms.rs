@@ -84,7 +84,7 @@ pub struct AttemptStart {
     pub attempt_no: u8,
     /// The price that the attempt is settled with.
     pub price_version: NameId,
-    /// The worst case, reserved in all budgets.
+    /// The worst case. Reserved in all budgets, or a part of it where it is certain that no more is used yet.
     pub hold: Amounts,
 }
 
@@ -100,13 +100,13 @@ pub enum Outcome {
     Unpriced = 3,
     /// Answered from the cache; costs nothing.
     Cache = 4,
-    /// What was used is unknown: the whole hold.
+    /// What was used is unknown: the whole hold, or of a stream that was given up the most it can have used so far.
     Charged = 5,
     /// Never dispatched, or answered by a complete error: nothing.
     Released = 6,
     /// Nobody settled it (a cancelled task, a panic): the whole hold.
     Dropped = 7,
-    /// The process died first: the whole hold.
+    /// The process died first: what was held then.
     Recovered = 8,
 }
 

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{adjusted, attempt, daily, exact, hard, hold, options, rows, segments, spent};
+use common::{NOON_MS, adjusted, attempt, daily, exact, hard, hold, hold_part, options, rows, segments, spent};
 use tollgate_faults::{Money, Run, seeds, this_test};
-use tollgate_ledger::{LastEnd, Ledger, Mode, OpenError, Options, RecoveryReport, Refusal};
+use tollgate_ledger::{Amounts, LastEnd, Ledger, Mode, OpenError, Options, RecoveryReport, Refusal};
 
 const LIMIT: i64 = 150_000;
 const CHILD: &str = "LEDGER_TEST_CHILD";
@@ -53,15 +53,18 @@ fn child() {
                     if at("before hold") {
                         die();
                     }
-                    say(format!("hold {id} {amount}"));
-                    match hold(&mut writer, &attempt(id, amount), &budgets) {
+                    // Some hold a part at first, and more now and then.
+                    let part = if random.bool() { amount } else { random.i64(1..=amount) };
+                    say(format!("hold {id} {part}"));
+                    match hold_part(&mut writer, &attempt(id, amount), nano(part), &budgets) {
                         Ok(one) => {
-                            say(format!("held {id} {amount}"));
+                            say(format!("held {id} {part}"));
                             held.push((id, amount, one));
                         }
                         Err(Refusal::Exhausted { .. } | Refusal::Reserved { .. }) => {
                             say(format!("refused {id} 0"));
-                            held.drain(..).for_each(|(id, amount, one)| {
+                            held.drain(..).for_each(|(id, _, one)| {
+                                let amount = one.amounts().nano_usd;
                                 say(format!("settle {id} {amount}"));
                                 one.settle(exact(amount));
                                 say(format!("settled {id} {amount}"));
@@ -72,9 +75,20 @@ fn child() {
                     if at("held") {
                         die();
                     }
+                    if let Some((id, amount, one)) = held.last_mut() {
+                        let now = one.amounts().nano_usd;
+                        let to = now + (*amount - now) / 2;
+                        say(format!("extend {id} {to}"));
+                        if writer.extend(one, nano(to), NOON_MS, true).is_ok() {
+                            say(format!("held {id} {to}"));
+                        }
+                        if at("extended") {
+                            die();
+                        }
+                    }
                     if held.len() > 6 {
-                        let (id, amount, one) = held.swap_remove(random.usize(..held.len()));
-                        let actual = random.i64(0..=amount);
+                        let (id, _, one) = held.swap_remove(random.usize(..held.len()));
+                        let actual = random.i64(0..=one.amounts().nano_usd);
                         say(format!("settle {id} {actual}"));
                         if at("usage seen") {
                             die();
@@ -95,12 +109,18 @@ fn child() {
     });
 }
 
+/// What an attempt holds.
+fn nano(nano_usd: i64) -> Amounts {
+    Amounts { nano_usd, ..attempt(0, 0).hold }
+}
+
 /// What the children said they did.
 #[derive(Default)]
 struct Oracle {
-    /// Attempts that may or must be in the journal, and what they cost if so.
+    /// Attempts that may or must be in the journal, and the most they hold if so.
     asked: BTreeMap<u128, i64>,
-    held: HashSet<u128>,
+    /// Those that must, and the least they hold.
+    held: BTreeMap<u128, i64>,
     settling: BTreeMap<u128, i64>,
     settled: HashSet<u128>,
     refused: HashSet<u128>,
@@ -112,8 +132,8 @@ impl Oracle {
         let words: Vec<&str> = line.split(' ').collect();
         let (id, amount): (u128, i64) = (words[1].parse().unwrap(), words[2].parse().unwrap());
         match words[0] {
-            "hold" => drop(self.asked.insert(id, amount)),
-            "held" => drop(self.held.insert(id)),
+            "hold" | "extend" => drop(self.asked.insert(id, amount)),
+            "held" => drop(self.held.insert(id, amount)),
             "settle" => drop(self.settling.insert(id, amount)),
             "settled" => drop(self.settled.insert(id)),
             "refused" => drop(self.refused.insert(id)),
@@ -138,7 +158,7 @@ impl Oracle {
         let rows = rows(folder);
         let ids: HashSet<u128> = rows.iter().map(|row| row.0).collect();
         assert_eq!(ids.len(), rows.len(), "an attempt has one row");
-        for id in &self.held {
+        for id in self.held.keys() {
             assert!(ids.contains(id), "attempt {id} was held and lost");
         }
         for (id, nano_usd, outcome) in &rows {
@@ -147,7 +167,8 @@ impl Oracle {
             match outcome.as_str() {
                 "exact" => assert_eq!(Some(nano_usd), self.settling.get(id), "attempt {id}"),
                 "recovered" => {
-                    assert_eq!(*nano_usd, asked, "attempt {id}");
+                    let held = self.held.get(id).copied().unwrap_or(*nano_usd);
+                    assert!([held, asked].contains(nano_usd), "attempt {id}: {nano_usd}, held {held}, asked {asked}");
                     assert!(!self.settled.contains(id), "attempt {id} was settled and forgotten");
                 }
                 other => panic!("{other}"),
@@ -217,7 +238,9 @@ fn kill_9_at_any_moment_loses_nothing_and_never_overspends() {
 
 #[test]
 fn kill_9_at_each_named_point_keeps_the_books() {
-    for (round, point) in ["before hold", "held", "usage seen", "settled", "flushed"].into_iter().enumerate() {
+    for (round, point) in
+        ["before hold", "held", "extended", "usage seen", "settled", "flushed"].into_iter().enumerate()
+    {
         let folder = tempfile::tempdir().unwrap();
         let mut oracle = Oracle::default();
         for boot in 0..2 {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{NOON_MS, attempt, exact, hard, options};
 use tollgate_allocator::{Asker, Budget as Allocated, Terms};
-use tollgate_ledger::{Allocation, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer};
+use tollgate_ledger::{Allocation, Amounts, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer};
 
 /// One clock for all tests of this file; it only goes on.
 static CLOCK_MS: AtomicI64 = AtomicI64::new(NOON_MS);
@@ -92,13 +92,26 @@ impl Process {
 
     /// Holds, or says why not, after all that can be had from the allocator and from `others`.
     fn hold(&mut self, id: u128, amount: i64, allocator: &mut Allocator, others: &[&Process]) -> Result<Hold, Refusal> {
+        self.hold_part(id, amount, amount, allocator, others)
+    }
+
+    /// The same for a part of `all`.
+    fn hold_part(
+        &mut self,
+        id: u128,
+        all: i64,
+        part: i64,
+        allocator: &mut Allocator,
+        others: &[&Process],
+    ) -> Result<Hold, Refusal> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         // Other tests move the clock too: rounds, not time.
         let mut patience = 40;
         loop {
-            let mut start = attempt(id, amount);
+            let mut start = attempt(id, all);
             start.started_at_ms = clock();
-            match self.writer.try_hold(&start, &self.budgets) {
+            let part = Amounts { nano_usd: part, ..start.hold };
+            match self.writer.try_hold_part(&start, part, &self.budgets) {
                 Err(Refusal::Pending(grant)) => {
                     allocator.exchange(self);
                     runtime.block_on(grant.wait());
@@ -116,6 +129,54 @@ impl Process {
             }
             CLOCK_MS.fetch_add(50, SeqCst);
         }
+    }
+
+    /// Holds more, after all that can be had from the allocator and from `others`.
+    fn extend(&self, hold: &mut Hold, to: i64, allocator: &mut Allocator, others: &[&Process]) -> bool {
+        for _ in 0..100 {
+            if self.writer.extend(hold, Amounts { nano_usd: to, ..hold.amounts() }, clock(), true).is_ok() {
+                return true;
+            }
+            for process in others.iter().chain([&self]) {
+                allocator.exchange(process);
+            }
+            // The thread of the grants takes the answers over.
+            std::thread::sleep(Duration::from_millis(2));
+            CLOCK_MS.fetch_add(50, SeqCst);
+        }
+        false
+    }
+}
+
+#[test]
+fn what_a_stream_holds_grows_by_what_others_give_back_and_no_further() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let (mut a, mut b) = (Process::start(&terms), Process::start(&terms));
+    b.hold(1, 300, &mut allocator, &[&a]).unwrap().settle(exact(300));
+    let mut stream = a.hold_part(2, 2000, 100, &mut allocator, &[&b]).unwrap();
+    assert!(a.extend(&mut stream, 700, &mut allocator, &[&b]), "what nobody else needs");
+    assert!(!a.extend(&mut stream, 701, &mut allocator, &[&b]), "there is no more");
+    assert!(allocator.charged() <= 1000, "{}", allocator.charged());
+    // What it holds is charged if nobody settles it any more.
+    std::mem::forget(stream);
+    let a = a.kill();
+    allocator.exchange(&a);
+    assert_eq!((allocator.used(), allocator.charged()), (1000, 1000));
+}
+
+#[test]
+fn without_the_allocator_a_stream_goes_on_only_where_that_is_allowed() {
+    for allows in [false, true] {
+        let terms = BudgetTerms { allow_unavailable: allows, ..hard("b", 1000) };
+        let mut allocator = Allocator::new(&terms);
+        let mut a = Process::start(&terms);
+        let mut stream = a.hold_part(1, 2000, 100, &mut allocator, &[]).unwrap();
+        allocator.away = true;
+        assert_eq!(a.extend(&mut stream, 2000, &mut allocator, &[]), allows);
+        let cost = stream.amounts().nano_usd;
+        stream.settle(exact(cost));
+        assert_eq!(cost, if allows { 2000 } else { 100 });
     }
 }
 

@@ -250,6 +250,9 @@ pub struct Deployment {
     /// The provider stops billing when the connection is closed.
     #[serde(skip_serializing_if = "says_nothing")]
     pub cancel_stops_billing: bool,
+    /// Streams show all output that is billed, as it is made, unless the call asks for something that does not.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub shows_output: bool,
     #[serde(default)]
     pub probe: Probe,
 }

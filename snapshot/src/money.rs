@@ -174,6 +174,11 @@ impl Rate {
         self.0.checked_mul(i128::from(quantity))
     }
 
+    /// What so many units cost, rounded up to a nano-USD; [`NanoUsd::MAX`] when it does not fit.
+    pub fn cost_of(self, quantity: u64) -> NanoUsd {
+        self.times(quantity).and_then(NanoUsd::from_atto_rounding_up).unwrap_or(NanoUsd::MAX)
+    }
+
     /// How many units this amount pays for; `u64::MAX` when the rate is 0.
     pub fn units_for(self, amount: NanoUsd) -> u64 {
         if amount.0 <= 0 {

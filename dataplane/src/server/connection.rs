@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::watch;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -269,7 +270,13 @@ fn poll_stream(
             Poll::Ready(Err(_)) => return Poll::Ready(false),
             Poll::Ready(Ok(())) if *ended => return Poll::Ready(true),
             Poll::Ready(Ok(())) if !waits => {}
-            Poll::Ready(Ok(())) | Poll::Pending => return wire.poll_gone(cx).map(|()| false),
+            sent => {
+                // Without budget nothing was tried, and we are called again at once.
+                if sent.is_pending() && has_budget_remaining() {
+                    relay.held_back();
+                }
+                return wire.poll_gone(cx).map(|()| false);
+            }
         }
     }
 }

@@ -68,9 +68,19 @@ pub fn exact(nano_usd: i64) -> Settlement {
 
 /// Tries until it is not the disk that is waited for.
 pub fn hold(writer: &mut Writer, start: &AttemptStart, budgets: &[Arc<Budget>]) -> Result<Hold, Refusal> {
+    hold_part(writer, start, start.hold, budgets)
+}
+
+/// The same for a part of the attempt.
+pub fn hold_part(
+    writer: &mut Writer,
+    start: &AttemptStart,
+    part: Amounts,
+    budgets: &[Arc<Budget>],
+) -> Result<Hold, Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     loop {
-        match writer.try_hold(start, budgets) {
+        match writer.try_hold_part(start, part, budgets) {
             Err(Refusal::Pending(grant)) => runtime.block_on(grant.wait()),
             other => return other,
         }

@@ -55,7 +55,8 @@ impl<'a> Used<'a> {
 
 fn compile(object: &Object<ProviderAccountSpec>, judge: &mut Judge<'_, '_>) -> Result<Upstream, Refusal> {
     let subject = object.subject();
-    let ProviderAccountSpec { provider, endpoint, credentials, limits, allowed_namespaces: _ } = &object.spec;
+    let ProviderAccountSpec { provider, endpoint, credentials, limits, cancel_billing, allowed_namespaces: _ } =
+        &object.spec;
     let provider = provider::find(provider, "spec.provider", subject, judge.report);
     let stated = provider::stated(endpoint.as_ref(), subject, judge.report);
     let listed = list(object, credentials, judge.report);
@@ -65,7 +66,7 @@ fn compile(object: &Object<ProviderAccountSpec>, judge: &mut Judge<'_, '_>) -> R
     let (Some(provider), Some(stated), false) = (provider, stated, broken) else { return Err(Refusal::Broken) };
     let upstream = judge.upstream(provider, stated, &listed, "spec.credentials", subject)?;
     let id = format!("{}/{}", object.meta.namespace, object.meta.name).into();
-    Ok(Upstream { account: Some(model::Account { id, limits }), ..upstream })
+    Ok(Upstream { account: Some(model::Account { id, limits }), ..upstream }.with(*cancel_billing))
 }
 
 fn list<'a>(

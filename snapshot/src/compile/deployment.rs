@@ -17,6 +17,7 @@ use super::pricing::{self, Priced};
 use super::provider::{self, Stated};
 use super::quirks;
 use super::report::{Report, Subject};
+use super::shown;
 use super::upstream::{Judge, Listed, Refusal, Upstream};
 use super::values::Reader;
 use crate::catalogue;
@@ -150,6 +151,7 @@ impl<'a> Work<'_, 'a, '_> {
             probe,
             capabilities,
             max_output_tokens,
+            cancel_billing,
             allowed_namespaces: _,
             gateway_ref: _,
         } = &self.object.spec;
@@ -172,7 +174,10 @@ impl<'a> Work<'_, 'a, '_> {
         };
         let sheet = sheet.map(Arc::new);
         let price = if is_doubtful { self.last_price(upstream.provider.id).or(sheet) } else { sheet };
-        let Upstream { provider, endpoint, api_version, headers, credentials, account } = upstream;
+        let upstream = upstream.with(*cancel_billing);
+        let Upstream { provider, endpoint, api_version, headers, credentials, account, cancel_stops_billing } =
+            upstream;
+        let shows_output = shown::shows_output(&self.object.spec, &parameters, provider.id, self.prices);
         Ok(Deployment {
             namespace: self.object.meta.namespace.as_str().into(),
             name: self.object.meta.name.as_str().into(),
@@ -200,7 +205,8 @@ impl<'a> Work<'_, 'a, '_> {
             native: provider.native,
             quirks: self.quirks.entry(provider.id).or_insert_with(|| Arc::new(quirks::of(provider))).clone(),
             image_token_bound: provider.image_token_bound,
-            cancel_stops_billing: provider.cancel_stops_billing,
+            cancel_stops_billing,
+            shows_output: cancel_stops_billing && shows_output,
             probe: match probe.mode {
                 ProbeMode::Models => model::Probe::Models,
                 ProbeMode::Completion => model::Probe::Completion,

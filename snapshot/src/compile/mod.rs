@@ -32,6 +32,7 @@ mod rate_limit;
 mod report;
 mod route;
 mod selecting;
+mod shown;
 mod team;
 mod upstream;
 mod values;

@@ -104,6 +104,11 @@ impl<'a> Overlays<'a> {
         self.list.find(provider, model, None)
     }
 
+    /// What the price list itself knows of a model of this name, whoever serves it.
+    pub fn known_like(&self, name: &str) -> Option<ModelPrice> {
+        self.list.find_like(name)
+    }
+
     /// What `like: provider/model` names, with a sheet unless it is doubtful; `None` where nothing is known of it.
     pub fn find_like(&self, like: &str) -> Option<Listed> {
         self.like_among(&self.entries, like)

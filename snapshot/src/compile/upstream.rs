@@ -1,7 +1,7 @@
 //! Where calls go and with which credential: the provider, its address and what authenticates us, judged together,
 //! because a credential may not go everywhere. From an account, or from what a deployment says itself.
 
-use tollgate_crds::SecretKeyRef;
+use tollgate_crds::{CancelBilling, SecretKeyRef};
 
 use super::credential::{self, Credentials};
 use super::endpoint;
@@ -31,6 +31,7 @@ pub(super) struct Upstream {
     pub headers: Vec<(Name, Name)>,
     pub credentials: Vec<CredentialUse>,
     pub account: Option<model::Account>,
+    pub cancel_stops_billing: bool,
 }
 
 /// A credential that a resource lists.
@@ -48,6 +49,16 @@ pub(super) struct Judge<'j, 'a> {
     pub gateway: &'j Gateway<'a>,
     pub credentials: &'j mut Credentials,
     pub report: &'j mut Report,
+}
+
+impl Upstream {
+    /// What a resource states goes before what was known.
+    pub fn with(mut self, stated: Option<CancelBilling>) -> Upstream {
+        if let Some(stated) = stated {
+            self.cancel_stops_billing = stated == CancelBilling::Stops;
+        }
+        self
+    }
 }
 
 impl Judge<'_, '_> {
@@ -84,7 +95,8 @@ impl Judge<'_, '_> {
             return Err(Refusal::Withdrawn);
         }
         let Stated { endpoint: _, api_version, headers } = stated;
-        Ok(Upstream { provider, endpoint, api_version, headers, credentials, account: None })
+        let cancel_stops_billing = provider.cancel_stops_billing;
+        Ok(Upstream { provider, endpoint, api_version, headers, credentials, account: None, cancel_stops_billing })
     }
 
     /// # Errors

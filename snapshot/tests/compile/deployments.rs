@@ -270,3 +270,50 @@ spec: {{accountRef: {{name: a}}, model: gpt-4o}}
         ]
     );
 }
+
+/// Whether a cancelled stream is billed no further, and whether streams show all that they are billed for.
+#[test]
+fn what_is_billed_of_a_cancelled_stream_is_known_or_said() {
+    let at = "endpoint: {baseURL: 'http://10.0.0.7:8000/v1'}, pricing: {free: true}";
+    let own = |spec: &str| format!("provider: openai-compatible, {at}, {spec}");
+    let server = |spec: &str| format!("provider: vllm, {at}, {spec}");
+    let stops = |spec: &str| own(&format!("cancelBilling: Stops, {spec}"));
+    for (spec, expected) in [
+        (server("model: m"), (true, true)),
+        (server("model: m, cancelBilling: Full"), (false, false)),
+        (own("model: m"), (false, false)),
+        (own("model: m, cancelBilling: Full"), (false, false)),
+        (stops("model: m"), (true, true)),
+        // Models that may think unseen, by what is said of them or else by the price table.
+        (stops("model: m, capabilities: [vision, reasoning]"), (true, false)),
+        (stops("model: m, capabilities: [vision]"), (true, true)),
+        (stops("model: o3"), (true, false)),
+        (stops("model: gpt-4o"), (true, true)),
+        (stops("model: o3, capabilities: [vision]"), (true, true)),
+        (server("model: m, pricing: {like: openai/o3}").replace("pricing: {free: true}, ", ""), (true, false)),
+        (server("model: m, pricing: {like: openai/gpt-4o}").replace("pricing: {free: true}, ", ""), (true, true)),
+        (stops("model: '*', modelNames: ['*']"), (true, false)),
+        (stops("model: m, parameters: {forced: {reasoning_effort: low}}"), (true, false)),
+        (stops("model: m, parameters: {defaults: {tools: []}}"), (true, false)),
+        (stops("model: m, parameters: {defaults: {temperature: 0}}"), (true, true)),
+    ] {
+        let compiled = compile(&spec);
+        let model = compiled.deployment("m").unwrap_or_else(|| panic!("{spec}: {:?}", compiled.summary()));
+        assert_eq!((model.cancel_stops_billing, model.shows_output), expected, "{spec}");
+    }
+    let account = |says: &str, own: &str| {
+        let text = format!(
+            "{SECRET}kind: ProviderAccount\nmetadata: {{name: a}}\nspec: {{provider: vllm, endpoint: {{baseURL: 'http://10.0.0.7:8000/v1'}}{says}}}\n---\n\
+             kind: ModelDeployment\nmetadata: {{name: m}}\nspec: {{accountRef: {{name: a}}, model: m, pricing: {{free: true}}{own}}}\n"
+        );
+        World::read(&text).compile().deployment("m").map(|model| model.cancel_stops_billing)
+    };
+    for (says, own, expected) in [
+        ("", "", true),
+        (", cancelBilling: Full", "", false),
+        (", cancelBilling: Full", ", cancelBilling: Stops", true),
+        ("", ", cancelBilling: Full", false),
+    ] {
+        assert_eq!(account(says, own), Some(expected), "{says} {own}");
+    }
+}

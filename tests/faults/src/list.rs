@@ -80,6 +80,7 @@ const GATEWAY_POINTS: &str = "a_kill_loses_no_row_and_no_cent_and_never_passes_t
 pub const FAULTS: &[Fault] = &[
     process("ledger-before-hold", "ledger", "`kill -9` before a hold", LEDGER_POINTS, LEDGER),
     process("ledger-held", "ledger", "`kill -9` after a hold, before the call is sent", LEDGER_POINTS, LEDGER),
+    process("ledger-extended", "ledger", "`kill -9` when a stream has held more", LEDGER_POINTS, LEDGER),
     process("ledger-usage-seen", "ledger", "`kill -9` when usage was seen, before it is settled", LEDGER_POINTS, LEDGER),
     process("ledger-settled", "ledger", "`kill -9` after a settlement", LEDGER_POINTS, LEDGER),
     process("ledger-flushed", "ledger", "`kill -9` after a copy to SQLite", LEDGER_POINTS, LEDGER),
