@@ -148,7 +148,7 @@ impl Oracle {
         let settled = |row: &&(u128, i64, String)| row.2 == "exact";
         let billed = rows.iter().filter(settled).map(|row| row.1).sum();
         let counted = rows.iter().map(|row| row.1).sum();
-        let lost = self.held.iter().filter(|id| !ids.contains(id)).count();
+        let lost = self.held.keys().filter(|id| !ids.contains(id)).count();
         let money = Money { limit: LIMIT, billed, counted, false_refusals: None, unavailable: 0 };
         Run::of(fault, rows.len()).times(times).money(money).rows_lost(lost).tell();
     }
