@@ -115,7 +115,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Some(_) => Allocation::Shared,
         None => Allocation::Own,
     };
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, arguments.limits.spool())?;
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, false, arguments.limits.spool())?;
     let registry = Arc::new(Registry::default());
     let builder =
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::default()) };
