@@ -1,42 +1,58 @@
-//! I/O: the books of a gateway's budgets in the cluster: some ConfigMaps, each with the budgets whose id falls to it.
-//! Written only over the version that was read.
+//! I/O: what a leader must not forget, in some ConfigMaps beside the gateway, each with what falls to it by name. Written
+//! only over the version that was read, so that of two who believe to lead one is refused.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
-use tollgate_allocator::Budget;
+use serde::de::DeserializeOwned;
 
 use crate::facts::Named;
 use crate::metrics::Metrics;
 use crate::names::{MANAGER, labels};
 
-/// ConfigMaps of one gateway. Few enough to be written at once, enough that none grows to its limit.
-pub const SHARDS: usize = 16;
+/// Writes under way at once.
+const AT_ONCE: usize = 16;
 
-/// Label of the ConfigMaps: the gateway's name. Not the one of tables, which proxies follow.
-pub const LABEL: &str = "tollgate.dev/allocations";
+/// A kind of such ConfigMaps.
+#[derive(Debug)]
+pub struct Series {
+    /// Part of their names. Example: `budgets`.
+    pub what: &'static str,
+    /// Their label, with the gateway's name. Not the one of tables, which proxies follow.
+    pub label: &'static str,
+    /// The entry that holds the text.
+    pub entry: &'static str,
+    /// How many there are for one gateway. For ever: names fall to them by it.
+    pub count: usize,
+}
 
-/// Entry of a ConfigMap.
-const ENTRY: &str = "budgets.json";
+impl Series {
+    /// Which of them a name falls to. The same in every version.
+    pub fn shard_of(&self, name: &str) -> usize {
+        use sha2::Digest;
+        usize::from(sha2::Sha256::digest(name.as_bytes())[0]) % self.count
+    }
+}
 
-/// Why books were not read or written.
+/// Why something was not read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
     /// Somebody else wrote meanwhile: read again and decide again.
     #[error("`{0}` was changed by somebody else")]
     Conflict(String),
-    #[error("the books in `{name}` cannot be read: {reason}")]
+    #[error("`{name}` cannot be read: {reason}")]
     Damaged { name: String, reason: String },
     #[error("`{name}`: {source}")]
     Api { name: String, source: Box<kube::Error> },
 }
 
-/// The way to the books of one gateway.
+/// The way to those of one gateway.
 pub struct Shards {
+    series: &'static Series,
     api: Api<ConfigMap>,
     metrics: Metrics,
     gateway: String,
@@ -45,20 +61,21 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Reads all books of a gateway. `uid`: of the LLMGateway, which owns them.
+    /// Reads all that are there. `uid`: of the LLMGateway, which owns them.
     ///
     /// # Errors
-    /// The API server says no, or what is there is not what was written: then nothing may be granted.
-    pub async fn load(
+    /// The API server says no, or what is there is not what was written: then nothing may be decided.
+    pub async fn load<T: DeserializeOwned>(
         client: &Client,
+        series: &'static Series,
         gateway: &Named,
         uid: &str,
         metrics: Metrics,
-    ) -> Result<(Shards, BTreeMap<String, Budget>), ShardError> {
+    ) -> Result<(Shards, Vec<(usize, T)>), ShardError> {
         let (namespace, name) = gateway;
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        let found = api.list(&ListParams::default().labels(&format!("{LABEL}={name}"))).await;
-        let found = found.map_err(|source| ShardError::Api { name: LABEL.to_owned(), source: Box::new(source) })?;
+        let found = api.list(&ListParams::default().labels(&format!("{}={name}", series.label))).await;
+        let found = found.map_err(|source| ShardError::Api { name: series.label.to_owned(), source: Box::new(source) });
         let owner = OwnerReference {
             api_version: tollgate_crds::API_VERSION.to_owned(),
             kind: "LLMGateway".to_owned(),
@@ -67,47 +84,39 @@ impl Shards {
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
-        let mut shards = Shards { api, metrics, gateway: name.clone(), owner, versions: HashMap::new() };
-        let mut budgets = BTreeMap::new();
-        for object in found {
-            let Some(at) = (0..SHARDS).find(|at| object.metadata.name.as_deref() == Some(&*shards.name(*at))) else {
-                continue;
-            };
-            let text = object.data.as_ref().and_then(|data| data.get(ENTRY)).map_or("{}", String::as_str);
-            let read: BTreeMap<String, Budget> = serde_json::from_str(text)
+        let mut shards = Shards { series, api, metrics, gateway: name.clone(), owner, versions: HashMap::new() };
+        let mut all = Vec::new();
+        for object in found? {
+            let is_it = |at: &usize| object.metadata.name.as_deref() == Some(&*shards.name(*at));
+            let Some(at) = (0..series.count).find(is_it) else { continue };
+            let text = object.data.as_ref().and_then(|data| data.get(series.entry)).map_or("{}", String::as_str);
+            let read = serde_json::from_str(text)
                 .map_err(|error| ShardError::Damaged { name: shards.name(at), reason: error.to_string() })?;
-            budgets.extend(read);
+            all.push((at, read));
             shards.versions.insert(at, object.metadata.resource_version.unwrap_or_default());
         }
-        Ok((shards, budgets))
+        Ok((shards, all))
     }
 
-    /// Writes shards, each over the version that was read or written here last.
+    /// Writes texts, each over the version that was read or written here last.
     ///
     /// # Errors
-    /// [`ShardError`]; what is there is not known any more.
-    pub async fn write(
-        &mut self,
-        shards: &BTreeSet<usize>,
-        budgets: &BTreeMap<String, Budget>,
-    ) -> Result<(), ShardError> {
+    /// [`ShardError`]; of those that were written, nothing is known but that they may have been.
+    pub async fn write(&mut self, texts: Vec<(usize, String)>) -> Result<(), ShardError> {
         let store = &*self;
-        let shards: Vec<usize> = shards.iter().copied().collect();
-        let written = stream::iter(shards).map(|at| async move { Ok((at, store.write_one(at, budgets).await?)) });
-        let written: Vec<(usize, String)> = written.buffer_unordered(SHARDS).try_collect().await?;
+        let written = stream::iter(texts).map(|(at, text)| async move { Ok((at, store.write_one(at, text).await?)) });
+        let written: Vec<(usize, String)> = written.buffer_unordered(AT_ONCE).try_collect().await?;
         self.versions.extend(written);
         Ok(())
     }
 
     /// Answers with the new version.
-    async fn write_one(&self, at: usize, budgets: &BTreeMap<String, Budget>) -> Result<String, ShardError> {
+    async fn write_one(&self, at: usize, text: String) -> Result<String, ShardError> {
+        let Series { what, label, entry, count: _ } = self.series;
         let name = self.name(at);
-        let of_shard: BTreeMap<&str, &Budget> =
-            budgets.iter().filter(|(id, _)| shard_of(id) == at).map(|(id, budget)| (id.as_str(), budget)).collect();
-        let text = serde_json::to_string(&of_shard).expect("names and numbers are JSON");
-        let mut labels = labels(&self.gateway, "budgets");
+        let mut labels = labels(&self.gateway, what);
         labels.remove(crate::names::GATEWAY_LABEL);
-        labels.insert(LABEL.to_owned(), self.gateway.clone());
+        labels.insert((*label).to_owned(), self.gateway.clone());
         let version = self.versions.get(&at).cloned();
         let object = ConfigMap {
             metadata: ObjectMeta {
@@ -117,7 +126,7 @@ impl Shards {
                 owner_references: Some(vec![self.owner.clone()]),
                 ..ObjectMeta::default()
             },
-            data: Some(BTreeMap::from([(ENTRY.to_owned(), text)])),
+            data: Some([((*entry).to_owned(), text)].into()),
             ..ConfigMap::default()
         };
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
@@ -134,27 +143,21 @@ impl Shards {
     }
 
     fn name(&self, at: usize) -> String {
-        format!("tollgate-{}-budgets-{at:x}", self.gateway)
+        format!("tollgate-{}-{}-{at:x}", self.gateway, self.series.what)
     }
-}
-
-/// Which shard a budget is in. The same in every version.
-pub fn shard_of(budget: &str) -> usize {
-    use sha2::Digest;
-    usize::from(sha2::Sha256::digest(budget.as_bytes())[0]) % SHARDS
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::allocator::BUDGETS;
 
     #[test]
-    fn budgets_spread_over_shards_and_stay_in_theirs() {
-        let mut counts = [0; SHARDS];
+    fn names_spread_over_shards_and_stay_in_theirs() {
+        let mut counts = [0; 16];
         for number in 0..16_000 {
-            counts[shard_of(&format!("team-{}/VirtualKey/key-{number}", number % 7))] += 1;
+            counts[BUDGETS.shard_of(&format!("team-{}/VirtualKey/key-{number}", number % 7))] += 1;
         }
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
-        assert_eq!(["a/Budget/b", "team-a/Team/research"].map(shard_of), [1, 9]);
+        assert_eq!(["a/Budget/b", "team-a/Team/research"].map(|name| BUDGETS.shard_of(name)), [1, 9]);
     }
 }

@@ -1,13 +1,9 @@
 """Neighbouring versions run together: an operator and two proxies, one of each version, while operators of both take turns.
 The other version is that of TOLLGATE_PREVIOUS_BIN, which `tests/run upgrade REF` sets."""
 
-import contextlib
 import hashlib
-import http.client
-import json
 import os
 import secrets
-import socket
 import time
 
 import pytest
@@ -15,15 +11,11 @@ import pytest
 from harness import programs
 from harness.installation import money
 from harness.load import Load
+from harness.mock import Mock, ask
 from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
-from harness.process import Process
-from harness.provider import cost
 from harness.proxy import CLIENT_PORT, Proxy
 
-# Of a token, at $2.50 and $10 for a million.
-INPUT_NANO, OUTPUT_NANO = 2_500, 10_000
-PRICING = {"perMillionTokens": {"input": "2.50", "output": "10"}}
 LIMIT, LIMIT_NANO = "0.002", 2_000_000
 # Calls that a budget of that size can never admit.
 MOST_CALLS = 2_000
@@ -31,58 +23,6 @@ SECONDS = 20
 
 
 pytestmark = pytest.mark.skipif("TOLLGATE_PREVIOUS_BIN" not in os.environ, reason="tests/run upgrade REF runs it")
-
-
-class Mock:
-    """The provider beside the tests, at an address of this machine that is not loopback: in a cluster that is refused."""
-
-    def __init__(self, plane):
-        self.host = _own_address()
-        with socket.socket() as probe:
-            probe.bind((self.host, 0))
-            self.port = probe.getsockname()[1]
-        arguments = [programs.gateway(), "mock", "--host", self.host, "--port", self.port]
-        self.process = Process("mock", arguments, plane.folder)
-        self.process.wait_until(self._is_ready)
-
-    def model(self, name):
-        endpoint = {"baseURL": f"http://{self.host}:{self.port}/v1"}
-        return object_of("ModelDeployment", name, provider="openai-compatible", endpoint=endpoint, model=name, pricing=PRICING)
-
-    def billed(self, model):
-        """What calls of a model cost, nano-dollars."""
-        rows = ask(self.host, self.port, "GET", "/_mock/invoice")[2]["rows"]
-        return cost([row for row in rows if row["billed"] and row["model"] == model], INPUT_NANO, OUTPUT_NANO)
-
-    def script(self, model, *steps):
-        assert ask(self.host, self.port, "POST", "/_mock/script", {"model": model, "steps": list(steps)})[0] == 200
-
-    def _is_ready(self):
-        try:
-            return ask(self.host, self.port, "GET", "/_mock/status")[0] == 200
-        except OSError:
-            return False
-
-
-def _own_address():
-    """The one that this machine would call others from; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback, which gateways in a cluster do not call")
-        return probe.getsockname()[0]
-
-
-def ask(host, port, method, target, body=None, key=None):
-    """Status, headers and decoded body of one call."""
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    with contextlib.closing(connection):
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        connection.request(method, target, None if body is None else json.dumps(body), headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        return answer.status, answer.headers, json.loads(text) if text else None
 
 
 @pytest.fixture

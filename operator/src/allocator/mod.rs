@@ -10,8 +10,8 @@
 //! A gateway with `stores.redis` is not asked: its proxies count there, and a reader tells what was spent.
 
 mod caller;
+mod capacity;
 mod desk;
-mod shards;
 mod spend;
 pub mod terms;
 
@@ -26,10 +26,17 @@ use crate::Context;
 use crate::error::Ended;
 use crate::facts::Named;
 use crate::proxies::Asker;
+use crate::shards::Series;
+
+pub use self::capacity::CEILING;
 
 use self::caller::Caller;
 use self::desk::Desk;
 use self::spend::Reader;
+
+/// The books of a gateway's budgets: few enough to be written at once, enough that none grows to its limit.
+pub const BUDGETS: Series =
+    Series { what: "budgets", label: "tollgate.dev/allocations", entry: "budgets.json", count: 16 };
 
 /// How often the proxies that are there are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,6 +48,7 @@ const WAITING: usize = 256;
 pub async fn run(context: Context) -> Ended {
     loop {
         // What was known may be old when this process leads again.
+        context.facts.forget_spend();
         if let Some(never) = context.leadership.while_leading(lead(&context)).await {
             match never {}
         }

@@ -24,7 +24,8 @@ class Proxy:
         folders = [cluster.folder / f"{name}-{purpose}" for purpose in ("data", "cache")]
         for folder in folders:
             folder.mkdir()
-        arguments = [
+        self.name = name
+        self._arguments = [
             program or programs.gateway(),
             "dataplane",
             f"--kubeconfig={kubeconfig}",
@@ -37,8 +38,12 @@ class Proxy:
             "--drain-delay=0",
             "--cores=1",
         ]
-        self.process = Process(name, arguments, cluster.folder)
-        cluster.processes.append(self.process)
+        self.start()
+
+    def start(self):
+        """Also again, after `stop` or `end`: on the folders that it had."""
+        self.process = Process(self.name, self._arguments, self.cluster.folder)
+        self.cluster.processes.append(self.process)
 
     def is_ready(self):
         return self._answers("/health/readiness")
@@ -47,7 +52,7 @@ class Proxy:
         return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}/snapshot").json()["generation"]
 
     def be_pod(self):
-        """Has one of the gateway's pods that has no address be ready and have this one."""
+        """Has one of the gateway's pods that has no address be ready and have this one. Its name."""
         pods = path("v1", "pods", self.namespace)
         selector = f"tollgate.dev/gateway={self.gateway}"
         listed = self.cluster.api.get(pods, labelSelector=selector)
@@ -64,11 +69,17 @@ class Proxy:
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         self.cluster.api.merge(f"{pods}/{pod['metadata']['name']}/status", {"status": status})
+        return pod["metadata"]["name"]
 
     def stop(self):
         if self.process in self.cluster.processes:
             self.cluster.processes.remove(self.process)
             self.process.kill()
+
+    def end(self):
+        """As the kubelet ends a pod: it is asked to. Its exit status."""
+        self.cluster.processes.remove(self.process)
+        return self.process.stop()
 
     def _answers(self, where):
         try:
