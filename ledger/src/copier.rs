@@ -246,8 +246,13 @@ impl Copier {
         if !is_left.load(Acquire) {
             return Ok(Told::default());
         }
-        let store = self.store.as_mut().ok_or("the database is not open")?;
-        let told = tally::tell(store, ask).map_err(text)?;
+        let mut store = match self.store.take() {
+            Some(store) => store,
+            None => Store::open(&self.path, true).map_err(text)?,
+        };
+        // As after a copy that failed, its connection is not to be trusted.
+        let told = tally::tell(&mut store, ask).map_err(text)?;
+        self.store = Some(store);
         is_left.store(!told.batches.is_empty(), Release);
         Ok(told)
     }

@@ -107,19 +107,29 @@ mod tests {
     }
 
     #[test]
-    fn twenty_are_shown_each_second_and_the_longest_waiting_first() {
+    fn of_a_hundred_thousand_that_all_move_twenty_are_shown_each_second_each_in_its_turn() {
         let begun = Instant::now();
         let mut shown = Shown::default();
-        for number in 0..50 {
-            shown.changed(thing(number), begun + Duration::from_millis(number as u64));
-        }
+        let keys: Vec<Thing> = (0..100_000).map(thing).collect();
         let mut names = Vec::new();
-        for second in 1..5 {
-            let taken = shown.take(begun + Duration::from_secs(second), |_| totals(1));
-            assert!(taken.len() <= PER_SECOND);
+        for second in 1..=6 {
+            let now = begun + Duration::from_secs(second);
+            for (number, key) in keys.iter().enumerate() {
+                shown.changed(key.clone(), now + Duration::from_nanos(number as u64));
+            }
+            let taken = shown.take(now, |_| totals(second as i64));
+            assert_eq!(taken.len(), PER_SECOND);
             names.extend(taken.into_iter().map(|(thing, _)| thing));
         }
-        assert_eq!(names, (0..50).map(thing).collect::<Vec<_>>());
+        assert_eq!(names, keys[..6 * PER_SECOND]);
+    }
+
+    #[test]
+    fn what_rests_is_not_remembered() {
+        let begun = Instant::now();
+        let mut shown = Shown::default();
+        shown.changed(thing(1), begun);
+        assert_eq!(shown.take(begun, |_| totals(1)).len(), 1);
         shown.take(begun + MOVING * 2, |_| totals(1));
         assert!(shown.shown.is_empty() && shown.waiting.is_empty());
     }
