@@ -17,6 +17,7 @@ pub mod terms;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -59,7 +60,8 @@ pub async fn run(context: Context) -> Ended {
 struct Counter {
     tasks: JoinSet<()>,
     desk: mpsc::Sender<desk::Ask>,
-    called: BTreeSet<(String, String)>,
+    /// Name, uid and address of each: a pod whose node was started again has another address.
+    called: BTreeSet<(String, String, SocketAddr)>,
 }
 
 async fn lead(context: &Context) -> Infallible {
@@ -94,11 +96,10 @@ async fn lead(context: &Context) -> Infallible {
                     tracing::error!(%error, "a part of the allocator failed");
                 }
             }
-            let names: BTreeSet<(String, String)> =
-                proxies.iter().map(|(name, uid, _)| (name.clone(), uid.clone())).collect();
-            counter.called.retain(|called| names.contains(called));
+            let there: BTreeSet<(String, String, SocketAddr)> = proxies.iter().cloned().collect();
+            counter.called.retain(|called| there.contains(called));
             for (name, uid, address) in proxies {
-                if counter.called.insert((name.clone(), uid.clone())) {
+                if counter.called.insert((name.clone(), uid.clone(), address)) {
                     let caller = Caller {
                         asker: asker.clone(),
                         fleet: context.fleet.clone(),
