@@ -128,6 +128,7 @@ mod tests {
             used: 0,
             held: 0,
             wanted: 1,
+            refused: 0,
             last: false,
         }
     }
