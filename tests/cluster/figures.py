@@ -1,8 +1,8 @@
 """Measures the operator on a control plane of its own, and prints what docs/kubernetes/figures.md holds: `tests/run figures`.
 
 First with a dozen objects and two proxies, then with as many as are planned for, then budgets that are all in use in all
-proxies. Proxies are `FakeFleet`: one process that
-answers for all of them, each with a watch of the tables as a real one has; `--real` of them are `tollgate dataplane`."""
+proxies. Proxies are `FakeFleet`: one process that answers for all of them, each with a watch of the tables as a real one
+has; `--real` of them are `tollgate dataplane`."""
 
 import argparse
 import collections
