@@ -197,8 +197,13 @@ impl Budget {
 
     /// Forgets books that stopped to count a day ago. `now`: unix seconds. False: there were none.
     pub fn forget(&mut self, now: i64) -> bool {
+        self.forget_after(KEEP_AFTER, now)
+    }
+
+    /// As [`Budget::forget`], so many seconds after they stopped to count: where there is little room.
+    pub fn forget_after(&mut self, seconds: i64, now: i64) -> bool {
         let before = self.books.len();
-        let over = |books: &Books| books.span.counts_until.saturating_add(KEEP_AFTER) < now;
+        let over = |books: &Books| books.span.counts_until.saturating_add(seconds) < now;
         for books in self.books.iter().filter(|books| over(books)) {
             self.gone_before = self.gone_before.max(books.span.starts_at.saturating_add(1));
         }

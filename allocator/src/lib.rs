@@ -21,6 +21,7 @@ mod message;
 mod period;
 pub mod rates;
 mod size;
+pub mod tally;
 mod terms;
 
 pub use budget::{Account, Asker, Books, Budget, Synced, Totals};

@@ -384,7 +384,7 @@ pub struct LLMGatewayStatus {
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`, `WithinCapacity`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]

@@ -92,6 +92,13 @@ pub type JsonFields = serde_json::Map<String, serde_json::Value>;
         json_path = ".status.outputPrice",
         priority = 1,
         description = "Price of a million output tokens"
+    ),
+    printcolumn(
+        name = "SPENT",
+        type_ = "string",
+        json_path = ".status.spent",
+        priority = 1,
+        description = "Spent this month"
     )
 )]
 #[x_kube(
@@ -324,7 +331,7 @@ pub struct ModelDeploymentStatus {
     #[schemars(length(max = 64))]
     pub output_price: Option<String>,
 
-    /// Spent this month, ready to print. Example: `$12.40`.
+    /// Spent this month (UTC) by attempts that it answered, ready to print. Example: `$12.40`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub spent: Option<String>,

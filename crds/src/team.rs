@@ -168,7 +168,8 @@ pub struct TeamStatus {
     #[schemars(range(min = 0))]
     pub keys: Option<i64>,
 
-    /// Spent in this period, ready to print. Example: `$311.20`.
+    /// Spent in this period, ready to print; of a team without a budget, by its own keys this month (UTC).
+    /// Example: `$311.20`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub spent: Option<String>,

@@ -74,6 +74,20 @@ use std::collections::BTreeMap;
         description = "The public beginning of the key"
     ),
     printcolumn(
+        name = "REQUESTS",
+        type_ = "integer",
+        json_path = ".status.requests",
+        priority = 1,
+        description = "Requests this month"
+    ),
+    printcolumn(
+        name = "TOKENS",
+        type_ = "integer",
+        json_path = ".status.tokens",
+        priority = 1,
+        description = "Tokens this month, input and output"
+    ),
+    printcolumn(
         name = "EXPIRES",
         type_ = "string",
         json_path = ".spec.expiresAt",
@@ -257,7 +271,7 @@ pub struct VirtualKeyStatus {
     #[schemars(length(max = 253))]
     pub team: Option<String>,
 
-    /// Spent in this period, ready to print. Example: `$3.2711`.
+    /// Spent in this period, ready to print; of a key without a budget of its own, this month (UTC). Example: `$3.2711`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub spent: Option<String>,
@@ -286,12 +300,12 @@ pub struct VirtualKeyStatus {
     #[schemars(length(max = 32))]
     pub key_prefix: Option<String>,
 
-    /// Requests in this period.
+    /// Requests this month (UTC), as budgets count them: attempts that a provider answered or was charged for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub requests: Option<i64>,
 
-    /// Tokens in this period, input and output.
+    /// Tokens this month (UTC), input and output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub tokens: Option<i64>,

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tollgate_dialects::Dialect;
 use tollgate_ledger::rates::{Telling, Told};
+use tollgate_ledger::tallies::Ask;
 use tollgate_ledger::{Answers, Exchange, Exchanged};
 use tollgate_snapshot::model::KeyHash;
 
@@ -160,7 +161,9 @@ impl Port {
         let is_get = parts.method == Method::GET || parts.method == Method::HEAD;
         let path = parts.uri.path();
         let allowed = match path {
-            "/operator/probe" | "/operator/allowance" | "/operator/rates" => parts.method == Method::POST,
+            "/operator/probe" | "/operator/allowance" | "/operator/rates" | "/operator/tally" => {
+                parts.method == Method::POST
+            }
             _ => is_get,
         };
         if !allowed {
@@ -176,7 +179,7 @@ impl Port {
             "/metrics" => answer::metrics(&self.core, &parts.headers)
                 .unwrap_or_else(|error| reply::error(&error, Dialect::OpenAi, &HeaderValue::from_static("metrics"))),
             "/snapshot" => self.snapshot(),
-            "/operator/used" | "/operator/probe" | "/operator/allowance" | "/operator/rates"
+            "/operator/used" | "/operator/probe" | "/operator/allowance" | "/operator/rates" | "/operator/tally"
                 if !self.is_operator(&parts.headers) =>
             {
                 json_reply(StatusCode::UNAUTHORIZED, &json!({"error": "the operator's token is needed"}))
@@ -185,6 +188,7 @@ impl Port {
             "/operator/probe" => self.probe(body).await,
             "/operator/allowance" => self.allowance(body).await,
             "/operator/rates" => self.rates(body).await,
+            "/operator/tally" => self.tally(body).await,
             _ => json_reply(StatusCode::NOT_FOUND, &json!({"error": "there is nothing here"})),
         }
     }
@@ -280,6 +284,25 @@ impl Port {
         let telling = Telling { reports: hub.reports(now()) };
         let body = serde_json::to_string(&telling).expect("names and numbers are JSON");
         reply::full(StatusCode::OK, "application/json", body)
+    }
+
+    /// What was taken of the sums of keys, teams and deployments in, what is left of them out.
+    async fn tally(&self, body: Incoming) -> Response<ReplyBody> {
+        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+        let ask = match read {
+            Ok(Ok(body)) => serde_json::from_slice::<Ask>(&body.to_bytes()).ok(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let Some(ask) = ask else {
+            return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is nothing about sums"}));
+        };
+        match self.core.shared.builder.ledger.tally(ask).await {
+            Ok(told) => {
+                let body = serde_json::to_string(&told).expect("names and numbers are JSON");
+                reply::full(StatusCode::OK, "application/json", body)
+            }
+            Err(error) => json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()})),
+        }
     }
 
     /// Tells calls that wait when the operator does not ask any more, and gives up shares that nobody confirms.

@@ -4,9 +4,12 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tollgate_allocator::tally::{Ask, Told};
 
 use crate::counters::Counters;
 use crate::durable::Adjustment;
@@ -17,6 +20,7 @@ use crate::names::Names;
 use crate::record::{Layout, Slot};
 use crate::spool::Spool;
 use crate::store::{Copying, Row, Store};
+use crate::tally;
 use crate::terms::Amounts;
 
 /// Rows of one transaction, or a segment more: sums of a day are updated once for all of them, and few are in a page.
@@ -27,7 +31,9 @@ const BATCH: usize = 32_768;
 pub enum Message {
     /// Copy what has ended by now; answers when it is committed.
     Flush(SyncSender<Result<(), String>>),
-    /// The same, a last time. Answers with the segments that are left.
+    /// The same, and then tells the sums that were not taken yet.
+    Tell(Ask, oneshot::Sender<Result<Told, String>>),
+    /// As [`Message::Flush`], a last time. Answers with the segments that are left.
     Close(SyncSender<(Result<(), String>, Vec<u64>)>),
 }
 
@@ -53,6 +59,8 @@ pub struct Copier {
     pub inherited: Vec<Inherited>,
     pub adjustments: Vec<Adjustment>,
     pub interval: Duration,
+    /// Sums are kept for who leads the cluster; whether some are that were not taken yet. `None`: nobody takes any.
+    pub tally: Option<Arc<AtomicBool>>,
     segments: Vec<Tracked>,
     failing: bool,
 }
@@ -138,6 +146,7 @@ impl Copier {
         inherited: Vec<Inherited>,
         adjustments: Vec<Adjustment>,
         interval: Duration,
+        tally: Option<Arc<AtomicBool>>,
     ) -> Copier {
         let (segments, failing) = (Vec::new(), false);
         Copier {
@@ -151,6 +160,7 @@ impl Copier {
             inherited,
             adjustments,
             interval,
+            tally,
             segments,
             failing,
         }
@@ -167,6 +177,11 @@ impl Copier {
                     let result = self.pass();
                     // Who asked may have given up.
                     let _ = done.send(result);
+                }
+                Ok(Message::Tell(ask, told)) => {
+                    // Where rows cannot be copied now, what was copied before is told.
+                    let _ = self.pass();
+                    let _ = told.send(self.tell(&ask));
                 }
                 Ok(Message::Close(done)) => {
                     let result = self.pass();
@@ -208,7 +223,7 @@ impl Copier {
             return Ok(());
         }
         if self.store.is_none() {
-            self.store = Some(Store::open(&self.path).map_err(text)?);
+            self.store = Some(Store::open(&self.path, self.tally.is_some()).map_err(text)?);
         }
         if let Some(last) = self.adjustments.last().map(|adjustment| adjustment.id) {
             let adjustments = self.adjustments.clone();
@@ -224,6 +239,22 @@ impl Copier {
             done += self.copy_segments(done)?;
         }
         self.retire()
+    }
+
+    fn tell(&mut self, ask: &Ask) -> Result<Told, String> {
+        let Some(is_left) = &self.tally else { return Ok(Told::default()) };
+        if !is_left.load(Acquire) {
+            return Ok(Told::default());
+        }
+        let mut store = match self.store.take() {
+            Some(store) => store,
+            None => Store::open(&self.path, true).map_err(text)?,
+        };
+        // As after a copy that failed, its connection is not to be trusted.
+        let told = tally::tell(&mut store, ask).map_err(text)?;
+        self.store = Some(store);
+        is_left.store(!told.batches.is_empty(), Release);
+        Ok(told)
     }
 
     fn is_idle(&self) -> bool {
@@ -243,7 +274,7 @@ impl Copier {
         if self.inherited.is_empty() {
             return Ok(());
         }
-        let Copier { store, names, spool, inherited, counters, .. } = self;
+        let Copier { store, names, spool, inherited, counters, tally, .. } = self;
         let store = store.as_mut().ok_or("the database is not open")?;
         for batch in inherited.iter().flat_map(|inherited| inherited.rows.chunks(BATCH)) {
             let copied = store.copy(|copying| {
@@ -251,6 +282,7 @@ impl Copier {
                 add_names(copying, names)
             });
             counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+            tally.iter().for_each(|is_left| is_left.store(true, Release));
             spool.append(batch).map_err(text)?;
         }
         self.spool.sync().map_err(text)?;
@@ -265,7 +297,7 @@ impl Copier {
 
     /// Copies what has ended in the segments from `from` on. Answers how many it did.
     fn copy_segments(&mut self, from: usize) -> Result<usize, String> {
-        let Copier { store, names, spool, segments, counters, .. } = self;
+        let Copier { store, names, spool, segments, counters, tally, .. } = self;
         let store = store.as_mut().ok_or("the database is not open")?;
         let mut kept = spool.is_on().then(Vec::new);
         let mut copied_slots: Vec<Vec<u32>> = Vec::new();
@@ -281,7 +313,11 @@ impl Copier {
             }
             add_names(copying, names)
         });
-        counters.rows_copied.fetch_add(copied.map_err(text)? as u64, Relaxed);
+        let copied = copied.map_err(text)?;
+        counters.rows_copied.fetch_add(copied as u64, Relaxed);
+        if copied > 0 {
+            tally.iter().for_each(|is_left| is_left.store(true, Release));
+        }
         // After the copy, whose rows are there once however often it is tried.
         kept.map_or(Ok(()), |rows| spool.append(&rows)).map_err(text)?;
         for (tracked, slots) in segments[from..].iter_mut().zip(&copied_slots) {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -26,7 +26,9 @@ use crate::postgres::{Control, Phase, PostgresTarget, PostgresView, Progress, Se
 use crate::recover::{RecoveryReport, recover};
 use crate::spool::Spool;
 use crate::store::Store;
+use crate::tally;
 use crate::terms::{BudgetTerms, BudgetView, NameId};
+use tollgate_allocator::tally::{Ask, Told};
 use tollgate_allocator::{Answer, Batch, ReplicaId, Terms};
 
 /// Requests to the grants thread that may wait; who finds the queue full tries again in a moment.
@@ -56,6 +58,8 @@ pub struct Options {
     pub kernel_boot: KernelBoot,
     /// Who hands out the limits of budgets.
     pub allocation: Allocation,
+    /// Sums of a month are kept for who leads the cluster, until [`Ledger::tally`] says that they were taken.
+    pub tallies: bool,
 }
 
 /// Who hands out the limits of budgets.
@@ -80,6 +84,7 @@ impl Options {
             clock: system_clock,
             kernel_boot: kernel_boot(),
             allocation: Allocation::Own,
+            tallies: false,
         }
     }
 }
@@ -129,6 +134,8 @@ pub struct Shared {
     copier: Mutex<Option<SyncSender<Message>>>,
     /// `None` where limits are this process's own.
     pub allowances: Option<Arc<Allowances>>,
+    /// Whether sums are in the database that nobody has taken. `None`: nobody takes any.
+    tally: Option<Arc<AtomicBool>>,
     names: Arc<Names>,
     pool: Arc<Pool>,
     spool: Arc<Spool>,
@@ -172,6 +179,7 @@ impl Ledger {
             clock,
             kernel_boot,
             allocation,
+            tallies,
         } = options;
         let journal = folder.join("journal");
         std::fs::create_dir_all(&journal).map_err(OpenError::io("make", &journal))?;
@@ -181,11 +189,13 @@ impl Ledger {
             LockError::Io(source) => OpenError::Io { what: "lock", path: lock_path, source },
         })?;
         let database = folder.join("ledger.sqlite");
-        let store = Store::open(&database)
+        let store = Store::open(&database, tallies)
             .inspect_err(
                 |error| tracing::error!(%error, "cannot open {}: rows wait in the journal", database.display()),
             )
             .ok();
+        let is_left = store.as_ref().is_some_and(|store| tally::is_left(store).unwrap_or(false));
+        let tally = tallies.then(|| Arc::new(AtomicBool::new(is_left)));
         let known_boot = store.as_ref().and_then(|store| store.highest_boot().ok()).unwrap_or(0);
         let known_names = store.as_ref().map_or(0, Store::known_names);
         let names_path = folder.join("names.log");
@@ -236,6 +246,7 @@ impl Ledger {
             recovered.inherited,
             adjustments,
             copy_interval,
+            tally.clone(),
         );
         let shared = Arc::new(Shared {
             counters,
@@ -243,6 +254,7 @@ impl Ledger {
             failure,
             copier: Mutex::new(Some(copier_sender)),
             allowances,
+            tally,
             names,
             pool: pool.clone(),
             spool,
@@ -513,6 +525,27 @@ impl Ledger {
         if waiting > 0 {
             tracing::warn!("{waiting} rows wait for PostgreSQL; the next process writes them");
         }
+    }
+
+    /// Sums of all that has ended by now and that were not taken yet. Nothing, where nobody takes any. Cancel-safe.
+    ///
+    /// # Errors
+    /// The database cannot be asked now; nothing is lost.
+    pub async fn tally(&self, ask: Ask) -> Result<Told, FlushError> {
+        let closed = || FlushError { reason: "the ledger is closed".to_owned() };
+        if self.0.tally.is_none() {
+            return Ok(Told::default());
+        }
+        let (told, telling) = tokio::sync::oneshot::channel();
+        let copier = guard(&self.0.copier).clone().ok_or_else(closed)?;
+        let busy = |_| FlushError { reason: "rows are being copied".to_owned() };
+        copier.try_send(Message::Tell(ask, told)).map_err(busy)?;
+        telling.await.map_err(|_| closed())?.map_err(|reason| FlushError { reason })
+    }
+
+    /// Whether who leads has taken all sums that are in the database; always, where nobody takes any.
+    pub fn is_tallied(&self) -> bool {
+        self.0.tally.as_ref().is_none_or(|is_left| !is_left.load(Acquire))
     }
 
     /// Waits until all that has ended by now is in the database. Blocks: for tests, reports and shutdown.

@@ -37,6 +37,7 @@ mod record;
 mod recover;
 mod spool;
 mod store;
+mod tally;
 mod terms;
 mod throttle;
 
@@ -52,5 +53,5 @@ pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use tollgate_allocator::{
     Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,
-    Unit, leases, rates,
+    Unit, leases, rates, tally as tallies,
 };

@@ -13,7 +13,8 @@ use crate::durable::Adjustment;
 use crate::inserts::{Columns, Inserts};
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
 use crate::record::{Intent, Place, charged};
-use crate::terms::{Outcome, Settlement};
+use crate::tally;
+use crate::terms::{Amounts, Outcome, Settlement};
 use tollgate_allocator::Unit;
 
 /// How long the writer waits for another process that has the database locked.
@@ -23,7 +24,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECKPOINT_PAGES: i64 = 4000;
 
 /// Changes of the schema, in order; `user_version` counts those that were made.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
 CREATE TABLE attempts (
@@ -119,14 +120,17 @@ LEFT JOIN names AS tags ON tags.id = attempts.tags
 LEFT JOIN names AS end_user_name ON end_user_name.id = attempts.end_user_name
 LEFT JOIN outcomes ON outcomes.id = attempts.outcome;
 ",
+    tally::TABLES,
 ];
 
 /// The database.
 #[derive(Debug)]
 pub struct Store {
-    connection: Connection,
+    pub(crate) connection: Connection,
     /// Names up to this number are in it.
     known_names: u32,
+    /// Sums are kept for whoever collects them.
+    tallies: bool,
 }
 
 /// A row to copy.
@@ -149,9 +153,10 @@ impl Row {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct DayKey {
-    day: i64,
-    names: [u32; 5],
+pub(crate) struct DayKey {
+    pub day: i64,
+    /// Key, team, user, model, deployment.
+    pub names: [u32; 5],
 }
 
 /// Sums of rows with the same set of tags.
@@ -172,10 +177,11 @@ struct TagKey {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
+pub(crate) struct Sums {
     attempts: i64,
     failures: i64,
-    nano_usd: i64,
+    /// As budgets count.
+    pub used: Amounts,
     usage: [i64; 5],
 }
 
@@ -183,14 +189,14 @@ impl Sums {
     /// Of one row.
     fn of(settlement: &Settlement, usage: [i64; 5]) -> Sums {
         let failures = i64::from(settlement.status >= 400 || settlement.status == 0);
-        Sums { attempts: 1, failures, nano_usd: settlement.actual.nano_usd, usage }
+        Sums { attempts: 1, failures, used: settlement.actual, usage }
     }
 
     fn merge(&mut self, other: &Sums) {
-        let Sums { attempts, failures, nano_usd, usage } = other;
+        let Sums { attempts, failures, used, usage } = other;
         self.attempts += attempts;
         self.failures += failures;
-        self.nano_usd = self.nano_usd.saturating_add(*nano_usd);
+        self.used.add(*used);
         for (sum, tokens) in self.usage.iter_mut().zip(usage) {
             *sum = sum.saturating_add(*tokens);
         }
@@ -213,8 +219,8 @@ impl Store {
     ///
     /// # Errors
     /// It is locked, of a newer version, or the disk refuses.
-    pub fn open(path: &Path) -> rusqlite::Result<Store> {
-        match Store::open_file(path) {
+    pub fn open(path: &Path, tallies: bool) -> rusqlite::Result<Store> {
+        match Store::open_file(path, tallies) {
             Err(rusqlite::Error::SqliteFailure(failure, _))
                 if matches!(failure.code, rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) =>
             {
@@ -228,13 +234,13 @@ impl Store {
                     // They belong to the damaged file; without them its last rows are lost, not ours.
                     let _ = std::fs::remove_file(PathBuf::from(name));
                 }
-                Store::open_file(path)
+                Store::open_file(path, tallies)
             }
             other => other,
         }
     }
 
-    fn open_file(path: &Path) -> rusqlite::Result<Store> {
+    fn open_file(path: &Path, tallies: bool) -> rusqlite::Result<Store> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -243,7 +249,7 @@ impl Store {
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         migrate(&mut connection)?;
         let known_names = connection.query_row("SELECT coalesce(max(id), 0) FROM names", [], |row| row.get(0))?;
-        Ok(Store { connection, known_names })
+        Ok(Store { connection, known_names, tallies })
     }
 
     /// The highest boot that has rows.
@@ -283,6 +289,9 @@ impl Store {
             (new, known_names)
         };
         let New { days, sets, rows } = new;
+        if self.tallies {
+            tally::add(&transaction, &days)?;
+        }
         add_days(&transaction, days)?;
         add_tags(&transaction, sets)?;
         transaction.commit()?;
@@ -473,7 +482,7 @@ fn add_days(
     let mut days: Vec<_> = days.into_iter().collect();
     days.sort_unstable_by_key(|(key, _)| *key);
     for (DayKey { day, names: [key, team, user, model, deployment] }, sums) in days {
-        let Sums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
+        let Sums { attempts, failures, used, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
         upsert.execute(params![
             day,
             key,
@@ -483,7 +492,7 @@ fn add_days(
             deployment,
             attempts,
             failures,
-            nano_usd,
+            used.nano_usd,
             input,
             output,
             cache_read,
@@ -512,7 +521,7 @@ fn add_tags(
     let mut tags: Vec<_> = tags.into_iter().collect();
     tags.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     for (TagKey { day, tag, key, model }, sums) in tags {
-        let Sums { attempts, failures, nano_usd, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
+        let Sums { attempts, failures, used, usage: [input, output, cache_read, cache_write, reasoning] } = sums;
         upsert.execute(params![
             day,
             tag,
@@ -520,7 +529,7 @@ fn add_tags(
             model,
             attempts,
             failures,
-            nano_usd,
+            used.nano_usd,
             input,
             output,
             cache_read,
@@ -550,7 +559,7 @@ mod tests {
         )
         .unwrap();
         drop(old);
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path, false).unwrap();
         let select = "SELECT key, nano_usd, outcome, tags, served_model, end_user, request_id FROM spend";
         let row = store.connection.query_row(select, [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
@@ -564,6 +573,6 @@ mod tests {
             expected
         );
         drop(store);
-        Store::open(&path).unwrap();
+        Store::open(&path, false).unwrap();
     }
 }

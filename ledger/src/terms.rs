@@ -30,6 +30,14 @@ impl Amounts {
         };
         amount.clamp(0, MAX_AMOUNT)
     }
+
+    /// Adds what is not negative, up to what fits.
+    pub(crate) fn add(&mut self, other: Amounts) {
+        let Amounts { nano_usd, tokens, requests } = self;
+        for (sum, more) in [(nano_usd, other.nano_usd), (tokens, other.tokens), (requests, other.requests)] {
+            *sum = sum.saturating_add(more.max(0));
+        }
+    }
 }
 
 /// A budget as the configuration has it.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
+use tollgate_allocator::tally::{Of, Totals};
 use tollgate_crds::{TimestampText, VirtualKeyStatus};
 use tollgate_snapshot::{Credential, KeyHash};
 
@@ -130,6 +131,41 @@ pub struct SpendFact {
     pub period_starts_at: i64,
 }
 
+/// How the operator's allocator gets on with the budgets of a gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllocationFact {
+    /// There are more accounts than are known to be served in time.
+    pub is_degraded: bool,
+    /// There is no room for more.
+    pub is_full: bool,
+}
+
+/// What was used of each thing in the month that it was used last, over all proxies of a gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies {
+    keys: HashMap<Named, Totals>,
+    teams: HashMap<Named, Totals>,
+    deployments: HashMap<Named, Totals>,
+}
+
+impl Tallies {
+    pub fn get(&self, of: Of, name: &Named) -> Option<Totals> {
+        match of {
+            Of::Key => self.keys.get(name).copied(),
+            Of::Team => self.teams.get(name).copied(),
+            Of::Deployment => self.deployments.get(name).copied(),
+        }
+    }
+
+    fn put(&mut self, (of, name, totals): (Of, Named, Totals)) {
+        match of {
+            Of::Key => self.keys.insert(name, totals),
+            Of::Team => self.teams.insert(name, totals),
+            Of::Deployment => self.deployments.insert(name, totals),
+        };
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -141,8 +177,12 @@ pub struct Known {
     pub last_used: HashMap<Named, i64>,
     /// Median time to the first byte of a ModelDeployment, milliseconds.
     pub p50_ms: HashMap<Named, u64>,
-    /// Of each gateway, by id of the budget.
+    /// Of each gateway, by id of the budget. A gateway that is not there: nothing was read yet.
     pub spend: HashMap<Named, HashMap<String, SpendFact>>,
+    /// Of each gateway whose budgets the operator hands out.
+    pub allocations: HashMap<Named, AllocationFact>,
+    /// Of each gateway. One that is not there: nothing was read yet.
+    pub tallies: HashMap<Named, Tallies>,
     /// URLs that budgets of a gateway's snapshot name.
     pub webhooks: HashMap<Named, Arc<[Credential]>>,
 }
@@ -260,6 +300,41 @@ impl Facts {
             changed |= budgets.insert(budget, fact) != Some(fact);
         }
         changed
+    }
+
+    /// What is known may be old: it is as statuses say, until it is known again.
+    pub fn forget_spend(&self) {
+        let mut known = self.read();
+        known.spend.clear();
+        known.allocations.clear();
+    }
+
+    pub fn set_allocation(&self, gateway: &Named, fact: AllocationFact) {
+        self.set(|known| known.allocations.insert(gateway.clone(), fact) != Some(fact));
+    }
+
+    /// All totals of a gateway.
+    pub fn set_tallies(&self, gateway: &Named, all: impl IntoIterator<Item = (Of, Named, Totals)>) {
+        let mut tallies = Tallies::default();
+        all.into_iter().for_each(|one| tallies.put(one));
+        self.set(|known| {
+            known.tallies.insert(gateway.clone(), tallies);
+            true
+        });
+    }
+
+    /// Totals that moved, of a gateway whose totals are known.
+    pub fn add_tallies(&self, gateway: &Named, moved: impl IntoIterator<Item = (Of, Named, Totals)>) {
+        self.set(|known| {
+            let Some(tallies) = known.tallies.get_mut(gateway) else { return false };
+            moved.into_iter().for_each(|one| tallies.put(one));
+            true
+        });
+    }
+
+    /// As [`Facts::forget_spend`], of totals.
+    pub fn forget_tallies(&self) {
+        self.read().tallies.clear();
     }
 
     /// Asks for a compilation although no object changed.

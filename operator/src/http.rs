@@ -21,7 +21,7 @@ use crate::world::World;
 /// What a port serves.
 #[derive(Clone)]
 enum Page {
-    Metrics(Metrics),
+    Metrics(Box<Metrics>),
     Health(World),
 }
 
@@ -33,7 +33,7 @@ const HEAD: Duration = Duration::from_secs(5);
 
 /// `/metrics`. Ends only when the port cannot be listened on.
 pub async fn serve_metrics(context: Context) -> Ended {
-    serve(context.settings.metrics_port, Page::Metrics(context.metrics)).await
+    serve(context.settings.metrics_port, Page::Metrics(Box::new(context.metrics))).await
 }
 
 /// `/livez`: the process runs. `/readyz`: everything was listed once. `/healthz`: as `/livez`.

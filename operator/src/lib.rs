@@ -17,6 +17,7 @@
 pub mod alerts;
 pub mod allocator;
 mod backoff;
+mod bucket;
 pub mod config_maps;
 pub mod context;
 pub mod error;
@@ -36,8 +37,10 @@ pub mod rates;
 pub mod run;
 pub mod secrets;
 pub mod settings;
+mod shards;
 pub mod status;
 pub mod tables;
+mod tally;
 #[cfg(test)]
 mod testing;
 pub mod world;

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::facts::ProxiesFact;
+use crate::facts::{Named, ProxiesFact};
 
 /// All metrics, and where they are registered. A handle, cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub struct Metrics {
     proxies: Family<OfState, Gauge>,
     secrets: Family<OfSecrets, Gauge>,
     allocated: Gauge,
+    accounts: Family<OfGateway, Gauge>,
     allocation_failures: Counter,
     allocation_adjustments: Counter,
     thresholds: Family<OfThreshold, Counter>,
@@ -105,6 +106,7 @@ impl Default for Metrics {
             proxies: Family::default(),
             secrets: Family::default(),
             allocated: Gauge::default(),
+            accounts: Family::default(),
             allocation_failures: Counter::default(),
             allocation_adjustments: Counter::default(),
             thresholds: Family::default(),
@@ -126,6 +128,7 @@ impl Default for Metrics {
             proxies,
             secrets,
             allocated,
+            accounts,
             allocation_failures,
             allocation_adjustments,
             thresholds,
@@ -145,6 +148,11 @@ impl Default for Metrics {
         registry.register("proxies", "Proxies, by state: ready, not_ready", proxies);
         registry.register("secrets", "Secrets that objects name, by state", secrets);
         registry.register("allocated_budgets", "Budgets with books, of the gateway that was looked at last", allocated);
+        registry.register(
+            "allocation_accounts",
+            "Accounts that are open: budgets in processes of proxies, of gateways whose budgets the operator hands out",
+            accounts,
+        );
         registry.register(
             "allocation_failures",
             "Times that books of budgets could not be read or written; proxies got no allowance",
@@ -250,6 +258,11 @@ impl Metrics {
         self.allocated.set(i64::try_from(budgets).unwrap_or(i64::MAX));
     }
 
+    pub(crate) fn accounts(&self, (namespace, name): &Named, accounts: usize) {
+        let gateway = OfGateway { namespace: namespace.clone(), gateway: name.clone() };
+        self.accounts.get_or_create(&gateway).set(i64::try_from(accounts).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn allocation_failed(&self) {
         self.allocation_failures.inc();
     }
@@ -267,6 +280,7 @@ impl Metrics {
         let gateway = OfGateway { namespace: namespace.to_owned(), gateway: name.to_owned() };
         self.generation.remove(&gateway);
         self.programmed.remove(&gateway);
+        self.accounts.remove(&gateway);
         for state in ["ready", "not_ready"] {
             self.proxies.remove(&OfState { namespace: namespace.to_owned(), gateway: name.to_owned(), state });
         }

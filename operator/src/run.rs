@@ -18,7 +18,7 @@ use crate::proxies::{self, Fleet};
 use crate::secrets::{self, SecretStore};
 use crate::settings::Settings;
 use crate::world::{self, World};
-use crate::{alerts, allocator, gateway, http, keys, probe, rates, tables};
+use crate::{alerts, allocator, gateway, http, keys, probe, rates, tables, tally};
 
 /// Runs the operator until SIGTERM, SIGINT or the end of one of its parts.
 ///
@@ -77,6 +77,7 @@ pub async fn run_until(client: Client, settings: Settings, stop: impl Future<Out
     parts.spawn("probe", probe::run(context.clone()));
     parts.spawn("allocator", allocator::run(context.clone()));
     parts.spawn("rates", rates::run(context.clone()));
+    parts.spawn("tally", tally::run(context.clone()));
     parts.spawn("alerts", alerts::run(context.clone()));
     let ended = tokio::select! {
         () = stop => Ok(()),

@@ -1,7 +1,8 @@
 """Measures the operator on a control plane of its own, and prints what docs/kubernetes/figures.md holds: `tests/run figures`.
 
-First with a dozen objects and two proxies, then with as many as are planned for. Proxies are `FakeFleet`: one process that
-answers for all of them, each with a watch of the tables as a real one has; `--real` of them are `tollgate dataplane`."""
+First with a dozen objects and two proxies, then with as many as are planned for, then budgets that are all in use in all
+proxies. Proxies are `FakeFleet`: one process that answers for all of them, each with a watch of the tables as a real one
+has; `--real` of them are `tollgate dataplane`."""
 
 import argparse
 import collections
@@ -27,6 +28,7 @@ from harness.api import ApiError, path
 from harness.objects import object_of, where
 from harness.operator import Operator
 from harness.plane import Plane
+from harness.proxies import Tally
 from harness.proxy import STATUS_PORT, Proxy
 from harness.run_folder import RunFolder
 
@@ -37,6 +39,10 @@ READS = ("get", "list", "watch")
 CREATORS = 16
 CREATE_TRIES = 10
 IDLE_SECONDS = 60
+GRANT_SECONDS = 40
+# Calls that find no allowance at their proxy, in all of them: as many as the writes allow beside what was used, and more
+# than that.
+GRANTS_A_SECOND = (5, 50)
 HERTZ = os.sysconf("SC_CLK_TCK")
 GENERATION = re.compile(rb'\\"generation\\":\s*(\d+)')
 
@@ -48,6 +54,8 @@ class FakeProxy:
         self.fleet = fleet
         self.generation = 0
         self.bytes = 0
+        self.tally = Tally(address)
+        self.spender = None
         handler = type("Handler", (Handler,), {"proxy": self})
         self._server = Server((address, STATUS_PORT), handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -113,9 +121,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        # No budget needs anything: the question stays open as long as it may.
-        self.proxy.fleet.stopping.wait(body.get("waitMs", 0) / 1000)
-        self._answer({"batches": []})
+        if self.path == "/operator/tally":
+            self._answer(self.proxy.tally.answer(body))
+        elif self.path == "/operator/allowance" and self.proxy.spender:
+            self._answer(self.proxy.spender.answer(body))
+        else:
+            # Nothing is needed: the question stays open as long as it may.
+            self.proxy.fleet.stopping.wait(body.get("waitMs", 0) / 1000)
+            self._answer({"batches": []})
 
     def _answer(self, body):
         text = json.dumps(body).encode()
@@ -126,6 +139,58 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Nobody reads it."""
+
+
+class Spender:
+    """What a proxy tells of its budgets: all are in use and change with every report, and some calls wait for allowance."""
+
+    FOREVER = (1 << 63) - 1
+    SPAN = {"kind": "Lifetime", "starts_at": 0, "ends_at": FOREVER, "counts_until": FOREVER, "label": "lifetime"}
+    # As proxies do (ledger/src/allowance.rs).
+    TELL_SECONDS = 2
+
+    def __init__(self, name, budgets, waiting_a_second):
+        self.replica = f"{name}.1"
+        self.budgets = {budget: {"granted": 0, "used": 0} for budget in budgets}
+        self.names = list(budgets)
+        self.pause = 1 / waiting_a_second
+        self.next_wait = time.monotonic() + self.pause
+        self.told_at = 0
+        # Calls that wait: since when, for which total.
+        self.waits = {}
+        self.latencies = []
+
+    def answer(self, exchange):
+        now = time.monotonic()
+        for answers in exchange.get("answers", []):
+            for answer in answers["answers"]:
+                account = self.budgets[answer["budget"]]
+                account["granted"] = max(account["granted"], answer["granted"])
+                since, wanted = self.waits.get(answer["budget"], (None, 0))
+                if since and account["granted"] >= wanted:
+                    self.latencies.append(now - since)
+                    del self.waits[answer["budget"]]
+        # The question stays open until something is worth telling.
+        time.sleep(max(0, min(self.next_wait, self.told_at + self.TELL_SECONDS) - now))
+        now, reports = time.monotonic(), []
+        if now >= self.next_wait and len(self.waits) < len(self.names):
+            self.next_wait = now + self.pause
+            budget = secrets.choice(self.names)
+            account = self.budgets[budget]
+            if budget not in self.waits:
+                self.waits[budget] = (now, account["granted"] + 1_000_000)
+                reports.append(self.report(budget))
+        if now - self.told_at >= self.TELL_SECONDS:
+            self.told_at = now
+            for account in self.budgets.values():
+                account["used"] = min(account["used"] + 1_000, account["granted"])
+            reports = [self.report(budget) for budget in self.names]
+        return {"batches": [{"replica": self.replica, "reports": reports}]}
+
+    def report(self, budget):
+        account = self.budgets[budget]
+        wanted = self.waits[budget][1] if budget in self.waits else 0
+        return {"budget": budget, "unit": "NanoUsd", "span": self.SPAN, "returned": 0, "used": account["used"], "held": 0, "wanted": wanted}
 
 
 class FakeFleet:
@@ -412,6 +477,57 @@ def large(plane, keys, budgets, models, proxies, real, wait):
         operator.stop()
 
 
+def allocator(plane, accounts, proxies):
+    """`accounts`: how many are in use, in all proxies together."""
+    members = accounts // proxies
+    print(f"\n{members * proxies:,} accounts: {members:,} budgets, each in use in {proxies} proxies\n", flush=True)
+    plane.api.merge(where(NAMESPACE, "LLMGateway", GATEWAY), {"spec": {"replicas": proxies}})
+    # The limit is large, so that each wish is granted, and each grant is a write.
+    budgets = [f"spend-{number}" for number in range(-(-members // 4_000))]
+    create_all(plane, [object_of("Budget", name, limit="1000000", period={"lifetime": {}}, per="EndUser") for name in budgets])
+    create_all(plane, [object_of("VirtualKey", "spender", models=["*"], keyHash="sha256:" + "01234567" * 8)])
+    operator = start(plane, f"allocator-{accounts}")
+    wait_for_manifest(plane)
+    names = [f"{NAMESPACE}/Budget/{budgets[number % len(budgets)]}/user-{number:05}@example.com" for number in range(members)]
+    with contextlib.closing(Stoppable(FakeFleet(plane, proxies, 0))) as fleet:
+        operator.process.wait_until(lambda: operator.metric("proxies", state="ready") == proxies, 120)
+        spenders = [Spender(f"proxy-{number}", names, GRANTS_A_SECOND[0] / proxies) for number in range(proxies)]
+        for proxy, spender in zip(fleet.it.fakes, spenders):
+            proxy.spender = spender
+        operator.process.wait_until(lambda: operator.metric("allocation_accounts") == members * proxies, 120)
+        for rate in GRANTS_A_SECOND:
+            grants(plane, operator, spenders, rate)
+        say("memory", Measured(operator).memory())
+        operator.stop()
+    for name in budgets:
+        plane.api.delete(where(NAMESPACE, "Budget", name))
+    for each in books(plane):
+        plane.api.delete(path("v1", "configmaps", NAMESPACE, each["metadata"]["name"]))
+
+
+def books(plane):
+    return plane.api.get(path("v1", "configmaps", NAMESPACE), labelSelector=f"tollgate.dev/allocations={GATEWAY}")["items"]
+
+
+def grants(plane, operator, spenders, rate):
+    """How long calls wait for allowance when `rate` of them begin to wait in a second, or as many as can."""
+    for spender in spenders:
+        spender.pause = len(spenders) / rate
+        spender.latencies.clear()
+    measured, position = Measured(operator), plane.audit.position()
+    cpu, begun = measured.cpu_seconds(), time.monotonic()
+    while time.monotonic() - begun < GRANT_SECONDS:
+        operator.renewals(1)
+    took, cpu = time.monotonic() - begun, measured.cpu_seconds() - cpu
+    latencies = sorted(latency for spender in spenders for latency in spender.latencies)
+    calls = plane.audit.calls(position, operator.name)
+    writes = sum(call.resource == "configmaps" and call.verb not in READS for call in calls)
+    sizes = [len(each["data"]["budgets.json"]) for each in books(plane)]
+    say(f"allowance for calls that wait, {len(latencies) / took:.1f} a second", f"{spread(latencies)}; 99 % within {1000 * latencies[len(latencies) * 99 // 100]:.0f} ms")
+    say("writes of books meanwhile", f"{writes / took:.1f} a second, {writes / took * statistics.mean(sizes) / 1e3:.0f} kB a second; the largest holds {max(sizes) / 1e3:.0f} kB")
+    say("processor time of the operator", f"{1000 * cpu / took:.0f} ms a second")
+
+
 def main():
     arguments = argparse.ArgumentParser(prog="tests/run figures", description=__doc__)
     arguments.add_argument("--keys", type=int, default=100_000)
@@ -419,7 +535,9 @@ def main():
     arguments.add_argument("--models", type=int, default=500)
     arguments.add_argument("--proxies", type=int, default=50)
     arguments.add_argument("--real", type=int, default=2, help="how many of the proxies are processes")
-    arguments.add_argument("--only", choices=["small", "large"])
+    arguments.add_argument("--only", choices=["small", "large", "allocator"])
+    arguments.add_argument("--accounts", type=int, nargs="*", default=[500, 2_000, 5_000, 10_000], help="budgets in use, times the proxies that use each")
+    arguments.add_argument("--spenders", type=int, default=10, help="proxies that use each of those budgets")
     arguments.add_argument("--no-wait", action="store_true", help="edit while statuses are still written for the first time")
     given = arguments.parse_args()
     folder = RunFolder()
@@ -431,10 +549,13 @@ def main():
         plane.api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}}
         plane.kubectl.apply([account, object_of("LLMGateway", GATEWAY, replicas=2)], namespace=NAMESPACE)
-        if given.only != "large":
+        if given.only in (None, "small"):
             small(plane)
-        if given.only != "small":
+        if given.only in (None, "large"):
             large(plane, given.keys, given.budgets, given.models, given.proxies, given.real, not given.no_wait)
+        if given.only in (None, "allocator"):
+            for accounts in given.accounts:
+                allocator(plane, accounts, given.spenders)
     finally:
         plane.stop()
         folder.remove()

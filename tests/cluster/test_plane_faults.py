@@ -281,7 +281,7 @@ def test_a_proxy_is_killed(world):
     # The second time before it can tell anybody of the first.
     for _ in range(2):
         victim.stop()
-        victim.begin()
+        victim.start()
         victim.process.wait_until(victim.is_ready)
     world.spend(1)
     world.judge("proxy-killed", times=2, is_all_spent=False)

@@ -91,7 +91,8 @@ impl Signals {
     }
 }
 
-/// Opens the ledger of a data folder, which is made if it is not there, and says what the last process left.
+/// Opens the ledger of a data folder, which is made if it is not there, and says what the last process left. `tallies`:
+/// an operator takes sums.
 ///
 /// # Errors
 /// The folder is not to be had, or another process has it.
@@ -99,30 +100,43 @@ pub fn open_ledger(
     data: &Path,
     writers: usize,
     allocation: Allocation,
+    tallies: bool,
     max_spool_bytes: u64,
 ) -> anyhow::Result<(Ledger, Vec<Writer>)> {
-    let options = Options { allocation, max_spool_bytes, ..Options::new(data.join("ledger"), writers) };
+    let options = Options { allocation, tallies, max_spool_bytes, ..Options::new(data.join("ledger"), writers) };
     let (ledger, writers, recovery) =
         Ledger::open(options).with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
     report_recovery(&recovery);
     Ok((ledger, writers))
 }
 
-/// What was used is told to the allocator of budgets, so that nothing more is charged. One that is away charges what was
-/// granted instead, until it hears of it.
+/// What was used is told to the allocator of budgets, so that nothing more is charged, and to who leads, for the sums that
+/// statuses show. One that is away charges what was granted instead, until it hears of it.
 pub async fn tell_last(ledger: &Ledger) {
     const PATIENCE: Duration = Duration::from_secs(3);
     const LOOK: Duration = Duration::from_millis(20);
     ledger.end();
+    // What is not copied is in no sum; if it cannot be, the next process of the data folder does it.
+    let copied = ledger.clone();
+    let _ = tokio::task::spawn_blocking(move || copied.flush()).await;
     let told = async {
-        while !ledger.is_told() {
+        while !(ledger.is_told() && ledger.is_tallied()) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    if tokio::time::timeout(PATIENCE, told).await.is_err() {
+    if tokio::time::timeout(PATIENCE, told).await.is_ok() {
+        return;
+    }
+    if !ledger.is_told() {
         tracing::warn!(
             "the allocator did not hear what was used: budgets are charged all that this process was granted, until the \
              next process of its data folder tells"
+        );
+    }
+    if !ledger.is_tallied() {
+        tracing::warn!(
+            "the operator did not take the last sums of keys, teams and deployments: statuses lack them until the next \
+             process of the data folder tells"
         );
     }
 }

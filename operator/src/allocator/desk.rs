@@ -10,12 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms, Totals};
 
+use super::BUDGETS;
 use super::caller::{pod_of, process_of};
-use super::shards::{ShardError, Shards, shard_of};
+use super::capacity::Capacity;
 use super::terms::AllTerms;
 use crate::Context;
 use crate::backoff::Backoff;
+use crate::bucket::Bucket;
 use crate::facts::{Named, SpendFact};
+use crate::shards::{ShardError, Shards};
 
 /// A replica's reports, and where the answers go.
 pub struct Ask {
@@ -27,11 +30,15 @@ pub struct Ask {
 /// Asks that are decided together.
 const TOGETHER: usize = 256;
 
-/// At most ten writes a second: those that wait meanwhile go with the next.
-const BETWEEN_WRITES: Duration = Duration::from_millis(100);
+/// Writes a second over a while: those that wait meanwhile go with the next. All shards may be written at once.
+const WRITES: u32 = 10;
+const BURST: u32 = BUDGETS.count as u32;
 
 /// What was used is written this often where no grant carries it.
 const LAZY: Duration = Duration::from_secs(3);
+
+/// Writes that are left for grants then.
+const FOR_GRANTS: u32 = 6;
 
 /// A pod must be gone so long before its accounts are closed. Safe at any length: closing charges all that was granted.
 const GONE: Duration = Duration::from_secs(30);
@@ -54,8 +61,9 @@ pub struct Desk {
     gone_since: HashMap<String, Instant>,
     /// The last process of each data folder that spoke.
     newest: HashMap<String, u64>,
-    next_write: Instant,
+    writes: Bucket,
     lazy_write: Instant,
+    capacity: Capacity,
     /// Something changed that nobody was told to look at.
     unshown: bool,
     backoff: Backoff,
@@ -79,8 +87,9 @@ impl Desk {
             snapshot: None,
             gone_since: HashMap::new(),
             newest: HashMap::new(),
-            next_write: now,
+            writes: Bucket::new(WRITES, BURST, now),
             lazy_write: now + LAZY,
+            capacity: Capacity::default(),
             unshown: false,
             backoff: Backoff::of_server(),
         }
@@ -167,8 +176,10 @@ impl Desk {
             return false;
         };
         let Context { client, metrics, .. } = &self.context;
-        match Shards::load(client, &self.gateway, &uid, metrics.clone()).await {
-            Ok((shards, budgets)) => {
+        match Shards::load::<BTreeMap<String, Budget>>(client, &BUDGETS, &self.gateway, &uid, metrics.clone()).await {
+            Ok((shards, found)) => {
+                let budgets: BTreeMap<String, Budget> = found.into_iter().flat_map(|(_, budgets)| budgets).collect();
+                self.capacity.loaded(&budgets);
                 self.books = Some(Books { shards, budgets, dirty: BTreeSet::new() });
                 self.backoff.reset();
                 true
@@ -207,7 +218,11 @@ impl Desk {
                     told.push(no_room(report, terms));
                     continue;
                 }
-                let shard = shard_of(&report.budget);
+                let shard = BUDGETS.shard_of(&report.budget);
+                if !self.capacity.has_room(budgets.get(&report.budget), report, replica) {
+                    told.push(no_room(report, terms));
+                    continue;
+                }
                 let budget = budgets.entry(report.budget.clone()).or_default();
                 let before = durable(budget, report, replica);
                 let Synced { answer, adjusted } = budget.sync(terms, Asker { replica, replicas, now_ms }, report);
@@ -248,10 +263,23 @@ impl Desk {
         if shards.is_empty() {
             return Ok(());
         }
-        sleep_until(self.next_write).await;
-        self.next_write = Instant::now() + BETWEEN_WRITES;
+        sleep_until(self.writes.ready_at()).await;
         let Some(Books { shards: store, budgets, dirty }) = &mut self.books else { return Ok(()) };
-        store.write(&shards, budgets).await?;
+        let mut of_shards: BTreeMap<usize, BTreeMap<&str, &Budget>> =
+            shards.iter().map(|shard| (*shard, BTreeMap::new())).collect();
+        for (id, budget) in budgets.iter() {
+            if let Some(of_shard) = of_shards.get_mut(&BUDGETS.shard_of(id)) {
+                of_shard.insert(id, budget);
+            }
+        }
+        let mut texts = Vec::with_capacity(shards.len());
+        for (shard, budgets) in of_shards {
+            let text = serde_json::to_string(&budgets).expect("names and numbers are JSON");
+            self.capacity.is_written(shard, text.len());
+            self.writes.take(Instant::now());
+            texts.push((shard, text));
+        }
+        store.write(texts).await?;
         dirty.retain(|shard| !shards.contains(shard));
         Ok(())
     }
@@ -287,20 +315,25 @@ impl Desk {
         };
         gone.extend(replicas.iter().filter(is_past));
         for (id, budget) in budgets.iter_mut() {
-            let mut changed = budget.forget(jiff::Timestamp::now().as_second());
+            let shard = BUDGETS.shard_of(id);
+            let mut changed = budget.forget_after(self.capacity.keeps(shard), jiff::Timestamp::now().as_second());
             for replica in &gone {
                 changed |= budget.close(replica);
             }
             if changed {
-                dirty.insert(shard_of(id));
+                dirty.insert(shard);
             }
         }
         for replica in gone {
             tracing::info!(replica = %replica.0, "a process of proxy `{}` is gone: its budgets are charged what it was granted", pod_of(replica));
         }
         budgets.retain(|_, budget| !budget.books.is_empty() || budget.gone_before > i64::MIN);
-        let waiting = std::mem::take(dirty);
+        // Those that were not written longest first: what is left of the writes is for grants.
+        let room = self.writes.available(Instant::now()).saturating_sub(FOR_GRANTS).max(1) as usize;
+        let waiting: BTreeSet<usize> = self.capacity.oldest(dirty).into_iter().take(room).collect();
         self.context.metrics.allocations(budgets.len());
+        self.context.facts.set_allocation(&self.gateway, self.capacity.count(budgets));
+        self.context.metrics.accounts(&self.gateway, self.capacity.accounts());
         if let Err(error) = self.write(waiting).await {
             if !matches!(error, ShardError::Conflict(_)) {
                 tracing::warn!(%error, "the books of budgets are not written: {error}");
@@ -406,7 +439,7 @@ fn unknown_budget(
     let asker = Asker { replica, replicas: 1, now_ms };
     let answer = match budgets.get_mut(&report.budget) {
         Some(budget) => {
-            dirty.insert(shard_of(&report.budget));
+            dirty.insert(BUDGETS.shard_of(&report.budget));
             budget.sync(&terms, asker, report).answer
         }
         None => Budget::default().sync(&terms, asker, report).answer,

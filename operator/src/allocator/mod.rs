@@ -10,13 +10,14 @@
 //! A gateway with `stores.redis` is not asked: its proxies count there, and a reader tells what was spent.
 
 mod caller;
+mod capacity;
 mod desk;
-mod shards;
 mod spend;
 pub mod terms;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -26,10 +27,17 @@ use crate::Context;
 use crate::error::Ended;
 use crate::facts::Named;
 use crate::proxies::Asker;
+use crate::shards::Series;
+
+pub use self::capacity::CEILING;
 
 use self::caller::Caller;
 use self::desk::Desk;
 use self::spend::Reader;
+
+/// The books of a gateway's budgets: few enough to be written at once, enough that none grows to its limit.
+pub const BUDGETS: Series =
+    Series { what: "budgets", label: "tollgate.dev/allocations", entry: "budgets.json", count: 16 };
 
 /// How often the proxies that are there are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,6 +49,7 @@ const WAITING: usize = 256;
 pub async fn run(context: Context) -> Ended {
     loop {
         // What was known may be old when this process leads again.
+        context.facts.forget_spend();
         if let Some(never) = context.leadership.while_leading(lead(&context)).await {
             match never {}
         }
@@ -51,7 +60,8 @@ pub async fn run(context: Context) -> Ended {
 struct Counter {
     tasks: JoinSet<()>,
     desk: mpsc::Sender<desk::Ask>,
-    called: BTreeSet<(String, String)>,
+    /// Name, uid and address of each: a pod whose node was started again has another address.
+    called: BTreeSet<(String, String, SocketAddr)>,
 }
 
 async fn lead(context: &Context) -> Infallible {
@@ -86,11 +96,10 @@ async fn lead(context: &Context) -> Infallible {
                     tracing::error!(%error, "a part of the allocator failed");
                 }
             }
-            let names: BTreeSet<(String, String)> =
-                proxies.iter().map(|(name, uid, _)| (name.clone(), uid.clone())).collect();
-            counter.called.retain(|called| names.contains(called));
+            let there: BTreeSet<(String, String, SocketAddr)> = proxies.iter().cloned().collect();
+            counter.called.retain(|called| there.contains(called));
             for (name, uid, address) in proxies {
-                if counter.called.insert((name.clone(), uid.clone())) {
+                if counter.called.insert((name.clone(), uid.clone(), address)) {
                     let caller = Caller {
                         asker: asker.clone(),
                         fleet: context.fleet.clone(),

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tollgate_allocator::rates::{self, Telling};
-use tollgate_allocator::{Exchange, Exchanged};
+use tollgate_allocator::{Exchange, Exchanged, tally};
 
 use super::fleet::Told;
 
@@ -32,7 +32,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(30);
 /// As long as the slowest round of questions takes.
 const KEEP_CONNECTION: Duration = Duration::from_secs(45);
 
-/// Names of a hundred thousand keys, and room.
+/// Names of a hundred thousand keys with their sums, a few times.
 const MAX_BODY_BYTES: usize = 32 << 20;
 
 /// Why a proxy gave no answer.
@@ -156,6 +156,15 @@ impl Asker {
         let body = serde_json::to_string(told).expect("names and numbers are JSON");
         let patience = PATIENCE + Duration::from_millis(told.wait_ms);
         self.ask(Method::POST, proxy, "/operator/rates", Some(token), body.into(), patience).await
+    }
+
+    /// What was used and is not taken yet.
+    ///
+    /// # Errors
+    /// [`AskError`]; nothing is lost, the proxy tells the same again. Status 404: it is of a version that tells nothing.
+    pub async fn tally(&self, proxy: SocketAddr, token: &str, ask: &tally::Ask) -> Result<tally::Told, AskError> {
+        let body = serde_json::to_string(ask).expect("names and numbers are JSON");
+        self.ask(Method::POST, proxy, "/operator/tally", Some(token), body.into(), LONG_PATIENCE).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -97,6 +97,16 @@ impl Gateway {
     }
 }
 
+/// A pod that can be asked, also on its way out.
+#[derive(Clone, Debug)]
+pub struct Askable {
+    pub pod: String,
+    pub uid: String,
+    pub address: SocketAddr,
+    pub token: Arc<str>,
+    pub deleting: bool,
+}
+
 /// All gateways. A handle, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fleet {
@@ -142,6 +152,26 @@ impl Fleet {
             (name.clone(), pods.collect())
         });
         callable.collect()
+    }
+
+    /// The pods of a gateway that can be asked.
+    pub fn askable(&self, gateway: &Named) -> Vec<Askable> {
+        let gateways = self.lock();
+        let Some(gateway) = gateways.get(gateway) else { return Vec::new() };
+        let Some(Published { token, .. }) = &gateway.published else { return Vec::new() };
+        let askable = gateway.proxies.iter().filter_map(|(pod, proxy)| {
+            let Proxy { uid, address, deleting, .. } = proxy;
+            let (pod, uid, token) = (pod.clone(), uid.clone(), token.clone());
+            Some(Askable { pod, uid, address: (*address)?, token, deleting: *deleting })
+        });
+        askable.collect()
+    }
+
+    /// Names of the pods of a gateway that are on their way out.
+    pub fn leaving(&self, gateway: &Named) -> Vec<String> {
+        let gateways = self.lock();
+        let proxies = gateways.get(gateway).into_iter().flat_map(|gateway| &gateway.proxies);
+        proxies.filter(|(_, proxy)| proxy.deleting).map(|(pod, _)| pod.clone()).collect()
     }
 
     /// The token to show a pod, as long as it is that one.

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use ask::{AskError, Asker, Speed, Used, UsedKey, Verdict};
-pub use fleet::{Fleet, Gateway, Proxy, Published, Told};
+pub use fleet::{Askable, Fleet, Gateway, Proxy, Published, Told};
 
 use self::pace::{Answer, Pace};
 use self::pods::{Change, Listing, Seen};

@@ -13,6 +13,7 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const READY: &str = "Ready";
 pub const ACTIVE: &str = "Active";
 pub const AVAILABLE: &str = "Available";
+pub const WITHIN_CAPACITY: &str = "WithinCapacity";
 
 /// Longer messages are cut; the schema allows four times as much.
 const LONGEST: usize = 1_024;

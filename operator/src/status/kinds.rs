@@ -1,6 +1,7 @@
 //! The status of each kind: its conditions and what its printer columns show. Pure.
 
 use serde::Serialize;
+use tollgate_allocator::tally::Of;
 use tollgate_crds::{
     BudgetSpec, BudgetStatus, Condition, ConditionStatus, Enforcement, ExhaustedAction, KeyPolicy, LLMGatewaySpec,
     LLMGatewayStatus, ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode,
@@ -11,13 +12,15 @@ use tollgate_snapshot::compile::{Document, Kind, Object};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
 use super::condition::{
-    ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, conditions, ready,
+    ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, WITHIN_CAPACITY, conditions,
+    ready,
 };
 use super::queue::{Urgency, Wanted};
 use super::{Pass, is_sound, moment, text};
+use crate::allocator::CEILING;
 use crate::events::Event;
-use crate::facts::{GatewayFact, Problem, SpendFact};
-use crate::world::{Record, Seen, SeenCondition, digest, solid};
+use crate::facts::{AllocationFact, GatewayFact, Problem, SpendFact};
+use crate::world::{Figures, Record, Seen, SeenCondition, digest, solid};
 
 /// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
 const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", "NamespaceNotPrepared", "PortTaken"];
@@ -55,7 +58,12 @@ impl<'a> Pass<'a> {
     fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
         let fact = self.known.gateways.get(&name);
-        let is_known = fact.is_some() && self.known.proxies.contains_key(&name);
+        let (namespace, gateway) = name.clone();
+        let compiled = self.compiled.snapshots.get(&GatewayName { namespace, name: gateway });
+        let is_counted_here = compiled.is_none_or(|snapshot| snapshot.gateway.redis.is_none());
+        let allocation = self.known.allocations.get(&name).copied().filter(|_| is_counted_here);
+        let is_said = is_counted_here && look.before.condition(WITHIN_CAPACITY).is_some();
+        let is_known = fact.is_some() && self.known.proxies.contains_key(&name) && (allocation.is_some() || !is_said);
         if self.term.young && !is_known && look.before.generation == Some(look.record.generation) {
             // Better as it was than without its address for a moment.
             return;
@@ -75,6 +83,7 @@ impl<'a> Pass<'a> {
         let mut summary = statements.clone();
         summary.extend(more);
         statements.push(ready(&summary, "its proxies serve"));
+        statements.extend(allocation.map(capacity));
         let status = LLMGatewayStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
@@ -130,6 +139,7 @@ impl<'a> Pass<'a> {
             compiled?;
             Some(self.objects.account(namespace, name)?.0.spec.provider.clone())
         };
+        let tally = self.tally(Of::Deployment, &name.0, &name.1);
         let price = compiled.and_then(|compiled| compiled.price.as_deref());
         let rate =
             |rate: Option<tollgate_snapshot::money::Rate>| rate.map(|rate| text::price(&rate.to_per_million_text()));
@@ -151,7 +161,7 @@ impl<'a> Pass<'a> {
                 .map(|at| TimestampText::new(moment(at))),
             input_price: rate(price.and_then(|price| price.input_rate())),
             output_price: rate(price.and_then(|price| price.output_rate())),
-            spent: None,
+            spent: Pass::spent_this_month(tally, look.before),
         };
         self.show(look, &status, |status| &status.conditions);
     }
@@ -220,16 +230,19 @@ impl<'a> Pass<'a> {
         let mut statements = self.common(document, &look, in_tables);
         statements.push(ready(&statements, "its keys are bound by it"));
         let budget = object.spec.budget.as_ref();
-        let unit = budget.map(|budget| budget.unit).unwrap_or_default();
-        let team_spend = budget.and_then(|_| self.spend(&format!("{}/Team/{}", name.0, name.1)));
+        let tally = self.tally(Of::Team, name.0, name.1);
+        let (spent, used_percent) = match budget {
+            Some(budget) => self.spent_of(&format!("{}/Team/{}", name.0, name.1), budget.unit, look.before),
+            None => (Pass::spent_this_month(tally, look.before), None),
+        };
         let status = TeamStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
             keys: Some(self.index.keys_of_team.get(&name).copied().unwrap_or(0)),
             limit: object.spec.budget.as_ref().map(text::limit),
             resets: object.spec.budget.as_ref().and_then(|budget| self.resets(&budget.period)),
-            spent: team_spend.map(|spend| text::spent(spend, unit)),
-            used_percent: team_spend.map(text::used_percent),
+            spent,
+            used_percent,
         };
         self.show(look, &status, |status| &status.conditions);
     }
@@ -298,15 +311,24 @@ impl<'a> Pass<'a> {
         }
         let has_own = budget.is_some() || !object.spec.budget_refs.is_empty();
         let terms = budget.as_ref().or_else(|| if has_own { None } else { of_team() });
-        let key_spend = terms.and_then(|_| self.spend(&format!("{}/VirtualKey/{}", meta.namespace, meta.name)));
+        let tally = self.tally(Of::Key, &meta.namespace, &meta.name);
+        let (requests, tokens) = Pass::counts(tally, look.before);
+        let (spent, used_percent) = match terms {
+            Some(terms) => {
+                self.spent_of(&format!("{}/VirtualKey/{}", meta.namespace, meta.name), terms.unit, look.before)
+            }
+            None => (Pass::spent_this_month(tally, look.before), None),
+        };
         let used = self.known.last_used.get(&(meta.namespace.clone(), meta.name.clone())).copied();
         let mut status = VirtualKeyStatus {
             observed_generation: Some(look.record.generation),
             team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
             limit: terms.map(text::limit),
             resets: terms.and_then(|terms| self.resets(&terms.period)),
-            spent: key_spend.zip(terms).map(|(spend, terms)| text::spent(spend, terms.unit)),
-            used_percent: key_spend.map(text::used_percent),
+            spent,
+            used_percent,
+            requests,
+            tokens,
             last_used_at: used.max(look.before.last_used_at).map(|at| TimestampText::new(moment(at))),
             ..VirtualKeyStatus::default()
         };
@@ -357,6 +379,7 @@ impl<'a> Pass<'a> {
             }
             (true, _, _) => Statement::holds(AVAILABLE, AVAILABLE, "calls can be admitted under it"),
         });
+        let Figures { spent, used_percent, held, .. } = self.figures_of(spend, fullest, object.spec.unit, look.before);
         let status = BudgetStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
@@ -364,9 +387,9 @@ impl<'a> Pass<'a> {
             resets: self.resets(&object.spec.period),
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),
-            spent: spend.map(|spend| text::spent(spend, object.spec.unit)),
-            used_percent: fullest.map(text::used_percent),
-            held: spend.map(|spend| text::amount(spend.held, object.spec.unit)),
+            spent,
+            used_percent,
+            held,
             max_overshoot: Some(self.overshoot(name, object)),
             ..BudgetStatus::default()
         };
@@ -388,7 +411,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Where a budget stands, by its id; `None`: nobody has used it yet.
-    fn spend(&self, budget: &str) -> Option<SpendFact> {
+    pub(super) fn spend(&self, budget: &str) -> Option<SpendFact> {
         self.known.spend.values().find_map(|budgets| budgets.get(budget)).copied()
     }
 
@@ -469,6 +492,24 @@ impl<'a> Pass<'a> {
             events,
         });
     }
+}
+
+/// Whether the operator's allocator serves the budgets of a gateway in time.
+fn capacity(AllocationFact { is_degraded, is_full }: AllocationFact) -> Statement {
+    let message = match (is_full, is_degraded) {
+        (true, _) => {
+            "the books of budgets are full: budgets that nobody used yet are refused; name a Redis in spec.stores.redis"
+                .to_owned()
+        }
+        (false, true) => format!(
+            "more than {CEILING} accounts of budgets are in use, and allowance may come late; name a Redis in \
+             spec.stores.redis"
+        ),
+        (false, false) => {
+            return Statement::holds(WITHIN_CAPACITY, WITHIN_CAPACITY, "allowance for budgets is handed out in time");
+        }
+    };
+    Statement::fails(WITHIN_CAPACITY, "Degraded", message)
 }
 
 fn holds(it: bool) -> ConditionStatus {

@@ -10,6 +10,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 mod text;
+mod used;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

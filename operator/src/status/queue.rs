@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tollgate_snapshot::ObjectRef;
 
 use crate::Context;
+use crate::bucket::Bucket;
 use crate::events::{Event, Events};
 use crate::kind;
 use crate::metrics::Metrics;
@@ -326,33 +327,6 @@ impl StatusWriter {
     }
 }
 
-/// So many a second, and a few at once after a pause.
-#[derive(Debug)]
-struct Bucket {
-    rate: f64,
-    burst: f64,
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(rate: u32, burst: u32, now: Instant) -> Bucket {
-        Bucket { rate: f64::from(rate), burst: f64::from(burst), tokens: f64::from(burst), at: now }
-    }
-
-    fn take(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
-        self.tokens = (self.tokens + earned).min(self.burst) - 1.0;
-        self.at = now;
-    }
-
-    /// When the next may be taken.
-    fn ready_at(&self) -> Instant {
-        let missing = (1.0 - self.tokens).max(0.0);
-        self.at + Duration::from_secs_f64(missing / self.rate)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,23 +378,5 @@ mod tests {
         }
         let order: Vec<String> = std::iter::from_fn(|| waiting.take(false)).map(|wanted| wanted.object.name).collect();
         assert_eq!(order, ["c", "d", "a", "b"]);
-    }
-
-    #[test]
-    fn a_burst_is_followed_by_the_rate() {
-        let begun = Instant::now();
-        let mut bucket = Bucket::new(RATE, BURST, begun);
-        for _ in 0..BURST {
-            assert!(bucket.ready_at() <= begun);
-            bucket.take(begun);
-        }
-        let wait = bucket.ready_at() - begun;
-        assert_eq!(wait.as_millis(), 5);
-        // After a long pause the burst is whole again, and no more.
-        let later = begun + Duration::from_secs(3_600);
-        for _ in 0..BURST {
-            bucket.take(later);
-        }
-        assert!(bucket.ready_at() > later);
     }
 }

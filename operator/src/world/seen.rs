@@ -30,6 +30,19 @@ pub struct Seen {
     pub last_probe_at: Option<i64>,
     /// `status.p50` of a ModelDeployment.
     pub p50: Option<Box<str>>,
+    /// What was used; `None`: nothing.
+    pub figures: Option<Box<Figures>>,
+}
+
+/// Fields of a status that say what was used, as they were seen: they stand until somebody knows better.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Figures {
+    pub spent: Option<String>,
+    pub used_percent: Option<String>,
+    pub held: Option<String>,
+    pub requests: Option<i64>,
+    pub tokens: Option<i64>,
 }
 
 /// A condition as it was seen.
@@ -91,6 +104,7 @@ impl Seen {
             last_used_at: moment("lastUsedAt"),
             last_probe_at: moment("lastProbeAt"),
             p50: status.get("p50").and_then(Value::as_str).map(Into::into),
+            figures: Figures::deserialize(status).ok().filter(|figures| *figures != Figures::default()).map(Box::new),
         }
     }
 
@@ -104,7 +118,7 @@ fn solid_of<S: DeserializeOwned + Serialize>(status: &Value) -> u64 {
 }
 
 /// Fields that move with every call: a status that differs in these alone is written after all others.
-const FIGURES: [&str; 6] = ["spent", "usedPercent", "held", "lastUsedAt", "lastProbeAt", "p50"];
+const FIGURES: [&str; 8] = ["spent", "usedPercent", "held", "lastUsedAt", "lastProbeAt", "p50", "requests", "tokens"];
 
 /// As [`digest`], without figures.
 pub fn solid(status: &Value) -> u64 {

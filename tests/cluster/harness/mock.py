@@ -1,4 +1,4 @@
-"""The mock provider beside the tests. It keeps its own invoice."""
+"""The mock provider beside the tests, and calls without any client library."""
 
 import contextlib
 import http.client
@@ -18,10 +18,10 @@ PRICING = {"perMillionTokens": {"input": "2.50", "output": "10"}}
 
 
 class Mock:
-    """At an address of this machine that is not loopback: in a cluster that is refused."""
+    """Listens at an address of this machine that is not loopback: in a cluster that is refused."""
 
     def __init__(self, plane):
-        self.host = _own_address()
+        self.host = own_address()
         with socket.socket() as probe:
             probe.bind((self.host, 0))
             self.port = probe.getsockname()[1]
@@ -38,9 +38,13 @@ class Mock:
         rows = ask(self.host, self.port, "GET", "/_mock/invoice")[2]["rows"]
         return [row for row in rows if row["model"] == model]
 
+    def rows(self, model):
+        """What calls of a model are billed with."""
+        return [row for row in self.seen(model) if row["billed"]]
+
     def billed(self, model):
         """What calls of a model cost, nano-dollars."""
-        return cost([row for row in self.seen(model) if row["billed"]], INPUT_NANO, OUTPUT_NANO)
+        return cost(self.rows(model), INPUT_NANO, OUTPUT_NANO)
 
     def script(self, model, *steps):
         assert ask(self.host, self.port, "POST", "/_mock/script", {"model": model, "steps": list(steps)})[0] == 200
@@ -52,7 +56,7 @@ class Mock:
             return False
 
 
-def _own_address():
+def own_address():
     """The one that this machine would call others from; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

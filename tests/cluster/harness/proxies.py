@@ -32,6 +32,8 @@ class Proxies:
         self.spent = {}
         # The least that calls had to reserve which it refused since, by id.
         self.refused = {}
+        # Sums of keys, teams and deployments that it tells; `None`: it is of a version that tells none.
+        self.tally = None
         self._kubelet = threading.Thread(target=self._run, daemon=True)
         self._kubelet.start()
 
@@ -75,6 +77,38 @@ class Proxies:
         self.api.merge(path("v1", "pods", self.namespace, name, "status"), {"status": status})
 
 
+class Tally:
+    """Sums as a proxy tells them, in batches that it keeps until they are taken."""
+
+    def __init__(self, source="tally"):
+        self.source = source
+        self.batches = []
+        self._open = {}
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def add(self, of, name, month, requests, tokens, nano_usd):
+        with self._lock:
+            sums = self._open.setdefault((of, name, month), [0, 0, 0])
+            self._open[of, name, month] = [known + more for known, more in zip(sums, (requests, tokens, nano_usd))]
+
+    def is_taken(self):
+        with self._lock:
+            return not self.batches and not self._open
+
+    def answer(self, ask):
+        with self._lock:
+            if ask["source"] == self.source:
+                self.batches = [batch for batch in self.batches if batch["number"] > ask["taken"]]
+            if self._open:
+                self._number += 1
+                fields = ("of", "name", "month", "requests", "tokens", "nanoUsd")
+                sums = [dict(zip(fields, (*thing, *amounts))) for thing, amounts in self._open.items()]
+                self.batches.append({"number": self._number, "sums": sums})
+                self._open = {}
+            return {"source": self.source, "batches": self.batches}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxies = None
@@ -96,12 +130,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             # Proxies keep the question open for a while.
             time.sleep(min(body["waitMs"], 500) / 1000)
             self._answer(200, {"batches": [{"replica": "r.1", "reports": self._reports()}]})
+        elif self.path == "/operator/tally" and self._is_operator() and self.proxies.tally:
+            self._answer(200, self.proxies.tally.answer(body) if self._is_first() else {})
         else:
             self._answer(404, {})
 
+    def _is_first(self):
+        return self.server.server_address[0].endswith(".1")
+
     def _reports(self):
         # One of them spends, the others do nothing.
-        if self.server.server_address[0].endswith(".1"):
+        if self._is_first():
             forever = (1 << 63) - 1
             span = {"kind": "Lifetime", "starts_at": 0, "ends_at": forever, "counts_until": forever, "label": "lifetime"}
             shared = {"unit": "NanoUsd", "span": span, "returned": 0, "held": 0}

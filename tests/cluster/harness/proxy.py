@@ -24,11 +24,11 @@ class Proxy:
         self.address = address
         self.url = f"http://{address}:{CLIENT_PORT}"
         self._http = urllib3.PoolManager(retries=False, timeout=5)
-        self._name = name
         folders = [cluster.folder / f"{name}-{purpose}" for purpose in ("data", "cache")]
         for folder in folders:
             folder.mkdir()
         self._ledger = folders[0] / "ledger/ledger.sqlite"
+        self.name = name
         self._arguments = [
             program or programs.gateway(),
             "dataplane",
@@ -42,11 +42,11 @@ class Proxy:
             "--drain-delay=0",
             "--cores=1",
         ]
-        self.begin()
+        self.start()
 
-    def begin(self):
-        """Starts it, or starts it again on the same folders."""
-        self.process = Process(self._name, self._arguments, self.cluster.folder)
+    def start(self):
+        """Also again, after `stop` or `finish`: on the folders that it had."""
+        self.process = Process(self.name, self._arguments, self.cluster.folder)
         self.cluster.processes.append(self.process)
 
     def is_ready(self):
@@ -56,7 +56,7 @@ class Proxy:
         return self._http.request("GET", f"http://{self.address}:{STATUS_PORT}/snapshot").json()["generation"]
 
     def be_pod(self, address=None):
-        """Has one of the gateway's pods that has no address be ready and have this one, or another that leads here."""
+        """Has one of the gateway's pods that has no address be ready and have this one, or another that leads here. Its name."""
         address = address or self.address
         pods = path("v1", "pods", self.namespace)
         selector = f"tollgate.dev/gateway={self.gateway}"
@@ -74,13 +74,14 @@ class Proxy:
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         self.cluster.api.merge(f"{pods}/{pod['metadata']['name']}/status", {"status": status})
+        return pod["metadata"]["name"]
 
     def stop(self):
         """Ends it without any warning."""
         self._end(self.process.kill)
 
     def finish(self):
-        """Asks it to stop, and waits: the ledger is copied to its end."""
+        """As the kubelet ends a pod: it is asked to, and its ledger is copied to its end. Its exit status."""
         return self._end(self.process.stop)
 
     def rows(self, model):
