@@ -233,11 +233,11 @@ fn names_columns_and_subresources_are_those_that_users_know() {
             "modeldeployments",
             "mdep",
             "READY PROVIDER MODEL NAMES P50 AGE",
-            "REASON LAST-PROBE IN/1M OUT/1M",
+            "REASON LAST-PROBE IN/1M OUT/1M SPENT",
         ),
         ("RouteGroup", "routegroups", "rg", "READY MODEL TARGETS STRATEGY AGE", "FALLBACKS"),
         ("Team", "teams", "team", "KEYS SPENT LIMIT USED% AGE", ""),
-        ("VirtualKey", "virtualkeys", "vk", "ACTIVE TEAM SPENT LIMIT USED% RESETS LAST-USED AGE", "KEY EXPIRES REASON"),
+        ("VirtualKey", "virtualkeys", "vk", "ACTIVE TEAM SPENT LIMIT USED% RESETS LAST-USED AGE", "KEY REQUESTS TOKENS EXPIRES REASON"),
         ("Budget", "budgets", "bud", "AVAILABLE SPENT LIMIT USED% HELD RESETS MODE AGE", "SCOPE BOUND KEYS"),
     ] {
         let definition = all_crds().into_iter().find(|definition| definition.spec.names.kind == kind).expect(kind);
