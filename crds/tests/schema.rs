@@ -237,7 +237,13 @@ fn names_columns_and_subresources_are_those_that_users_know() {
         ),
         ("RouteGroup", "routegroups", "rg", "READY MODEL TARGETS STRATEGY AGE", "FALLBACKS"),
         ("Team", "teams", "team", "KEYS SPENT LIMIT USED% AGE", ""),
-        ("VirtualKey", "virtualkeys", "vk", "ACTIVE TEAM SPENT LIMIT USED% RESETS LAST-USED AGE", "KEY REQUESTS TOKENS EXPIRES REASON"),
+        (
+            "VirtualKey",
+            "virtualkeys",
+            "vk",
+            "ACTIVE TEAM SPENT LIMIT USED% RESETS LAST-USED AGE",
+            "KEY REQUESTS TOKENS EXPIRES REASON",
+        ),
         ("Budget", "budgets", "bud", "AVAILABLE SPENT LIMIT USED% HELD RESETS MODE AGE", "SCOPE BOUND KEYS"),
     ] {
         let definition = all_crds().into_iter().find(|definition| definition.spec.names.kind == kind).expect(kind);
