@@ -128,6 +128,9 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
+/// What a scan of an object came to; `None` inside: the visitor broke off.
+pub type Scanned = Result<Option<Layout>, JsonError>;
+
 /// Told what a scan passes by. `Break` ends the scan there, with the rest unseen and unchecked.
 pub trait Visitor {
     /// A field of the outermost object, after its value. `key` has its escapes resolved.
@@ -144,13 +147,7 @@ pub trait Visitor {
     /// objects and arrays. Whoever wants what is inside reads it with [`object`] and answers with its result, so that it
     /// is passed once; [`Visitor::field`] follows all the same.
     #[inline(always)]
-    fn inside(
-        &mut self,
-        key: &[u8],
-        bytes: &[u8],
-        open: usize,
-        depth: u32,
-    ) -> Option<Result<Option<Layout>, JsonError>> {
+    fn inside(&mut self, key: &[u8], bytes: &[u8], open: usize, depth: u32) -> Option<Scanned> {
         let _ = (key, bytes, open, depth);
         None
     }

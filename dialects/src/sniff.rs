@@ -15,7 +15,7 @@ use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind, Span};
 use crate::output::tokens_at_most;
 use crate::sse::{Frame, Framer, join_data};
-use crate::usage::{AbsurdUsage, AnthropicFigures, Usage, UsageQuirks, boxed_text, usage_of_openai};
+use crate::usage::{AbsurdUsage, AnthropicFigures, Figures, Usage, UsageQuirks, boxed_text, usage_of_openai};
 
 /// The most bytes of an event that are held to look at it whole; a longer one passes unread.
 const MAX_HELD: usize = 1 << 20;
@@ -474,7 +474,7 @@ impl StreamSniffer {
     }
 
     fn note_anthropic_usage(&mut self, usage: &[u8]) {
-        if self.anthropic.object(usage).is_err() {
+        if self.anthropic.take_all(usage).is_err() {
             self.end.absurd = true;
         }
     }

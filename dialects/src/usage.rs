@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
-use crate::json::{self, Field, JsonError, Kind, Layout, Visitor};
+use crate::json::{self, Field, Kind, Layout, Scanned, Visitor};
 
 /// Tokens and units of one answer. Totals include their parts: cached tokens are within
 /// `input_tokens`, reasoning tokens within `output_tokens`.
@@ -141,26 +141,19 @@ impl<F: Figures> Visitor for ReadingNotes<F> {
         ControlFlow::Continue(())
     }
 
-    fn inside(
-        &mut self,
-        key: &[u8],
-        bytes: &[u8],
-        open: usize,
-        depth: u32,
-    ) -> Option<Result<Option<Layout>, JsonError>> {
+    fn inside(&mut self, key: &[u8], bytes: &[u8], open: usize, depth: u32) -> Option<Scanned> {
         if key != b"usage" {
             return None;
         }
         self.figures = F::default();
-        let mut reading = Reading { figures: &mut self.figures, part: F::Part::default(), bytes, sane: Ok(()) };
-        let read = json::object(bytes, open, depth, &mut reading);
-        self.sane = reading.sane;
+        let (read, sane) = Reading::new(&mut self.figures, F::Part::default(), bytes).object(open, depth);
+        self.sane = sane;
         Some(read)
     }
 }
 
 /// Figures of a usage, which has parts that are objects themselves.
-trait Figures: Default {
+pub(crate) trait Figures: Default {
     /// Where a field stands; the default is the usage itself.
     type Part: Copy + Default;
 
@@ -172,7 +165,7 @@ trait Figures: Default {
 
     /// Takes over what a usage tells. One that is no object has no figures.
     fn take_all(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
-        let mut reading = Reading { figures: self, part: Self::Part::default(), bytes: usage, sane: Ok(()) };
+        let mut reading = Reading::new(self, Self::Part::default(), usage);
         let _ = json::scan_object(usage, &mut reading);
         reading.sane
     }
@@ -186,6 +179,18 @@ struct Reading<'a, F: Figures> {
     sane: Result<(), AbsurdUsage>,
 }
 
+impl<'a, F: Figures> Reading<'a, F> {
+    fn new(figures: &'a mut F, part: F::Part, bytes: &'a [u8]) -> Reading<'a, F> {
+        Reading { figures, part, bytes, sane: Ok(()) }
+    }
+
+    /// Reads the object that opens there, and whether its figures can be true.
+    fn object(mut self, open: usize, depth: u32) -> (Scanned, Result<(), AbsurdUsage>) {
+        let read = json::object(self.bytes, open, depth, &mut self);
+        (read, self.sane)
+    }
+}
+
 impl<F: Figures> Visitor for Reading<'_, F> {
     fn field(&mut self, key: &[u8], field: Field) -> ControlFlow<()> {
         if let Err(absurd) = self.figures.take(self.part, key, field, self.bytes) {
@@ -194,17 +199,10 @@ impl<F: Figures> Visitor for Reading<'_, F> {
         ControlFlow::Continue(())
     }
 
-    fn inside(
-        &mut self,
-        key: &[u8],
-        bytes: &[u8],
-        open: usize,
-        depth: u32,
-    ) -> Option<Result<Option<Layout>, JsonError>> {
+    fn inside(&mut self, key: &[u8], bytes: &[u8], open: usize, depth: u32) -> Option<Scanned> {
         let part = F::part(self.part, key)?;
-        let mut reading = Reading { figures: self.figures, part, bytes, sane: Ok(()) };
-        let read = json::object(bytes, open, depth, &mut reading);
-        self.sane = self.sane.and(reading.sane);
+        let (read, sane) = Reading::new(self.figures, part, bytes).object(open, depth);
+        self.sane = self.sane.and(sane);
         Some(read)
     }
 }
@@ -390,11 +388,6 @@ impl Figures for AnthropicFigures {
 }
 
 impl AnthropicFigures {
-    /// Takes over what `usage` tells.
-    pub(crate) fn object(&mut self, usage: &[u8]) -> Result<(), AbsurdUsage> {
-        self.take_all(usage)
-    }
-
     /// The whole of what was told.
     pub(crate) fn usage(&self) -> Result<Option<Usage>, AbsurdUsage> {
         if self.input.is_none() && self.output.is_none() {

@@ -5,7 +5,7 @@ use super::reply::{stop_reason, without_json_tool};
 use crate::chat::Event;
 use crate::chat::read::{DecodeError, Fields};
 use crate::error::decode_stream_error;
-use crate::usage::AnthropicFigures;
+use crate::usage::{AnthropicFigures, Figures};
 
 /// The most content blocks of one answer that are believed.
 const MOST_BLOCKS: usize = 1 << 12;
@@ -111,7 +111,7 @@ impl ChunkDecoder {
     fn take_figures(&mut self, fields: &mut Fields<'_>) {
         if let Some(usage) = fields.take("usage") {
             // Figures that cannot be true are not told; what is charged is decided elsewhere.
-            let _ = self.figures.object(usage.text().as_bytes());
+            let _ = self.figures.take_all(usage.text().as_bytes());
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use super::string::{self, Text};
-use super::{Field, JsonError, Kind, Layout, MAX_DEPTH, SHORT, Span, Visitor};
+use super::{Field, JsonError, Kind, Layout, MAX_DEPTH, SHORT, Scanned, Span, Visitor};
 
 /// Scans one JSON object with white space around it, telling its fields to `visitor`.
 ///
@@ -12,7 +12,7 @@ use super::{Field, JsonError, Kind, Layout, MAX_DEPTH, SHORT, Span, Visitor};
 ///
 /// # Errors
 /// The text is not JSON, or JSON but no object, or deeper than [`MAX_DEPTH`], or over 4 GiB.
-pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Result<Option<Layout>, JsonError> {
+pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Scanned {
     if u32::try_from(bytes.len()).is_err() {
         return Err(error(0, "document over 4 GiB"));
     }
@@ -38,7 +38,7 @@ pub fn scan_object<V: Visitor>(bytes: &[u8], visitor: &mut V) -> Result<Option<L
 ///
 /// # Errors
 /// There is no object, or it is deeper than [`MAX_DEPTH`].
-pub fn object<V: Visitor>(bytes: &[u8], open: usize, outer: u32, visitor: &mut V) -> Result<Option<Layout>, JsonError> {
+pub fn object<V: Visitor>(bytes: &[u8], open: usize, outer: u32, visitor: &mut V) -> Scanned {
     if bytes.get(open) != Some(&b'{') {
         return Err(error(open, "not an object"));
     }
