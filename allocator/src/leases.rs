@@ -30,7 +30,7 @@ pub const TIGHT_MS: i64 = 500;
 pub const MOST_COUNTED: i64 = 9_000_000_000_000_000;
 
 /// What a replica says of one limit, and what it wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     /// The same in all replicas.
     pub limit: Arc<str>,
@@ -175,22 +175,7 @@ mod tests {
     use super::*;
 
     fn ask(account: &str, seq: i64) -> Ask {
-        Ask {
-            limit: "key a/b requests".into(),
-            account: account.into(),
-            at_once: false,
-            most: 100,
-            seq,
-            window: 0,
-            is_open: false,
-            age_ms: 0,
-            held: 0,
-            beside: 0,
-            used: 0,
-            wanted: 0,
-            least: 0,
-            burn: 0,
-        }
+        Ask { limit: "key a/b requests".into(), account: account.into(), most: 100, seq, ..Ask::default() }
     }
 
     fn wants(account: &str, seq: i64, wanted: i64) -> Ask {

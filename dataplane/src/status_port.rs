@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
@@ -96,6 +97,12 @@ pub fn run(
             _ = stop => Ok(()),
         }
     })
+}
+
+/// What a body says; `None`: nothing of the kind, or not in time, or too much.
+async fn read_json<T: DeserializeOwned>(body: Incoming, most_bytes: usize) -> Option<T> {
+    let read = tokio::time::timeout(PATIENCE, Limited::new(body, most_bytes).collect()).await;
+    serde_json::from_slice(&read.ok()?.ok()?.to_bytes()).ok()
 }
 
 async fn accept(port: &Rc<Port>, listener: &TcpListener) -> Infallible {
@@ -231,11 +238,7 @@ impl Port {
 
     /// Answers about budgets in, reports of budgets out: as soon as there are any, else after a while.
     async fn allowance(&self, body: Incoming) -> Response<ReplyBody> {
-        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_ANSWERS_BYTES).collect()).await;
-        let exchange = match read {
-            Ok(Ok(body)) => serde_json::from_slice::<Exchange>(&body.to_bytes()).ok(),
-            Ok(Err(_)) | Err(_) => None,
-        };
+        let exchange = read_json::<Exchange>(body, MAX_ANSWERS_BYTES).await;
         let Some(Exchange { answers, wait_ms }) = exchange else {
             return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is no exchange about budgets"}));
         };
@@ -264,11 +267,7 @@ impl Port {
     /// Shares of rate limits in, what the leader should know of them out: at once where shares changed, as soon as a limit
     /// is near, else after a while.
     async fn rates(&self, body: Incoming) -> Response<ReplyBody> {
-        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_ANSWERS_BYTES).collect()).await;
-        let told = match read {
-            Ok(Ok(body)) => serde_json::from_slice::<Told>(&body.to_bytes()).ok(),
-            Ok(Err(_)) | Err(_) => None,
-        };
+        let told = read_json::<Told>(body, MAX_ANSWERS_BYTES).await;
         let Some(told) = told else {
             return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is nothing about rates"}));
         };
@@ -288,11 +287,7 @@ impl Port {
 
     /// What was taken of the sums of keys, teams and deployments in, what is left of them out.
     async fn tally(&self, body: Incoming) -> Response<ReplyBody> {
-        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await;
-        let ask = match read {
-            Ok(Ok(body)) => serde_json::from_slice::<Ask>(&body.to_bytes()).ok(),
-            Ok(Err(_)) | Err(_) => None,
-        };
+        let ask = read_json::<Ask>(body, MAX_BODY_BYTES).await;
         let Some(ask) = ask else {
             return json_reply(StatusCode::BAD_REQUEST, &json!({"error": "the body is nothing about sums"}));
         };

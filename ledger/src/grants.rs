@@ -119,7 +119,7 @@ impl Grants {
         while let Ok(first) = requests.recv() {
             let mut batch = vec![first];
             batch.extend(requests.try_iter().take(BATCH - 1));
-            while let Some(left) = synced.and_then(|synced| PACE.checked_sub(synced.elapsed()))
+            if let Some(left) = synced.and_then(|synced| PACE.checked_sub(synced.elapsed()))
                 && batch.len() < BATCH
                 && batch.iter().all(Request::can_wait)
             {

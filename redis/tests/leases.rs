@@ -12,22 +12,7 @@ use tollgate_harness::{PATIENCE, RedisServer};
 use tollgate_redis::{Address, GatewayKeys, LeaseStore, SHARDS, shard_of};
 
 fn ask(limit: &str, account: &str, seq: i64) -> Ask {
-    Ask {
-        limit: limit.into(),
-        account: account.into(),
-        at_once: false,
-        most: 100,
-        seq,
-        window: 0,
-        is_open: false,
-        age_ms: 0,
-        held: 0,
-        beside: 0,
-        used: 0,
-        wanted: 1,
-        least: 1,
-        burn: 0,
-    }
+    Ask { limit: limit.into(), account: account.into(), most: 100, seq, wanted: 1, least: 1, ..Ask::default() }
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -105,9 +105,7 @@ fn failed((namespace, name): &Named, error: &StoreError) {
 
 async fn load(context: &Context, gateway: &Named) -> Result<Option<(Store, State)>, StoreError> {
     let (namespace, name) = gateway;
-    let Some(uid) = context.world.read().gateway(namespace, name).map(|(_, record)| record.uid.clone()) else {
-        return Ok(None);
-    };
+    let Some(uid) = context.world.read().gateway_uid(namespace, name) else { return Ok(None) };
     Store::load(&context.client, gateway, &uid, context.metrics.clone()).await.map(Some)
 }
 

@@ -193,9 +193,7 @@ impl Collector {
             return true;
         }
         let (namespace, name) = &self.gateway;
-        let Some(uid) = self.context.world.read().gateway(namespace, name).map(|(_, record)| record.uid.clone()) else {
-            return false;
-        };
+        let Some(uid) = self.context.world.read().gateway_uid(namespace, name) else { return false };
         let Context { client, metrics, .. } = &self.context;
         match Shards::load::<Shard>(client, &TOTALS, &self.gateway, &uid, metrics.clone()).await {
             Ok((store, found)) => {

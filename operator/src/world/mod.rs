@@ -127,6 +127,11 @@ impl Objects {
         }
     }
 
+    /// The UID of a gateway, which owns what is kept for it.
+    pub fn gateway_uid(&self, namespace: &str, name: &str) -> Option<String> {
+        self.gateway(namespace, name).map(|(_, record)| record.uid.clone())
+    }
+
     /// The gateway that serves an object with this `gatewayRef` in this namespace: the one it names, else the default
     /// one. `None`: there is none. Whether it lets the namespace attach is for compile to say.
     pub fn gateway_of(
