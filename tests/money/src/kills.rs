@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tollgate_faults::{Money, Run};
-use tollgate_harness::{Call, Cut, CutHow, KEY, Reply, SpendRow, Stage, Step, UsageScript, json, ledger_rows, objects};
+use tollgate_harness::{
+    Call, Cut, CutHow, KEY, Reply, SpendRow, Stage, Step, Streaming, UsageScript, json, ledger_rows, objects,
+};
 
 use crate::books::{Books, Mode, total};
 use crate::gauges::{BudgetGauge, budget, wait_until_idle};
@@ -17,6 +19,17 @@ const CLIENTS: usize = 8;
 
 /// Steps scripted for a round; what comes after is answered as usual.
 const STEPS: usize = 600;
+
+/// Kills the gateway under streams, whose clients see it, and starts it again when the provider sees it too.
+pub async fn kill_under(stage: &mut Stage, streams: Vec<Streaming>) {
+    stage.gateway.kill().await;
+    for mut stream in streams {
+        stream.rest().await;
+        assert!(stream.broken, "the client sees that its stream was cut");
+    }
+    stage.mock.wait_for_in_flight(0).await;
+    stage.gateway.restart().await;
+}
 
 /// What one way to fail came to. Amounts in nano-USD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{Cut, CutHow, Reply, SpendRow, Stage, Step, Tokens, objects, patiently};
 use tollgate_money_tests::books::{Books, attempt_id, total};
 use tollgate_money_tests::gauges::{budget, nano, wait_until_idle};
-use tollgate_money_tests::kills::{Figures, Table, judge, random_kills, touch};
+use tollgate_money_tests::kills::{Figures, Table, judge, kill_under, random_kills, touch};
 use tollgate_money_tests::setup::{caller, chat, hard};
 
 const LIMIT: &str = "1";
@@ -107,13 +107,7 @@ async fn killed_in_mid_stream() -> Figures {
         streams.push(stream);
     }
     let before = budget(&stage.gateway, "/caller").await;
-    stage.gateway.kill().await;
-    for mut stream in streams {
-        stream.rest().await;
-        assert!(stream.broken, "the client sees that its stream was cut");
-    }
-    stage.mock.wait_for_in_flight(0).await;
-    stage.gateway.restart().await;
+    kill_under(&mut stage, streams).await;
     let again = spend(&stage).await;
     assert_eq!(touched(&stage).await.spent, spent + before.held + again);
     let (figures, rows) = finish("in mid stream", &mut stage).await;

@@ -25,6 +25,21 @@ fn spend_at_both(pair: &mut Pair) {
     pair.spend_at_second(AGENTS / 2, true);
 }
 
+/// Two gateways at a server, with calls on their way at both.
+async fn busy_pair(server: &RedisServer) -> Pair {
+    let mut pair = pair(server).await;
+    spend_at_both(&mut pair);
+    pair.wait_for_bills(20).await;
+    pair
+}
+
+/// Nothing was lost, and nothing is out of reach.
+async fn judge_all_spent(pair: Pair, fault: &str) {
+    let limit = pair.limit;
+    let found = pair.judge(Some(fault)).await;
+    assert_all_spent(&found, limit);
+}
+
 /// All of it can be spent: what is left would not have done for a call.
 fn assert_all_spent(found: &Found, limit: i64) {
     let spent = total(&found.rows);
@@ -50,24 +65,20 @@ async fn fifty_agents_at_two_gateways_use_one_budget_up_and_no_more() {
 async fn a_gateway_is_killed_beside_another() {
     let Some(server) = RedisServer::start([]) else { return };
     let mut pair = pair(&server).await;
-    let limit = pair.limit;
     pair.spend_at_first(AGENTS / 2);
     pair.spend_at_second(AGENTS / 2, false);
     pair.wait_for_bills(20).await;
     pair.other.kill().await;
     pair.other.restart().await;
     pair.spend_at_second(AGENTS / 2, true);
-    let found = pair.judge(Some("redis-gateway-killed")).await;
     // The new process proves what the one before used.
-    assert_all_spent(&found, limit);
+    judge_all_spent(pair, "redis-gateway-killed").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_killed_and_forgets_everything() {
     let Some(mut server) = RedisServer::start([]) else { return };
-    let mut pair = pair(&server).await;
-    spend_at_both(&mut pair);
-    pair.wait_for_bills(20).await;
+    let pair = busy_pair(&server).await;
     server.kill();
     pair.wait_for_unavailable().await;
     server.restart();
@@ -87,9 +98,7 @@ async fn judge_lost_tail(mut pair: Pair, fault: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_killed_and_remembers() {
     let Some(mut server) = RedisServer::start(["--appendonly", "yes"]) else { return };
-    let mut pair = pair(&server).await;
-    spend_at_both(&mut pair);
-    pair.wait_for_bills(20).await;
+    let pair = busy_pair(&server).await;
     server.kill();
     pair.wait_for_unavailable().await;
     server.restart();
@@ -155,29 +164,23 @@ async fn a_gateway_is_cut_off_from_redis() {
     let Some(server) = RedisServer::start([]) else { return };
     let wire = Wire::to(server.address());
     let mut pair = Pair::start([&server.url(), &url(&wire)], LIMIT).await;
-    let limit = pair.limit;
     spend_at_both(&mut pair);
     pair.wait_for_bills(20).await;
     wire.cut();
     // It spends what it was granted; then it may not go on.
     pair.wait_for_unavailable().await;
     wire.mend();
-    let found = pair.judge(Some("redis-partition")).await;
-    assert_all_spent(&found, limit);
+    judge_all_spent(pair, "redis-partition").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_silent_for_a_while() {
     let Some(server) = RedisServer::start([]) else { return };
-    let mut pair = pair(&server).await;
-    let limit = pair.limit;
-    spend_at_both(&mut pair);
-    pair.wait_for_bills(20).await;
+    let pair = busy_pair(&server).await;
     server.pause();
     pair.wait_for_unavailable().await;
     server.resume();
-    let found = pair.judge(Some("redis-silent")).await;
-    assert_all_spent(&found, limit);
+    judge_all_spent(pair, "redis-silent").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,15 +192,11 @@ async fn redis_has_no_space_left() {
     };
     let place = folder.path().to_str().expect("a path of ASCII").to_owned();
     let Some(server) = RedisServer::start(["--appendonly", "yes", "--dir", &place]) else { return };
-    let mut pair = pair(&server).await;
-    let limit = pair.limit;
-    spend_at_both(&mut pair);
-    pair.wait_for_bills(20).await;
+    let pair = busy_pair(&server).await;
     let filler = disk.fill();
     pair.wait_for_unavailable().await;
     drop(filler);
     disk.empty();
-    let found = pair.judge(Some("redis-disk-full")).await;
-    assert_all_spent(&found, limit);
+    judge_all_spent(pair, "redis-disk-full").await;
     drop(server);
 }

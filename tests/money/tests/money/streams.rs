@@ -9,6 +9,7 @@ use tollgate_harness::{
 };
 use tollgate_money_tests::books::{Books, Mode, total};
 use tollgate_money_tests::gauges::{BudgetGauge, budget, nano, sum, wait_for, wait_until_idle};
+use tollgate_money_tests::kills::kill_under;
 use tollgate_money_tests::setup::{caller, chat, hard, streamed, tries_once};
 
 /// Nano-USD of a token of output.
@@ -224,13 +225,7 @@ async fn kill_9_in_mid_stream_charges_what_was_held_then() {
     }
     let before = gauge(&stage).await;
     assert!(before.held > 3 * (350 * 7 + LEAD) * OUTPUT, "it grew with the streams: {before:?}");
-    stage.gateway.kill().await;
-    for mut stream in streams {
-        stream.rest().await;
-        assert!(stream.broken, "the client sees that its stream was cut");
-    }
-    stage.mock.wait_for_in_flight(0).await;
-    stage.gateway.restart().await;
+    kill_under(&mut stage, streams).await;
     stage.gateway.chat("v").send().await.expect(200);
     let rows = close(&mut stage, nano("1")).await;
     let recovered: Vec<&SpendRow> = rows.iter().filter(|row| row.outcome == "recovered").collect();
