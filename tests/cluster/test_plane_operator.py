@@ -8,25 +8,8 @@ import pytest
 
 from harness.api import path
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
-from harness.operator import Operator
 
 READS = ("get", "list", "watch")
-
-
-@pytest.fixture
-def start(own_plane, crds):
-    """Starts operators of a test, each a user of its own; ends them."""
-    started = []
-
-    def start(name, namespaces, kubeconfig=None):
-        kubeconfig = kubeconfig or own_plane.make_kubeconfig(name, ["system:masters"])
-        operator = Operator(own_plane, name, namespaces, kubeconfig)
-        started.append(operator)
-        return operator
-
-    yield start
-    for operator in started:
-        operator.kill()
 
 
 @pytest.fixture
@@ -71,7 +54,7 @@ def settled(operator, renewals=3):
 
 
 def test_objects_become_tables_and_conditions(own_plane, start, setup):
-    start("operator", [setup])
+    start("operator")
     deployment = wait_for(own_plane, setup, "ModelDeployment", "gpt", Accepted=("True", "Accepted"), ResolvedRefs=("True", "ResolvedRefs"))
     assert deployment["status"]["names"] == "gpt"
     key = wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"), Programmed=("Unknown", "NoProxies"))
@@ -90,8 +73,11 @@ def test_objects_become_tables_and_conditions(own_plane, start, setup):
 
 
 def test_an_edit_writes_two_tables_and_what_changed_and_rest_is_the_lease(own_plane, start, setup):
-    operator = start("operator", [setup])
+    operator = start("operator")
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
+    # The gateway shows what the controllers of the cluster did with its Deployment, and these may take their time.
+    has_pods = lambda there: there and there.get("status", {}).get("replicas") == 2
+    own_plane.api.wait_until(path("apps/v1", "deployments", setup, "tollgate-g"), has_pods)
     settled(operator)
     position = own_plane.audit.position()
     own_plane.api.merge(where(setup, "VirtualKey", "ci"), {"spec": {"disabled": True}})
@@ -110,7 +96,7 @@ def test_an_edit_writes_two_tables_and_what_changed_and_rest_is_the_lease(own_pl
 
 
 def test_a_secret_that_changes_is_in_the_tables_at_once(own_plane, start, setup):
-    start("operator", [setup])
+    start("operator")
     generation = wait_for_generation(own_plane, setup, 0)["generation"]
     secret = base64.b64encode(b"sk-two").decode()
     own_plane.api.merge(path("v1", "secrets", setup, "openai"), {"data": {"key": secret}})
@@ -120,7 +106,7 @@ def test_a_secret_that_changes_is_in_the_tables_at_once(own_plane, start, setup)
 
 
 def test_prices_of_a_config_map_hold_follow_it_and_stay_when_it_goes(own_plane, start, setup):
-    start("operator", [setup])
+    start("operator")
     gpt = where(setup, "ModelDeployment", "gpt")
     costs = lambda price: own_plane.api.wait_until(gpt, lambda there: there.get("status", {}).get("inputPrice") == price)
     costs("$2.50")
@@ -142,7 +128,7 @@ def test_prices_of_a_config_map_hold_follow_it_and_stay_when_it_goes(own_plane, 
 
 
 def test_tables_that_somebody_spoils_are_written_again(own_plane, start, setup):
-    start("operator", [setup])
+    start("operator")
     wait_for_generation(own_plane, setup, 0)
     good = own_plane.api.get(config_map(setup, "keys"))["data"]
     own_plane.api.merge(config_map(setup, "keys"), {"data": {"keys.json": "spoilt"}})
@@ -155,7 +141,7 @@ def test_tables_that_somebody_spoils_are_written_again(own_plane, start, setup):
 def test_what_is_not_the_operators_is_left_alone(own_plane, start, setup):
     foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tollgate-g-manifest"}, "data": {"mine": "yes"}}
     own_plane.kubectl.apply(foreign, namespace=setup)
-    start("operator", [setup])
+    start("operator")
     wait_for(own_plane, setup, "VirtualKey", "ci", Programmed=("False", "NameTaken"))
     assert own_plane.api.get(config_map(setup, "manifest"))["data"] == {"mine": "yes"}
     # Once the place is free it is taken.
@@ -164,7 +150,7 @@ def test_what_is_not_the_operators_is_left_alone(own_plane, start, setup):
 
 
 def test_a_broken_object_stops_no_other(own_plane, start, setup):
-    start("operator", [setup])
+    start("operator")
     own_plane.kubectl.apply([
         object_of("ModelDeployment", "broken", provider="no-such-provider", model="m"),
         object_of("VirtualKey", "twin", models=["gpt"], keyHash="sha256:" + "41a6d46d" * 8),
@@ -176,10 +162,10 @@ def test_a_broken_object_stops_no_other(own_plane, start, setup):
 
 
 def test_the_next_operator_goes_on_where_the_leader_stopped(own_plane, start, setup):
-    first = start("first", [setup])
+    first = start("first")
     wait_for(own_plane, setup, "VirtualKey", "ci", Programmed=("Unknown", "NoProxies"))
     settled(first)
-    second = start("second", [setup])
+    second = start("second")
     assert not second.leads()
     position = own_plane.audit.position()
     assert first.stop() == 0
@@ -196,7 +182,7 @@ def test_the_next_operator_goes_on_where_the_leader_stopped(own_plane, start, se
 
 
 def test_the_operator_survives_an_api_server_that_goes_away(own_plane, start, setup):
-    operator = start("operator", [setup])
+    operator = start("operator")
     wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
     own_plane.restart_apiserver()
     own_plane.api.merge(where(setup, "VirtualKey", "ci"), {"spec": {"disabled": True}})
@@ -206,7 +192,7 @@ def test_the_operator_survives_an_api_server_that_goes_away(own_plane, start, se
 
 def test_a_secret_that_may_not_be_read_is_named_until_it_may(own_plane, start, setup):
     binding = grant(own_plane, setup)
-    start("bound", [setup], own_plane.make_service_account_kubeconfig(setup, "operator"))
+    start("bound", own_plane.make_service_account_kubeconfig(setup, "operator"))
     deployment = wait_for(own_plane, setup, "ModelDeployment", "gpt", ResolvedRefs=("False", "SecretForbidden"))
     message = next(each["message"] for each in deployment["status"]["conditions"] if each["type"] == "ResolvedRefs")
     assert "RoleBinding" in message and "`openai`" in message
