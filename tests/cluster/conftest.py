@@ -11,7 +11,9 @@ import pytest
 from harness import foreign, images, story
 from harness.client_pod import ClientPod
 from harness.installation import Installation
+from harness.mock import Mock
 from harness.node import Node
+from harness.operator import Operator
 from harness.plane import Plane
 from harness.run_folder import RunFolder
 
@@ -105,6 +107,28 @@ def node(run_folder, timed):
 def own_plane(plane):
     """A control plane that tests may stop, pause and read the audit log of."""
     return _ours(plane, Plane)
+
+
+@pytest.fixture
+def start(own_plane, crds, namespace):
+    """Starts operators of a test's namespace, one after the other or beside each other, each a user of its own; ends them."""
+    started = []
+
+    def start(name, kubeconfig=None):
+        kubeconfig = kubeconfig or own_plane.make_kubeconfig(name, ["system:masters"])
+        started.append(Operator(own_plane, name, [namespace], kubeconfig))
+        return started[-1]
+
+    yield start
+    for operator in started:
+        operator.kill()
+
+
+@pytest.fixture
+def mock(own_plane):
+    mock = Mock(own_plane)
+    yield mock
+    mock.process.kill()
 
 
 @pytest.fixture

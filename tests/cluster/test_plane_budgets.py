@@ -3,34 +3,18 @@
 import http.server
 import json
 import queue
-import socket
 import threading
 import time
 
 import pytest
 
 from harness.api import path
+from harness.mock import own_address
 from harness.objects import object_of, wait_for, where
-from harness.operator import Operator
 from harness.proxies import Proxies
 from harness.thresholds import wait_for_told
 
 LIFETIME = {"lifetime": {}}
-
-
-@pytest.fixture
-def start(own_plane, crds, namespace):
-    """Starts operators, one after the other or beside each other; ends them."""
-    started = []
-
-    def start(name):
-        kubeconfig = own_plane.make_kubeconfig(name, ["system:masters"])
-        started.append(Operator(own_plane, name, [namespace], kubeconfig))
-        return started[-1]
-
-    yield start
-    for operator in started:
-        operator.kill()
 
 
 @pytest.fixture
@@ -64,14 +48,6 @@ def receiver():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1], received
     server.shutdown()
-
-
-def own_address():
-    """An address of this machine that is not its loopback, which is never called in a cluster."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Sends nothing: it only asks for the way.
-        probe.connect(("192.0.2.1", 9))
-        return probe.getsockname()[0]
 
 
 def status_becomes(plane, namespace, name, **fields):

@@ -10,9 +10,8 @@ import pytest
 
 from harness.api import path
 from harness.installation import money
-from harness.mock import Mock, ask
+from harness.mock import ask
 from harness.objects import object_of, wait_for, where
-from harness.operator import Operator
 from harness.proxies import Proxies, Tally
 from harness.proxy import CLIENT_PORT, Proxy
 
@@ -22,28 +21,6 @@ TRUE_WITHIN = 10
 READS = ("get", "list", "watch")
 # As operator/src/allocator/capacity.rs has it.
 CEILING = 2_000
-
-
-@pytest.fixture
-def start(own_plane, crds, namespace):
-    """Starts operators beside each other; ends them."""
-    started = []
-
-    def start(name):
-        kubeconfig = own_plane.make_kubeconfig(name, ["system:masters"])
-        started.append(Operator(own_plane, name, [namespace], kubeconfig))
-        return started[-1]
-
-    yield start
-    for operator in started:
-        operator.kill()
-
-
-@pytest.fixture
-def mock(own_plane):
-    mock = Mock(own_plane)
-    yield mock
-    mock.process.kill()
 
 
 class Gateway:

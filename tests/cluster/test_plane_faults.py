@@ -12,7 +12,6 @@ import pytest
 from harness import faults
 from harness.agents import Agents
 from harness.api import path
-from harness.mock import Mock
 from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
 from harness.proxy import CLIENT_PORT, STATUS_PORT, Proxy
@@ -139,13 +138,6 @@ def wait_until(holds, what):
     while not holds():
         assert time.monotonic() < deadline, f"not so after {SECONDS} s: {what}"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def mock(own_plane):
-    mock = Mock(own_plane)
-    yield mock
-    mock.process.kill()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from harness.api import path
 from harness.objects import object_of, wait_for, where
-from harness.operator import Operator
 
 READS = ("get", "list", "watch")
 # What a user would call at once: others look at the Lease every half a second.
@@ -27,21 +26,6 @@ def setup(own_plane, crds, namespace):
         object_of("VirtualKey", "ci", models=["*"], keyHash="sha256:" + "41a6d46d" * 8),
     ], namespace=namespace)
     return namespace
-
-
-@pytest.fixture
-def start(own_plane, setup):
-    """Starts operators of the test, each a user of its own; ends them."""
-    started = []
-
-    def start(name):
-        kubeconfig = own_plane.make_kubeconfig(name, ["system:masters"])
-        started.append(Operator(own_plane, name, [setup], kubeconfig))
-        return started[-1]
-
-    yield start
-    for operator in started:
-        operator.kill()
 
 
 @contextlib.contextmanager

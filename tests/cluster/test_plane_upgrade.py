@@ -11,7 +11,7 @@ import pytest
 from harness import programs
 from harness.installation import money
 from harness.load import Load
-from harness.mock import Mock, ask
+from harness.mock import ask
 from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
 from harness.proxy import CLIENT_PORT, Proxy
@@ -23,13 +23,6 @@ SECONDS = 20
 
 
 pytestmark = pytest.mark.skipif("TOLLGATE_PREVIOUS_BIN" not in os.environ, reason="tests/run upgrade REF runs it")
-
-
-@pytest.fixture
-def mock(own_plane):
-    mock = Mock(own_plane)
-    yield mock
-    mock.process.kill()
 
 
 @pytest.fixture
