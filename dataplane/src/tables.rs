@@ -40,7 +40,8 @@ pub struct Tables {
     pub deployments: Vec<DeploymentEntry>,
     pub routes: Vec<RouteEntry>,
     pub teams: Vec<TeamEntry>,
-    key_states: Vec<OnceLock<KeyState>>,
+    /// Made at the first use: most keys of many rest.
+    key_states: Vec<OnceLock<Box<KeyState>>>,
     budgets: Vec<OnceLock<Arc<tollgate_ledger::Budget>>>,
     /// Of budgets that have one for each member.
     members: HashMap<u32, Arc<tollgate_ledger::Members>, foldhash::fast::RandomState>,
@@ -667,7 +668,7 @@ impl Tables {
             let policy = &self.snapshot.policies[key.policy as usize];
             let namespace = &self.snapshot.namespaces[policy.namespace as usize].name;
             let id = format!("{namespace}/{}", key.name);
-            KeyState {
+            let state = KeyState {
                 per_model: policy
                     .per_model
                     .iter()
@@ -679,7 +680,8 @@ impl Tables {
                 namespace_id: builder.ledger.intern(namespace),
                 tags: attribution::of_key(&builder.ledger, &policy.tags),
                 usage: builder.persistent.limited(format!("key {id}"), &policy.limits),
-            }
+            };
+            Box::new(state)
         })
     }
 

@@ -8,6 +8,11 @@ use tollgate_dialects::Dialect;
 
 use crate::price::PriceSheet;
 
+mod budget;
+
+pub(crate) use budget::KnownRules;
+pub use budget::{Budget, BudgetRules, BudgetUnit, CalendarUnit, PerCall, Period, Threshold, WhenLow};
+
 /// For fields that need not be written, because a reader takes the default for what is missing.
 fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -652,124 +657,6 @@ pub struct Key {
     pub disabled: bool,
     /// Unix seconds.
     pub expires_at: Option<i64>,
-}
-
-/// A limit on what may be used in a period. One for each member where the resource says `per`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Budget {
-    /// `namespace/Kind/name`, and `/member` for `per`; names the ledger's account.
-    pub id: Name,
-    /// Nano-USD, tokens or requests.
-    pub limit: i64,
-    pub unit: BudgetUnit,
-    pub hard: bool,
-    pub period: Period,
-    /// Only calls to these public names; `None`: all.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub models: Option<ModelSet>,
-    /// Only calls to these providers; empty: all.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub providers: Vec<Name>,
-    /// Only calls that bring one of these tags; empty: all. Sorted.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub tags: Vec<Name>,
-    /// Only calls that name one of these end users; empty: all. Sorted.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub end_users: Vec<Name>,
-    /// One for each of these that a call brings: the account's name is `id`, `/` and the member. Of `tags`, where there
-    /// are any, only those. A call that brings none is not counted.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub per: Option<PerCall>,
-    /// A change starts the period anew.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub reset_token: Option<Name>,
-    /// No other key can ever be bound by it.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub of_one_key: bool,
-    /// A Hard budget admits also what it has no allowance for while nobody can be asked for more.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub allow_unavailable: bool,
-    /// A Soft budget admits nothing while nobody can be asked what others have spent.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub deny_unavailable: bool,
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub when_low: Option<WhenLow>,
-    /// A Soft budget that is spent admits this share of the usual rate of calls. Percent.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub throttle_percent: Option<u32>,
-    /// Shares of the limit at which somebody is told.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub thresholds: Vec<Threshold>,
-}
-
-/// A share of the limit at which somebody is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Threshold {
-    /// Spent of the limit.
-    pub percent: u32,
-    /// [`Credential::id`] of the URL that is called.
-    #[serde(skip_serializing_if = "says_nothing")]
-    pub webhook: Option<Name>,
-}
-
-/// What is called first when little is left.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct WhenLow {
-    /// Of the limit.
-    pub below_percent: u32,
-    /// Public names in the namespace of the key, in this order.
-    pub models: Vec<Name>,
-}
-
-impl Budget {
-    /// Whether every call of the keys that it binds counts, whatever the call is.
-    pub fn counts_every_call(&self) -> bool {
-        let Budget { models, providers, tags, end_users, per, .. } = self;
-        models.is_none() && providers.is_empty() && tags.is_empty() && end_users.is_empty() && per.is_none()
-    }
-}
-
-/// What only a call tells, and of which each has a budget of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum PerCall {
-    EndUser,
-    Tag,
-    /// The public name.
-    Model,
-    Provider,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BudgetUnit {
-    #[default]
-    Usd,
-    Tokens,
-    Requests,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Period {
-    Calendar {
-        unit: CalendarUnit,
-        time_zone: Name,
-    },
-    Rolling {
-        seconds: i64,
-    },
-    #[default]
-    Lifetime,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CalendarUnit {
-    Hour,
-    Day,
-    Week,
-    Month,
-    Year,
 }
 
 /// Of hexadecimal digits by their character; all other characters have a value that no digit has.

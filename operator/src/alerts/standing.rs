@@ -102,19 +102,17 @@ pub fn object_of(id: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_snapshot::model;
+    use tollgate_snapshot::model::{self, BudgetRules};
 
     #[test]
     fn who_clients_name_is_not_named_and_the_others_are() {
-        let row = |id: &str, per| Budget {
-            id: id.into(),
-            per,
-            limit: 100,
-            period: model::Period::Calendar { unit: model::CalendarUnit::Day, time_zone: "UTC".into() },
-            thresholds: vec![Threshold { percent: 80, webhook: None }],
-            ..Budget::default()
+        let period = model::Period::Calendar { unit: model::CalendarUnit::Day, time_zone: "UTC".into() };
+        let row = |id: &str, per, thresholds| {
+            let rules = BudgetRules { per, period: period.clone(), thresholds, ..BudgetRules::default() };
+            Budget { id: id.into(), limit: 100, rules: rules.into(), ..Budget::default() }
         };
-        let silent = Budget { thresholds: Vec::new(), ..row("n/Budget/silent", None) };
+        let silent = row("n/Budget/silent", None, Vec::new());
+        let row = |id, per| row(id, per, vec![Threshold { percent: 80, webhook: None }]);
         let budgets = vec![
             row("n/Budget/one", None),
             row("n/Budget/ends", Some(PerCall::EndUser)),

@@ -71,11 +71,14 @@ pub fn terms(budget: &model::Budget) -> Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_snapshot::model::{Budget, PerCall};
+    use tollgate_snapshot::model::{Budget, BudgetRules, PerCall};
 
     #[test]
     fn members_that_calls_bring_have_the_terms_of_their_budget() {
-        let budget = |id: &str, limit, per| Budget { id: id.into(), limit, per, ..Budget::default() };
+        let budget = |id: &str, limit, per| {
+            let rules = BudgetRules { per, ..BudgetRules::default() };
+            Budget { id: id.into(), limit, rules: rules.into(), ..Budget::default() }
+        };
         let snapshot = Snapshot {
             budgets: vec![
                 budget("n/Budget/ends", 5, Some(PerCall::EndUser)),

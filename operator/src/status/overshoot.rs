@@ -142,7 +142,7 @@ impl<'a> Overshoots<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_snapshot::model::{Limits, Team};
+    use tollgate_snapshot::model::{BudgetRules, Limits, Team};
 
     fn limits(parallel_requests: Option<u64>, requests_per_minute: Option<u64>) -> Limits {
         Limits { parallel_requests, requests_per_minute, ..Limits::default() }
@@ -152,10 +152,11 @@ mod tests {
     fn overshoot(keys: &[(Limits, bool)], team: Limits, proxies: u32) -> Option<i64> {
         let deployment =
             Deployment { max_input_tokens: Some(90), max_output_tokens: Some(10), ..Deployment::default() };
+        let rules = BudgetRules { unit: BudgetUnit::Tokens, ..BudgetRules::default() };
         let snapshot = Snapshot {
             deployments: vec![deployment],
             teams: vec![Team { limits: team, ..Team::default() }],
-            budgets: vec![Budget { id: "n/Budget/b".into(), unit: BudgetUnit::Tokens, ..Budget::default() }],
+            budgets: vec![Budget { id: "n/Budget/b".into(), rules: rules.into(), ..Budget::default() }],
             policies: keys
                 .iter()
                 .map(|(limits, in_team)| Policy { limits: *limits, team: in_team.then_some(0), ..Policy::default() })

@@ -26,7 +26,7 @@ use super::route::{self, Routes};
 use super::selecting::Selecting;
 use super::values::{Reader, budget_unit, unite};
 use crate::finding::Reason;
-use crate::model::{self, Budget, CalendarUnit, Credential, ModelSet, Name, PerCall, Period};
+use crate::model::{self, Budget, BudgetRules, CalendarUnit, Credential, KnownRules, ModelSet, Name, PerCall, Period};
 
 /// Which calls of a key a row counts. What is empty holds for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -169,6 +169,7 @@ pub(super) struct Budgets<'a> {
     /// Keys of this namespace whose budgets were all looked at.
     looked_at: usize,
     rows: Vec<Budget>,
+    rules: KnownRules,
     /// By budget, of all of whose calls count and that have no members.
     row_of_all: Vec<Option<u32>>,
     row_of_object: HashMap<(usize, Option<Name>, Filter), u32, RandomState>,
@@ -208,6 +209,7 @@ impl<'a> Budgets<'a> {
             beyond: BTreeMap::new(),
             looked_at: 0,
             rows: Vec::new(),
+            rules: KnownRules::default(),
             row_of_all: Vec::new(),
             row_of_object: HashMap::default(),
             row_of_team: HashMap::default(),
@@ -644,9 +646,7 @@ impl<'a> Budgets<'a> {
         };
         let Terms { limit, unit, hard, ref period } = *terms;
         let Filter { models, providers, tags, end_users } = filter.clone();
-        let budget = Budget {
-            id,
-            limit,
+        let rules = BudgetRules {
             unit,
             hard,
             period: period.clone(),
@@ -656,14 +656,14 @@ impl<'a> Budgets<'a> {
             end_users,
             per: per.and_then(per_call),
             reset_token: reset_token.clone(),
-            of_one_key: *per == Some(BudgetPer::Key),
             allow_unavailable: object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Allow),
             deny_unavailable: !hard && object.spec.on_allocator_unavailable == Some(AllocatorUnavailable::Deny),
             when_low: object.spec.when_low.as_ref().map(when_low),
             throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
             thresholds: self.defined[at].thresholds.clone(),
         };
-        let row = self.push(budget);
+        let of_one_key = *per == Some(BudgetPer::Key);
+        let row = self.push(Budget { id, limit, of_one_key, rules: rules.into() });
         match is_plain {
             true => self.row_of_all[at] = Some(row),
             false => _ = self.row_of_object.insert(key, row),
@@ -671,7 +671,8 @@ impl<'a> Budgets<'a> {
         row
     }
 
-    fn push(&mut self, budget: Budget) -> u32 {
+    fn push(&mut self, mut budget: Budget) -> u32 {
+        self.rules.share(&mut budget);
         let row = u32::try_from(self.rows.len()).expect("there are fewer than 2^32 budgets");
         self.rows.push(budget);
         row
@@ -792,7 +793,8 @@ fn written(
         (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period },
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
-    Some(Budget { id: id.into(), limit, unit, hard, period, ..Budget::default() })
+    let rules = BudgetRules { unit, hard, period, ..BudgetRules::default() };
+    Some(Budget { id: id.into(), limit, of_one_key: false, rules: rules.into() })
 }
 
 /// A webhook that cannot be called leaves its threshold to the Event and the metric.

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::shard::Lines;
 use super::text::sha256;
-use crate::model::{Budget, Deployment, Gateway, Name, Namespace, Route, Snapshot, Team};
+use crate::model::{Budget, BudgetRules, Deployment, Gateway, Name, Namespace, Route, Snapshot, Team};
 
 /// A line of the policy, as it is written.
 #[derive(Serialize)]
@@ -42,7 +42,8 @@ pub(super) fn references(budgets: &[Budget]) -> Vec<Name> {
 }
 
 pub(super) fn reference(budget: &Budget) -> Name {
-    let Budget { id, models, providers, tags, end_users, .. } = budget;
+    let Budget { id, rules, .. } = budget;
+    let BudgetRules { models, providers, tags, end_users, .. } = &**rules;
     // Of one account all rows have the same `per`.
     let by_call = !tags.is_empty() || !end_users.is_empty();
     if models.is_none() && providers.is_empty() && !by_call {

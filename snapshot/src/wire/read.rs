@@ -12,7 +12,9 @@ use super::manifest::{Manifest, PartRef, SecretRef};
 use super::shard::{KeyRow, ModelsRow, PolicyRow, Text};
 use super::text::lines;
 use super::{FORMAT, policy, shard};
-use crate::model::{Budget, Credential, Deployment, Key, ModelSet, Name, Period, Policy, Snapshot};
+use crate::model::{
+    Budget, BudgetRules, Credential, Deployment, Key, KnownRules, ModelSet, Name, Period, Policy, Snapshot,
+};
 
 /// What was read.
 #[derive(Clone)]
@@ -124,6 +126,7 @@ struct Reader {
     teams: HashMap<Name, u32, RandomState>,
     /// By reference.
     budgets: HashMap<Name, u32, RandomState>,
+    rules: KnownRules,
     policies: HashMap<Policy, u32, RandomState>,
     /// Of the shard that is being read, by number.
     policies_here: Vec<u32>,
@@ -189,8 +192,16 @@ impl Reader {
         let Understood { id, hard, models, providers, tags, end_users, of_one_key } =
             understood.map_err(|_| unreadable(part, error))?;
         self.left_out.push(LeftOut { object: format!("Budget {id}"), error: error.to_string() });
-        let denied = Budget { id, hard, models, providers, tags, end_users, of_one_key, ..Budget::default() };
-        Ok(Budget { limit: 0, period: Period::Lifetime, ..denied })
+        let denied = BudgetRules {
+            hard,
+            period: Period::Lifetime,
+            models,
+            providers,
+            tags,
+            end_users,
+            ..BudgetRules::default()
+        };
+        Ok(Budget { id, limit: 0, of_one_key, rules: denied.into() })
     }
 
     /// Its index; one that is known already is not taken again.
@@ -198,9 +209,7 @@ impl Reader {
         let next = index(self.snapshot.budgets.len());
         let at = *self.budgets.entry(policy::reference(&budget)).or_insert(next);
         if at == next {
-            if let Period::Calendar { time_zone, .. } = &mut budget.period {
-                *time_zone = self.text(time_zone);
-            }
+            self.rules.share(&mut budget);
             self.snapshot.budgets.push(budget);
         }
         at
