@@ -564,7 +564,7 @@ impl Bench {
         self.compare_rows(metric, windows, 1.0, 2, limits, |windows| windows.cpu_per_unit.clone());
     }
 
-    /// Rows of a figure per window beside the base's of the same round.
+    /// Rows of a figure per window beside the base's of the same round, where there is a base.
     fn compare_rows(
         &mut self,
         metric: &str,
@@ -574,8 +574,8 @@ impl Bench {
         limits: Limits,
         figures: impl Fn(&Windows) -> Vec<f64>,
     ) {
-        let Some(base) = self.legs.iter().position(|leg| leg.role == Role::Base) else { return };
-        let base_figures = figures(&windows[base]);
+        let base = self.legs.iter().position(|leg| leg.role == Role::Base).map(|base| &windows[base]);
+        let base_figures = base.map(&figures).unwrap_or_default();
         for (leg, window) in self.legs.iter().zip(windows) {
             if window.slices.is_empty() || matches!(leg.role, Role::Base | Role::Direct) {
                 continue;
@@ -586,11 +586,11 @@ impl Bench {
                 metric: metric.to_owned(),
                 leg: leg.name.clone(),
                 value: format!("{:.digits$}", median(&ours) * scale),
-                nginx: format!("{:.digits$}", median(&base_figures) * scale),
+                nginx: base.map(|_| format!("{:.digits$}", median(&base_figures) * scale)).unwrap_or_default(),
                 ratio,
                 judged: ratio.map(|ratio| ratio.median),
-                limits: if leg.role == Role::Gateway { limits } else { Limits::default() },
-                zero: window.zero.clone().or_else(|| windows[base].zero.clone()),
+                limits: if leg.role == Role::Gateway && base.is_some() { limits } else { Limits::default() },
+                zero: window.zero.clone().or_else(|| base.and_then(|base| base.zero.clone())),
             });
         }
     }

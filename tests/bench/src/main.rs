@@ -83,6 +83,9 @@ struct Arguments {
     /// Only nginx, its control and the direct leg
     #[arg(long)]
     baseline_only: bool,
+    /// No nginx, so no ratios: only to send the gateway what the cells send
+    #[arg(long, conflicts_with = "baseline_only")]
+    gateway_only: bool,
     /// The allocator of the nginx that ratios refer to; one of the other kind is measured beside it (see README.md)
     #[arg(long, value_enum, default_value = "kept")]
     nginx_malloc: Malloc,
@@ -192,11 +195,12 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut instances = Vec::new();
     let malloc = arguments.nginx_malloc;
     let other = format!("nginx, {} malloc", malloc.other().name());
-    for (name, role, malloc) in [
+    let baselines = [
         ("nginx", Role::Base, malloc),
         ("nginx again (control)", Role::Control, malloc),
         (&other, Role::Variant, malloc.other()),
-    ] {
+    ];
+    for (name, role, malloc) in baselines.into_iter().filter(|_| !arguments.gateway_only) {
         let folder = scratch.join(format!("nginx-{}", instances.len()));
         let nginx = nginx::start(&folder, world.upstream(), cores, malloc)?;
         legs.push(leg(name, role, nginx.unary, nginx.stream, Some(process::family(nginx.server.pid())?)));
@@ -303,10 +307,13 @@ fn notes(arguments: &Arguments, cores: Cores, raised: bool) -> Vec<String> {
             gateway::MODELS
         ));
     }
-    notes.push(format!(
-        "nginx: one worker, keep-alive, no access log, prompts in memory, {} malloc",
-        arguments.nginx_malloc.name()
-    ));
+    notes.push(match arguments.gateway_only {
+        true => "no nginx, so no ratios".to_owned(),
+        false => format!(
+            "nginx: one worker, keep-alive, no access log, prompts in memory, {} malloc",
+            arguments.nginx_malloc.name()
+        ),
+    });
     if arguments.quick {
         notes.push("**quick run**: for a first look, not for publishing".to_owned());
     }
