@@ -6,7 +6,8 @@
 #
 # Without a Docker engine: deploy/image/build makes the same image of a binary that cargo built here.
 
-# The compiler runs on the builder's own architecture and compiles for the target's.
+# The compiler runs on the builder's own architecture and compiles for the target's, guided by a profile that is made on the
+# builder's (deploy/image/compile): it counts calls and branches, which both have.
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
 ARG TARGETARCH
 RUN case "$TARGETARCH" in \
@@ -15,12 +16,13 @@ RUN case "$TARGETARCH" in \
         *) echo "tollgate is not built for $TARGETARCH" >&2; exit 1 ;; \
     esac > /cpu \
     && apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev \
+    && apt-get install -y --no-install-recommends ca-certificates curl gcc libc6-dev \
     && if [ "$(cat /cpu)" != "$(uname -m)" ]; then \
         name="$(tr _ - < /cpu)" \
         && apt-get install -y --no-install-recommends "gcc-$name-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
     fi \
-    && rustup target add "$(cat /cpu)-unknown-linux-gnu"
+    && rustup target add "$(cat /cpu)-unknown-linux-gnu" \
+    && rustup component add llvm-tools
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -29,8 +31,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && export CARGO_BUILD_BUILD_DIR=/build RUSTFLAGS="-C target-feature=+crt-static" \
     && export CC_x86_64_unknown_linux_gnu=x86_64-linux-gnu-gcc CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
     && export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-    && cargo build --locked --profile dist --package tollgate --target "$cpu-unknown-linux-gnu" \
-    && deploy/image/root "target/$cpu-unknown-linux-gnu/dist/tollgate" /image
+    && deploy/image/root "$(deploy/image/compile "$cpu-unknown-linux-gnu")" /image
 
 FROM scratch
 COPY --from=build /image/root/ /
