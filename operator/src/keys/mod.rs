@@ -11,7 +11,7 @@ mod text;
 mod watch;
 mod work;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tollgate_crds::{KeyPolicy, VirtualKeySpec};
-use tollgate_snapshot::compile::Object;
+use tollgate_snapshot::compile::{Meta, Object};
 
 pub use secret::LABEL;
 pub use text::{new_key, prefix};
@@ -119,22 +119,26 @@ impl Keeper<'_> {
         let known = self.context.facts.read();
         let first = self.seen == 0;
         let now = now();
-        let mut there = HashSet::new();
+        let mut count = 0;
+        let mut namespaces = BTreeSet::new();
         for (key, record) in objects.keys() {
             let Some(wish) = wish(key) else { continue };
-            let name = (key.meta.namespace.clone(), key.meta.name.clone());
+            let Meta { namespace, name, .. } = &key.meta;
             if record.round > self.seen {
-                let fact = known.key(&name.0, &name.1, record).cloned().unwrap_or_default();
+                let fact = known.key(namespace, name, record).cloned().unwrap_or_default();
                 let at = if first { wish.next(&fact, true, now) } else { Some(now) };
-                self.rounds.put(name.clone(), at);
+                self.rounds.put((namespace.clone(), name.clone()), at);
             }
-            there.insert(name);
+            namespaces.insert(namespace.as_str());
+            count += 1;
         }
         self.seen = objects.round();
-        if there.len() != self.rounds.len() {
-            self.rounds.retain(|key| there.contains(key));
+        if count != self.rounds.len() {
+            let is_there =
+                |(namespace, name): &Named| objects.key(namespace, name).and_then(|(key, _)| wish(key)).is_some();
+            self.rounds.retain(is_there);
         }
-        self.watches.keep(there.iter().map(|(namespace, _)| namespace.as_str()).collect::<BTreeSet<&str>>());
+        self.watches.keep(namespaces);
     }
 
     fn look(&mut self, key: Named) {
