@@ -713,8 +713,19 @@ mod tests {
             }
         };
         exchange(&lease);
+        let is_over = AtomicBool::new(false);
         let admitted: usize = std::thread::scope(|scope| {
-            let takes = || (0..20_000).filter(|_| lease.take(1, 10_000, 5).is_some()).count();
+            // Once more after all was exchanged: what is left then is there to be taken.
+            let takes = || {
+                let mut taken = 0;
+                loop {
+                    let is_last = is_over.load(Acquire);
+                    taken += usize::from(lease.take(1, 10_000, 5).is_some());
+                    if is_last {
+                        return taken;
+                    }
+                }
+            };
             let workers: Vec<_> = (0..3).map(|_| scope.spawn(takes)).collect();
             for _ in 0..2_000 {
                 lease.recall();
@@ -722,6 +733,7 @@ mod tests {
                 lease.want(7, 10_000);
                 exchange(&lease);
             }
+            is_over.store(true, Release);
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
         assert_eq!(admitted as u64, lease.used(false, 5));
