@@ -15,6 +15,7 @@ import yaml
 
 from harness import configuration, process, samples
 from harness.configuration import MASTER_KEY
+from ports import free_port
 
 CERTIFICATES = pathlib.Path(__file__).resolve().parents[1] / "stages/tests/certificates"
 DEADLINE_SECONDS = 20
@@ -31,9 +32,7 @@ class Served:
     def __init__(self, mock_url, folder):
         self.config = folder / "config"
         self.config.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.plain_port = probe.getsockname()[1]
+        self.plain_port = free_port()
         file = configuration.write_mock_configuration(self.config, mock_url)
         documents = list(yaml.safe_load_all(file.read_text()))
         gateway = next(each for each in documents if each["kind"] == "LLMGateway")

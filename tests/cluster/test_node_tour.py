@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from harness.api import path
 from harness.helm import Helm
 from harness.installation import CHARTS, HELM_SECONDS
 from harness.kubectl import to_yaml
+from harness.ports import free_port
 
 PAGE = programs.REPOSITORY / "docs/kubernetes/tour.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
@@ -81,9 +81,7 @@ def test_the_tour_goes_as_it_is_written(installed, gateway_image, openai_package
     node = installed
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     parts = blocks(gateway_image, port)
     script = tmp_path / "tour.sh"
     # What runs in the background at the end is kubectl's port-forward.

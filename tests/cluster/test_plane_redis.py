@@ -5,7 +5,6 @@ import base64
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from harness.api import path
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
+from harness.ports import free_port
 from harness.process import Process
 from harness.proxies import Proxies
 from harness.thresholds import wait_for_told
@@ -22,9 +22,7 @@ class Redis:
     """A real server on a loopback port."""
 
     def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         server = shutil.which("redis-server") or shutil.which("valkey-server")
         self.cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
         if not server or not self.cli:

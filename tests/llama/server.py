@@ -6,12 +6,12 @@ URL. A process of its own, so that a crash or a leak of the server is not one of
 
 import os
 import pathlib
-import socket
 import sys
 
 import xllamacpp
 
 import tiny_model
+from ports import free_port
 
 CONTEXT_TOKENS = 1024
 PARALLEL = 2
@@ -22,12 +22,6 @@ def cache_folder():
     folder = pathlib.Path(base) / "tollgate" / "models"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def serve(kind):

@@ -9,6 +9,7 @@ import pytest
 
 from harness import programs
 from harness.objects import object_of
+from harness.ports import free_port
 from harness.process import Process
 from harness.provider import cost
 
@@ -22,9 +23,7 @@ class Mock:
 
     def __init__(self, plane):
         self.host = own_address()
-        with socket.socket() as probe:
-            probe.bind((self.host, 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port(self.host)
         arguments = [programs.gateway(), "mock", "--host", self.host, "--port", self.port]
         self.process = Process("mock", arguments, plane.folder)
         self.process.wait_until(self._is_ready)

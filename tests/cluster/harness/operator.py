@@ -1,11 +1,10 @@
 """`tollgate operator` beside the tests, for namespaces of one test."""
 
-import socket
-
 import urllib3
 
 from harness import programs
 from harness.api import path
+from harness.ports import free_port
 from harness.process import Process
 
 LEASES = "coordination.k8s.io/v1"
@@ -21,7 +20,7 @@ class Operator:
         self.name = name
         self.home = home or namespaces[0]
         self.lease = path(LEASES, "leases", self.home, LEASE)
-        self.metrics_port, self.health_port = _free_port(), _free_port()
+        self.metrics_port, self.health_port = free_port(), free_port()
         # No connection is kept: one from before a pause is over.
         self._http = urllib3.PoolManager(retries=False, timeout=5, headers={"Connection": "close"})
         environment = {"POD_NAMESPACE": self.home, "POD_NAME": name, "TOLLGATE_LOG": "info,tollgate_operator=debug"}
@@ -74,9 +73,3 @@ class Operator:
             self.cluster.processes.remove(self.process)
             return end()
         return None
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

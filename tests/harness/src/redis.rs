@@ -1,7 +1,7 @@
 //! A real Redis (or Valkey) server on a loopback port, in a folder of its own. Killed when dropped. I/O.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, free_port};
 
 /// A server.
 pub struct RedisServer {
@@ -32,8 +32,7 @@ impl RedisServer {
             return None;
         };
         let folder = TempDir::new().expect("a folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port").port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let arguments = arguments.map(str::to_owned).to_vec();
         let mut server = RedisServer { program, arguments, folder, address, child: None };
         server.begin();
@@ -115,7 +114,14 @@ impl RedisServer {
         command.args(["--save", "", "--repl-diskless-sync-delay", "0"]).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("the server starts"));
-        self.wait_for("PING", "PONG");
+        let begun = Instant::now();
+        while !self.try_command("PING").is_ok_and(|answer| answer.contains("PONG")) {
+            let child = self.child.as_mut().expect("it was started");
+            if child.try_wait().expect("it can be asked").is_some() || begun.elapsed() > PATIENCE {
+                panic!("the server does not answer: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tollgate_harness::free_port;
 
 use crate::wait_until;
 
@@ -287,22 +287,6 @@ fn other_user() -> Option<(u32, u32)> {
     let nobody = users.lines().find(|line| line.starts_with("nobody:")).expect("there is a user `nobody`");
     let numbers: Vec<u32> = nobody.split(':').skip(2).take(2).filter_map(|number| number.parse().ok()).collect();
     Some((numbers[0], numbers[1]))
-}
-
-/// Below the ports that the kernel gives to clients: while the server is away none of them, which try to reach it, may get
-/// its port.
-fn free_port() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16).max(20_000);
-    // Processes begin at different places, so that two test runs seldom want the same.
-    let begin = std::process::id() % 8_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let port = 10_000 + ((begin + NEXT.fetch_add(1, Relaxed)) % (u32::from(first) - 10_000)) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// State and parent of a process; `None` if there is none of this id.

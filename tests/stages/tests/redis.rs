@@ -1,11 +1,10 @@
 //! A gateway that counts its budgets in a real Redis: also over TLS, while it is away, and when it is back.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
 use tollgate_harness::{
-    Call, KEY, Object, Options, RedisServer, Response, Stage, Starter, Value, json, objects, patiently,
+    Call, KEY, Object, Options, RedisServer, Response, Stage, Starter, Value, free_port, json, objects, patiently,
 };
 
 fn gateway() -> Object {
@@ -54,12 +53,11 @@ async fn wait_for_trust(stage: &Stage) {
 
 #[tokio::test]
 async fn budgets_are_counted_over_tls() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port").port();
     let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
     let file = |name: &str| certificates.join(name).display().to_string();
     let (certificate, key) = (file("one.crt"), file("one.key"));
     let tls = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"];
-    let port = port.to_string();
+    let port = free_port().to_string();
     let [a, b, c, d, e, f] = tls;
     let Some(server) = RedisServer::start(["--tls-port", &port, a, b, c, d, e, f]) else { return };
     server.command("CONFIG SET requirepass pa55");

@@ -1,0 +1,1 @@
+../cluster/harness/ports.py
