@@ -2,22 +2,22 @@
 //! and journal; only the tables, the ledger's accounts and the limits are shared, and those are atomics.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-
+use crate::current::{Current, Reader};
 use crate::metrics::{Bank, Registry};
 use crate::settings::Settings;
 use crate::tables::{Builder, Tables};
-use crate::upstream::{Connector, Pool};
+use crate::upstream::{Connector, Pool, SWEEP};
 
 /// What all cores share.
 #[derive(Debug)]
 pub struct Shared {
-    pub tables: Arc<ArcSwap<Tables>>,
+    pub tables: Current,
     pub builder: Builder,
     pub settings: Settings,
     pub registry: Arc<Registry>,
@@ -35,7 +35,7 @@ pub struct Core {
     pub pool: Pool,
     pub bank: Rc<Bank>,
     pub writer: RefCell<tollgate_ledger::Writer>,
-    tables: RefCell<arc_swap::Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>>,
+    tables: RefCell<Reader>,
     pub in_flight: Cell<usize>,
     pub abandoned: Cell<usize>,
     clock: Cell<Clock>,
@@ -54,7 +54,7 @@ impl Core {
             pool: Pool::new(Connector::new(shared.settings.allow_loopback)),
             bank: shared.registry.bank(),
             writer: RefCell::new(writer),
-            tables: RefCell::new(arc_swap::Cache::new(shared.tables.clone())),
+            tables: RefCell::new(shared.tables.reader()),
             in_flight: Cell::new(0),
             abandoned: Cell::new(0),
             clock: Cell::new(Clock { read_at: Instant::now(), unix_ms: unix_ms() }),
@@ -65,6 +65,19 @@ impl Core {
     /// The snapshot that is current now.
     pub fn tables(&self) -> Arc<Tables> {
         self.tables.borrow_mut().load().clone()
+    }
+
+    /// What is to be done beside calls.
+    pub async fn tend(&self) -> Infallible {
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut swapped = self.shared.tables.swapped();
+        loop {
+            tokio::select! {
+                _ = sweep.tick() => self.pool.sweep(),
+                // An idle core lets go of the tables before, too.
+                _ = swapped.changed() => drop(self.tables()),
+            }
+        }
     }
 
     /// Milliseconds since the process began, never 0.
@@ -147,5 +160,60 @@ impl BodyShare {
 impl Drop for BodyShare {
     fn drop(&mut self) {
         self.shared.body_bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tollgate_ledger::{Ledger, Options};
+    use tollgate_snapshot::Snapshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_core_lets_go_of_the_tables_before_and_a_call_does_not() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, mut writers, _) = Ledger::open(Options::new(folder.path(), 1)).unwrap();
+        let registry = Arc::new(Registry::default());
+        let builder = Builder { ledger, registry: registry.clone(), persistent: Arc::default() };
+        let tables = |generation| builder.build(generation, Snapshot::default(), &[]);
+        let shared = Arc::new(Shared {
+            tables: Current::new(tables(1)),
+            builder: builder.clone(),
+            settings: Settings::default(),
+            registry,
+            status: Default::default(),
+            draining: false.into(),
+            body_bytes: 0.into(),
+            started: Instant::now(),
+        });
+        let core = Core::new(shared.clone(), writers.pop().unwrap());
+        let swaps = async {
+            for generation in 2..4 {
+                let call = core.tables();
+                let old = shared.tables.swap(tables(generation));
+                let mut unused = std::pin::pin!(old.unused());
+                // The core has seen the swap by then, and the call goes on.
+                while core.tables().generation != generation {
+                    tokio::task::yield_now().await;
+                }
+                assert!(
+                    tokio::time::timeout(Duration::from_millis(50), unused.as_mut()).await.is_err(),
+                    "a call uses it"
+                );
+                assert_eq!(call.generation, generation - 1);
+                drop(call);
+                tokio::time::timeout(PATIENCE, unused).await.expect("nobody uses it any more");
+            }
+            let idle = shared.tables.swap(tables(4));
+            tokio::time::timeout(PATIENCE, idle.unused()).await.expect("an idle core does not hold it");
+        };
+        tokio::select! {
+            never = core.tend() => match never {},
+            () = swaps => {}
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod condition;
 pub mod cooldown;
 pub mod core;
 pub mod count_tokens;
+pub mod current;
 pub mod detach;
 pub mod dispatch;
 pub mod error;

@@ -14,7 +14,6 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Shared};
 use crate::server::{self, ClientStream};
-use crate::upstream::SWEEP;
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 4_096;
@@ -138,13 +137,9 @@ fn run_core(
                 }
             }
         };
-        let mut accepted = std::pin::pin!(accepted);
-        let mut sweep = tokio::time::interval(SWEEP);
-        loop {
-            tokio::select! {
-                () = accepted.as_mut() => break,
-                _ = sweep.tick() => core.pool.sweep(),
-            }
+        tokio::select! {
+            () = accepted => {}
+            never = core.tend() => match never {},
         }
         finish(&core, &open).await;
         Ok(())

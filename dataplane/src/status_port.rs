@@ -34,7 +34,6 @@ use crate::core::{Core, Shared};
 use crate::probe;
 use crate::reply::{self, ReplyBody};
 use crate::tls::{self, Certificate};
-use crate::upstream::SWEEP;
 use crate::used::{Speeds, used};
 
 /// Largest request body.
@@ -91,6 +90,7 @@ pub fn run(
         });
         tokio::select! {
             never = accept(&port, &listener) => match never {},
+            never = port.core.tend() => match never {},
             never = tls::follow(certificates) => match never {},
             never = port.notice_absence() => match never {},
             // Asked to stop, or nobody is left who could ask.
@@ -107,21 +107,14 @@ async fn read_json<T: DeserializeOwned>(body: Incoming, most_bytes: usize) -> Op
 
 async fn accept(port: &Rc<Port>, listener: &TcpListener) -> Infallible {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut sweep = tokio::time::interval(SWEEP);
     loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (place, listener.accept().await)
-        };
-        tokio::select! {
-            _ = sweep.tick() => port.core.pool.sweep(),
-            (place, accepted) = next => match accepted {
-                Ok((stream, _)) => connection(port, stream, place),
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept connections of the status port: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => connection(port, stream, place),
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections of the status port: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }

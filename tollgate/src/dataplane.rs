@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tollgate_dataplane::core::Shared;
+use tollgate_dataplane::current::Current;
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::serve::{self as listeners, Listener};
 use tollgate_dataplane::settings::Settings;
@@ -140,7 +140,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(Persistent::of_several()) };
     let shared = Arc::new(Shared {
         // Generation 0: nothing is served before the first tables are here.
-        tables: Arc::new(ArcSwap::from_pointee(builder.build(0, Snapshot::default(), &[]))),
+        tables: Current::new(builder.build(0, Snapshot::default(), &[])),
         builder,
         settings,
         registry,

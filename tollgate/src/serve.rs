@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tollgate_dataplane::core::Shared;
+use tollgate_dataplane::current::{Current, Replaced};
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::shared_budgets::SharedBudgets;
 use tollgate_dataplane::status::Status;
@@ -125,7 +126,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let (mut open, serving_listeners) = Open::listeners(host, first_sockets, listeners, settings.cores)?;
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
-        tables: Arc::new(ArcSwap::from_pointee(tables)),
+        tables: Current::new(tables),
         builder,
         settings,
         registry,
@@ -302,14 +303,13 @@ async fn follow(
                 open.take(listeners);
                 next_change = next;
                 told.store(Arc::new(webhooks));
-                let old = shared.tables.swap(Arc::new(shared.builder.build(generation, snapshot, &credentials)));
+                let old = shared.tables.swap(shared.builder.build(generation, snapshot, &credentials));
                 note(shared, loader, generation, &new);
                 report(&new, &findings, loader);
                 findings = new;
                 loader.remember(shared, &kept, secrets);
-                // The last user of the old tables frees them; here nobody waits for that.
-                drop((old, current, credentials, kept));
-                memory::give_back();
+                drop((current, credentials, kept));
+                tokio::spawn(free(old));
                 tracing::info!(
                     generation,
                     "configuration generation {generation} is live after {} ms",
@@ -318,6 +318,14 @@ async fn follow(
             }
         }
     }
+}
+
+/// Frees tables once nobody uses them: here, where no call waits, and where they were made.
+async fn free(old: Replaced) {
+    memory::give_back();
+    old.unused().await;
+    drop(old);
+    memory::give_back();
 }
 
 /// Until a moment has come, unix seconds; for ever where there is none. Looks at the clock again and again: it may be set.

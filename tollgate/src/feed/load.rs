@@ -2,10 +2,10 @@
 //! and frees what was before, so that no thread that serves waits for any of it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Instant;
 
 use tollgate_dataplane::core::Shared;
+use tollgate_dataplane::current::Replaced;
 use tollgate_snapshot::model::{GatewayName, KeyHash};
 use tollgate_snapshot::wire::{self, Manifest, Read, ReadError};
 
@@ -55,7 +55,7 @@ pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str)
     }
     let Read { snapshot, credentials, token, left_out } = read(&manifest, store)?;
     let generation = manifest.generation;
-    let tables = Arc::new(shared.builder.build(generation, snapshot, &credentials));
+    let tables = shared.builder.build(generation, snapshot, &credentials);
     drop(credentials);
     let old = shared.tables.swap(tables);
     shared.status.update(|loaded| {
@@ -69,11 +69,22 @@ pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str)
     if let Err(error) = store.remember(&text) {
         tracing::warn!("cannot write down what is served; a restart without the API server would not find it: {error}");
     }
-    // The last user of the old tables frees them; here nobody waits for that.
     let parts = named(&manifest).map(|(_, sha256)| sha256.to_owned()).collect();
-    drop((old, text, manifest));
+    drop((text, manifest));
     memory::give_back();
+    tokio::spawn(free(old));
     Ok(Live { sha256: sha256.to_owned(), generation, parts, left_out: describe(&left_out) })
+}
+
+/// Frees tables once nobody uses them, where neither a call nor the feed waits.
+async fn free(old: Replaced) {
+    old.unused().await;
+    let freed = move || {
+        drop(old);
+        memory::give_back();
+    };
+    // It fails where the process ends, which frees all.
+    let _ = tokio::task::spawn_blocking(freed).await;
 }
 
 fn read(manifest: &Manifest, store: &Store) -> Result<Read, LoadError> {
