@@ -316,7 +316,7 @@ impl Live {
             }
         }
         let unused = |name: &str| !tables.credentials.iter().any(|part| part.name == *name);
-        let emptied = Part { name: String::new(), content: String::new(), sha256: String::new() };
+        let emptied = Part { name: String::new(), content: "".into(), sha256: String::new() };
         let unused: Vec<String> = self
             .secrets
             .iter()
@@ -366,7 +366,7 @@ impl Writer<'_> {
     async fn secret(&self, owner: &Owner, held: Option<&Held>, part: &Part) -> Result<(String, Held), PublishError> {
         let Part { name, content, sha256 } = part;
         let metadata = metadata(owner, held, name, names::CREDENTIALS);
-        let data = BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.clone().into_bytes()))]);
+        let data = BTreeMap::from([(names::CREDENTIALS_ENTRY.to_owned(), ByteString(content.as_bytes().to_vec()))]);
         let written = match held {
             // Not replaced but patched: roles allow no more.
             Some(_) => {
@@ -489,7 +489,7 @@ mod tests {
     }
 
     /// Tables with a key for each of these numbers.
-    fn tables(live: &Live, keys: &[u32]) -> Tables {
+    fn tables(live: &Live, keys: &[u32]) -> Arc<Tables> {
         let mut objects = Objects::default();
         let gateway = Object { meta: Meta::new("n", "g"), spec: serde_json::from_value(json!({})).unwrap() };
         let mut documents = vec![Document::LLMGateway(Box::new(gateway))];
@@ -506,6 +506,7 @@ mod tests {
             salt: live.salt.clone(),
             token: live.token(),
             shard_digits: live.shard_digits(),
+            written: None,
         };
         let (_, mut tables) =
             compile(&objects, &Secrets::default(), &ConfigMaps::default(), &KeyHashes::default(), &[asked], 0);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Meta, Mode, Object, Secret, Secrets, compile};
-use tollgate_snapshot::wire::{self, Manifest, Read, Sealing, Tables};
+use tollgate_snapshot::wire::{self, Last, Manifest, Read, Sealing, Tables};
 use tollgate_snapshot::{GatewayName, KeyHash, Members, ObjectRef};
 
 /// As in the binary.
@@ -155,7 +155,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
     });
 
-    let tables = measured("write", || wire::write(&snapshot, &credentials, SEALING, None));
+    let tables = measured("write", || wire::write(&snapshot, &credentials, SEALING, None, None));
     let manifest = Manifest::of(&tables, 1, "0.1.0", cluster.gateway.clone());
     let Tables { policy, keys: shards, credentials: secrets, .. } = &tables;
     let largest = |parts: &[wire::Part]| parts.iter().map(|part| part.content.len()).max().unwrap_or(0) / 1_000;
@@ -177,10 +177,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(Document::VirtualKey(object)) = cluster.documents.iter_mut().find(is_edited) {
         object.spec.disabled = true;
     }
+    let last = Last { snapshot: &snapshot, tables: &tables };
     let start = Instant::now();
     let compiled = cluster.compile();
-    let after = wire::write(&compiled.snapshot, &compiled.credentials, SEALING, Some(tables.shard_digits));
+    let after = wire::write(&compiled.snapshot, &compiled.credentials, SEALING, Some(tables.shard_digits), Some(last));
     println!("{:<44} {:>8.1} ms", "one key edited, until its tables are there", start.elapsed().as_secs_f64() * 1e3);
+    measured("write, where one key was edited", || {
+        wire::write(&compiled.snapshot, &compiled.credentials, SEALING, Some(tables.shard_digits), Some(last))
+    });
     let parts = |tables: &Tables| -> Vec<wire::Part> { [&*tables.policy, &*tables.keys].concat() };
     let changed = parts(&after).iter().zip(&parts(&tables)).filter(|(after, before)| after != before).count();
     println!("  parts that changed: {changed}");

@@ -54,8 +54,14 @@ impl World {
     fn new(documents: Vec<Document>) -> World {
         let mut objects = Objects::default();
         objects.put_documents(documents);
-        let asked =
-            Asked { gateway: name(), previous: None, salt: String::new(), token: "".into(), shard_digits: None };
+        let asked = Asked {
+            gateway: name(),
+            previous: None,
+            salt: String::new(),
+            token: "".into(),
+            shard_digits: None,
+            written: None,
+        };
         let (hashes, secrets, config_maps) = (KeyHashes::default(), Secrets::default(), ConfigMaps::default());
         let (compiled, _) = compiled::compile(&objects, &secrets, &config_maps, &hashes, &[asked], 0);
         let since = objects.round();

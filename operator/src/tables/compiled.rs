@@ -7,7 +7,7 @@ use tollgate_crds::KeyPolicy;
 use tollgate_snapshot::compile::{
     self, ConfigMaps, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
 };
-use tollgate_snapshot::wire::{self, Sealing, ShardDigits, Tables};
+use tollgate_snapshot::wire::{self, Last, Sealing, ShardDigits, Tables};
 use tollgate_snapshot::{Credential, Finding, GatewayName, ObjectRef, Severity, Snapshot};
 
 use crate::facts::Known;
@@ -21,9 +21,11 @@ pub struct Asked {
     pub salt: String,
     pub token: Arc<str>,
     pub shard_digits: Option<ShardDigits>,
+    /// The texts of `previous`, where it was compiled here.
+    pub written: Option<Arc<Tables>>,
 }
 
-/// What came out, but for the texts that are to be written: those are large, and of no use once they are.
+/// What came out, but for the texts that are to be written.
 #[derive(Default)]
 pub struct Compiled {
     pub snapshots: BTreeMap<GatewayName, Arc<Snapshot>>,
@@ -43,12 +45,12 @@ pub fn compile(
     hashes: &KeyHashes,
     asked: &[Asked],
     now: i64,
-) -> (Compiled, BTreeMap<GatewayName, Tables>) {
+) -> (Compiled, BTreeMap<GatewayName, Arc<Tables>>) {
     let mut findings: Vec<Finding> = Vec::new();
     let mut snapshots = BTreeMap::new();
     let mut webhooks = BTreeMap::new();
     let mut tables = BTreeMap::new();
-    for Asked { gateway, previous, salt, token, shard_digits } in asked {
+    for Asked { gateway, previous, salt, token, shard_digits, written } in asked {
         let input = Input {
             gateway: Some(gateway),
             config_maps,
@@ -58,8 +60,9 @@ pub fn compile(
         };
         let compile::Compiled { snapshot, credentials, webhooks: urls, findings: found } = compile::compile(input);
         webhooks.insert(gateway.clone(), urls.into());
-        let written = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits);
-        tables.insert(gateway.clone(), written);
+        let last = previous.as_deref().zip(written.as_deref()).map(|(snapshot, tables)| Last { snapshot, tables });
+        let texts = wire::write(&snapshot, &credentials, Sealing { salt, token }, *shard_digits, last);
+        tables.insert(gateway.clone(), Arc::new(texts));
         snapshots.insert(gateway.clone(), Arc::new(snapshot));
         findings.extend(found);
     }

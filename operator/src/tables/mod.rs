@@ -89,6 +89,8 @@ struct Gateway {
     /// `None`: to be read.
     live: Option<Live>,
     previous: Option<Arc<Snapshot>>,
+    /// The texts of `previous`, where it was compiled here: most of the next ones are the same.
+    written: Option<Arc<Tables>>,
     /// As they were published when this process began to lead.
     credentials: Vec<Credential>,
     history: History,
@@ -106,6 +108,7 @@ impl Gateway {
             owner,
             live: None,
             previous: None,
+            written: None,
             credentials: Vec::new(),
             history: History::default(),
             problem: None,
@@ -361,7 +364,7 @@ impl Lead<'_> {
     }
 
     /// What is to be written; nothing where compiling failed.
-    async fn compile(&mut self) -> BTreeMap<GatewayName, Tables> {
+    async fn compile(&mut self) -> BTreeMap<GatewayName, Arc<Tables>> {
         let Context { world, facts, secrets, config_maps, metrics, .. } = self.context;
         let asked = self.gateways.iter().map(|(name, gateway)| Asked {
             gateway: name.clone(),
@@ -369,6 +372,7 @@ impl Lead<'_> {
             salt: gateway.live.as_ref().map(|live| live.sealing().salt.to_owned()).unwrap_or_default(),
             token: gateway.live.as_ref().map_or_else(|| "".into(), Live::token),
             shard_digits: gateway.live.as_ref().and_then(Live::shard_digits),
+            written: gateway.written.clone(),
         });
         let asked: Vec<Asked> = asked.collect();
         let mut secrets = secrets.compiled();
@@ -391,6 +395,7 @@ impl Lead<'_> {
                 for (name, snapshot) in &compiled.snapshots {
                     if let Some(gateway) = self.gateways.get_mut(name) {
                         gateway.previous = Some(snapshot.clone());
+                        gateway.written = tables.get(name).cloned();
                     }
                 }
                 for (GatewayName { namespace, name }, webhooks) in &compiled.webhooks {
@@ -409,7 +414,7 @@ impl Lead<'_> {
     }
 
     /// Whether it should be computed again because somebody else wrote.
-    async fn publish(&mut self, tables: &BTreeMap<GatewayName, Tables>) -> bool {
+    async fn publish(&mut self, tables: &BTreeMap<GatewayName, Arc<Tables>>) -> bool {
         let Context { client, metrics, fleet, world, .. } = self.context;
         let round = world.read().round();
         let mut again = false;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{self, CREDENTIALS_SECRETS};
 use super::tables::{Part, Sealing};
-use super::text::{self, MOST};
+use super::text::MOST;
 use crate::model::Credential;
 
 /// The text of a Secret.
@@ -56,6 +56,5 @@ pub(crate) fn size_of(id: &str, value: &str) -> usize {
 
 fn part(gateway: &str, at: usize, sealed: &Sealed) -> Part {
     let content = serde_json::to_string(sealed).expect("texts are valid JSON");
-    let sha256 = text::sha256(&content);
-    Part { name: names::credentials(gateway, at), content, sha256 }
+    Part::new(names::credentials(gateway, at), content)
 }

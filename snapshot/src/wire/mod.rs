@@ -29,7 +29,7 @@ pub use crate::model::GatewayName;
 pub use manifest::{Manifest, PartRef, SecretRef};
 pub use read::{LeftOut, Read, ReadError, read};
 pub use shard::ShardDigits;
-pub use tables::{Part, Sealing, Tables, write};
+pub use tables::{Last, Part, Sealing, Tables, write};
 
 /// Of everything that is written here. Readers refuse a higher one and keep what they have.
 pub const FORMAT: u32 = 1;

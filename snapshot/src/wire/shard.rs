@@ -11,12 +11,14 @@
 //! ```
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::names;
-use super::tables::Part;
-use super::text::{self, Cuts, cut};
+use super::policy;
+use super::tables::{Last, Part, Tables};
+use super::text::{Cuts, cut};
 use crate::model::{Budget, Key, KeyHash, Limits, ModelSet, Name, Policy, Snapshot};
 
 /// How many digits of its hash decide which shard a key is in: 1, 16 or 256 shards.
@@ -100,7 +102,7 @@ impl ShardDigits {
 }
 
 /// A line of a shard, as it is written.
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Record<'a> {
     Shard(&'a str),
@@ -126,7 +128,7 @@ pub(super) struct Line<'a, B> {
 }
 
 /// A text that is copied only where it has escapes.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
@@ -137,7 +139,7 @@ impl<'a> Text<'a> {
 }
 
 /// A [`Policy`] that names its namespace and team.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct PolicyRow<'a> {
     #[serde(borrow)]
@@ -166,7 +168,7 @@ pub(super) struct PolicyRow<'a> {
 }
 
 /// A [`ModelSet`].
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ModelsRow<'a> {
     #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
@@ -176,7 +178,7 @@ pub(super) struct ModelsRow<'a> {
 }
 
 /// A [`Key`] that counts the policies and budgets of its shard.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct KeyRow<'a> {
     pub hash: KeyHash,
@@ -203,26 +205,35 @@ fn is_false(flag: &bool) -> bool {
 
 /// All shards with a key in them, in order. `before`: how many digits decided so far; kept until the number or size of
 /// keys is far enough from where it would change that no single key changes it back.
-pub(super) fn write(snapshot: &Snapshot, references: &[Name], before: Option<ShardDigits>) -> (Vec<Part>, ShardDigits) {
+pub(super) fn write(
+    snapshot: &Snapshot,
+    references: &[Name],
+    before: Option<ShardDigits>,
+    last: Option<Last<'_>>,
+) -> (Vec<Part>, ShardDigits) {
     let count = snapshot.keys.len();
     let least = ShardDigits::for_count(count);
     let mut digits = before.map_or(least, |before| before.max(least));
     let mut writer = Writer::new(snapshot, references);
-    let mut shards = writer.shards(digits);
+    // The names of parts have the gateway's.
+    let last = last.filter(|last| last.snapshot.gateway.name == snapshot.gateway.name);
+    let last_references = last.map(|last| policy::references(&last.snapshot.budgets)).unwrap_or_default();
+    let mut written = last.map(|last| Written::new(last, &last_references));
+    let mut shards = writer.shards(digits, written.as_mut());
     while largest(&shards) > MOST_BYTES
         && let Some(more) = digits.more()
     {
         digits = more;
-        shards = writer.shards(digits);
+        shards = writer.shards(digits, written.as_mut());
     }
     // Half of what would call for more again.
     let may_shrink = before == Some(digits);
     while may_shrink
         && let Some(fewer) = digits.fewer()
         && count <= MOST_KEYS * fewer.shards() / 2
-        && shards.iter().map(|(_, text)| text.len()).sum::<usize>() <= MOST_BYTES * fewer.shards() / 2
+        && shards.iter().map(Shard::bytes).sum::<usize>() <= MOST_BYTES * fewer.shards() / 2
     {
-        let joined = writer.shards(fewer);
+        let joined = writer.shards(fewer, written.as_mut());
         if largest(&joined) > MOST_BYTES / 2 {
             break;
         }
@@ -230,18 +241,103 @@ pub(super) fn write(snapshot: &Snapshot, references: &[Name], before: Option<Sha
     }
     let gateway = &snapshot.gateway.name;
     let mut parts = Vec::with_capacity(shards.len());
-    for (prefix, text) in shards {
-        let prefix = digits.prefix_text(prefix);
-        for (piece, content) in cut(text, Cuts::OnlyWhenFull).into_iter().enumerate() {
-            let sha256 = text::sha256(&content);
-            parts.push(Part { name: names::keys(gateway, &prefix, piece), content, sha256 });
+    for shard in shards {
+        match shard {
+            Shard::Same(same) => parts.extend_from_slice(same),
+            Shard::New(prefix, text) => {
+                let prefix = digits.prefix_text(prefix);
+                let pieces = cut(text, Cuts::OnlyWhenFull).into_iter().enumerate();
+                parts.extend(pieces.map(|(piece, content)| Part::new(names::keys(gateway, &prefix, piece), content)));
+            }
         }
     }
     (parts, digits)
 }
 
-fn largest(shards: &[(u8, String)]) -> usize {
-    shards.iter().map(|(_, text)| text.len()).max().unwrap_or(0)
+/// A shard of the tables that are written.
+enum Shard<'a> {
+    /// As it was written last.
+    Same(&'a [Part]),
+    /// What its hashes begin with, and its text.
+    New(u8, String),
+}
+
+impl Shard<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Shard::Same(parts) => parts.iter().map(|part| part.content.len()).sum(),
+            Shard::New(_, text) => text.len(),
+        }
+    }
+}
+
+fn largest(shards: &[Shard<'_>]) -> usize {
+    shards.iter().map(Shard::bytes).max().unwrap_or(0)
+}
+
+/// What was written last, to look whether it would be written again.
+struct Written<'a> {
+    writer: Writer<'a>,
+    tables: &'a Tables,
+    /// By index of the policies that are written now: the one of then that it was compared with, and whether they say
+    /// the same.
+    compared: Vec<Option<(u32, bool)>>,
+}
+
+impl<'a> Written<'a> {
+    fn new(last: Last<'a>, references: &'a [Name]) -> Written<'a> {
+        Written { writer: Writer::new(last.snapshot, references), tables: last.tables, compared: Vec::new() }
+    }
+
+    /// Keys and parts of each shard.
+    fn shards(&self, digits: ShardDigits) -> HashMap<u8, (&'a [Key], &'a [Part])> {
+        let Written { writer, tables, .. } = self;
+        if tables.shard_digits != digits {
+            return HashMap::new();
+        }
+        let gateway = &writer.snapshot.gateway.name;
+        let mut parts = &*tables.keys;
+        let shards = by_prefix(&writer.snapshot.keys, digits).map(|(prefix, keys)| {
+            let text = digits.prefix_text(prefix);
+            let is_piece = |(at, part): (usize, &Part)| part.name == names::keys(gateway, &text, at);
+            let count = parts.iter().enumerate().take_while(|(at, part)| is_piece((*at, part))).count();
+            let (of_shard, rest) = parts.split_at(count);
+            parts = rest;
+            (prefix, (keys, of_shard))
+        });
+        shards.collect()
+    }
+
+    /// Whether keys give the text that those of then gave: the same rows, in the same order, that count alike.
+    fn is_same(&mut self, new: &mut Writer<'_>, keys: &[Key], then: &[Key]) -> bool {
+        let Written { writer: old, compared, .. } = self;
+        compared.resize(new.snapshot.policies.len(), None);
+        new.begin();
+        old.begin();
+        keys.len() == then.len()
+            && keys.iter().zip(then).all(|(key, then)| {
+                let (now, is_new) = new.policies.number(key.policy);
+                if (now, is_new) != old.policies.number(then.policy) || key.budgets.len() != then.budgets.len() {
+                    return false;
+                }
+                let known = compared[key.policy as usize].filter(|(with, _)| *with == then.policy);
+                let (_, is_same_policy) = known.unwrap_or_else(|| {
+                    let is_same = new.policy(key.policy) == old.policy(then.policy);
+                    *compared[key.policy as usize].insert((then.policy, is_same))
+                });
+                is_same_policy
+                    && row(key, now, &[]) == row(then, now, &[])
+                    && key.budgets.iter().zip(&then.budgets).all(|(&budget, &then)| {
+                        let (now, before) = (new.budgets.number(budget), old.budgets.number(then));
+                        now == before && (!now.1 || new.budget(budget) == old.budget(then))
+                    })
+            })
+    }
+}
+
+fn by_prefix(keys: &[Key], digits: ShardDigits) -> impl Iterator<Item = (u8, &[Key])> {
+    let shards = keys.chunk_by(move |a, b| digits.prefix(&a.hash) == digits.prefix(&b.hash));
+    shards.map(move |keys| (digits.prefix(&keys[0].hash), keys))
 }
 
 /// Writes shards, one after the other.
@@ -269,56 +365,64 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Those with a key in them: what their hashes begin with, and the text.
-    fn shards(&mut self, digits: ShardDigits) -> Vec<(u8, String)> {
-        let keys = self.snapshot.keys.chunk_by(|a, b| digits.prefix(&a.hash) == digits.prefix(&b.hash));
-        keys.map(|keys| {
-            let prefix = digits.prefix(&keys[0].hash);
-            (prefix, self.shard(&digits.prefix_text(prefix), keys))
-        })
-        .collect()
+    /// Those with a key in them.
+    fn shards<'w>(&mut self, digits: ShardDigits, mut written: Option<&mut Written<'w>>) -> Vec<Shard<'w>> {
+        let then = written.as_ref().map(|written| written.shards(digits)).unwrap_or_default();
+        by_prefix(&self.snapshot.keys, digits)
+            .map(|(prefix, keys)| {
+                let same = written
+                    .as_mut()
+                    .zip(then.get(&prefix))
+                    .and_then(|(written, (then, parts))| written.is_same(self, keys, then).then_some(*parts));
+                match same {
+                    Some(parts) => Shard::Same(parts),
+                    None => Shard::New(prefix, self.shard(&digits.prefix_text(prefix), keys)),
+                }
+            })
+            .collect()
+    }
+
+    /// Counting begins anew.
+    fn begin(&mut self) {
+        self.policies.begin();
+        self.budgets.begin();
     }
 
     fn shard(&mut self, prefix: &str, keys: &[Key]) -> String {
-        self.policies.begin();
-        self.budgets.begin();
+        self.begin();
         // Shards are of about the same size.
         let mut lines = Lines::with_capacity(self.longest + self.longest / 8);
         lines.push(&Record::Shard(prefix));
         let mut numbers = Vec::new();
-        for Key { hash, name, policy, user, budgets, disabled, expires_at } in keys {
-            let (policy_number, is_new) = self.policies.number(*policy);
+        for key in keys {
+            let (policy, is_new) = self.policies.number(key.policy);
             if is_new {
-                lines.push(&Record::Policy(Box::new(self.policy(&self.snapshot.policies[*policy as usize]))));
+                lines.push(&Record::Policy(Box::new(self.policy(key.policy))));
             }
             numbers.clear();
-            for &budget in budgets {
+            for &budget in &key.budgets {
                 let (number, is_new) = self.budgets.number(budget);
                 numbers.push(number);
                 if is_new {
-                    let written = &self.snapshot.budgets[budget as usize];
-                    lines.push(&match written.of_one_key {
-                        true => Record::Budget(written),
-                        false => Record::SharedBudget(&self.references[budget as usize]),
-                    });
+                    lines.push(&self.budget(budget));
                 }
             }
-            lines.push(&Record::Key(KeyRow {
-                hash: *hash,
-                name: Text::new(name),
-                policy: policy_number,
-                user: user.as_deref().map(Text::new),
-                budgets: Cow::Borrowed(&numbers),
-                disabled: *disabled,
-                expires_at: *expires_at,
-            }));
+            lines.push(&Record::Key(row(key, policy, &numbers)));
         }
         let text = lines.into_text();
         self.longest = self.longest.max(text.len());
         text
     }
 
-    fn policy(&self, policy: &'a Policy) -> PolicyRow<'_> {
+    fn budget(&self, budget: u32) -> Record<'a> {
+        let written = &self.snapshot.budgets[budget as usize];
+        match written.of_one_key {
+            true => Record::Budget(written),
+            false => Record::SharedBudget(&self.references[budget as usize]),
+        }
+    }
+
+    fn policy(&self, policy: u32) -> PolicyRow<'_> {
         let Policy {
             namespace,
             team,
@@ -331,7 +435,7 @@ impl<'a> Writer<'a> {
             tags,
             labels,
             max_output_tokens,
-        } = policy;
+        } = &self.snapshot.policies[policy as usize];
         let texts = |names: &'a [Name]| names.iter().map(|name| Text::new(name)).collect();
         let pairs =
             |pairs: &'a [(Name, Name)]| pairs.iter().map(|(name, value)| (Text::new(name), Text::new(value))).collect();
@@ -351,6 +455,20 @@ impl<'a> Writer<'a> {
             labels: pairs(labels),
             max_output_tokens: *max_output_tokens,
         }
+    }
+}
+
+/// `policy` and `budgets`: their numbers in the shard.
+fn row<'a>(key: &'a Key, policy: u32, budgets: &'a [u32]) -> KeyRow<'a> {
+    let Key { hash, name, policy: _, user, budgets: _, disabled, expires_at } = key;
+    KeyRow {
+        hash: *hash,
+        name: Text::new(name),
+        policy,
+        user: user.as_deref().map(Text::new),
+        budgets: Cow::Borrowed(budgets),
+        disabled: *disabled,
+        expires_at: *expires_at,
     }
 }
 

@@ -1,5 +1,7 @@
 //! A snapshot as texts, ready to be put into ConfigMaps and Secrets.
 
+use std::sync::Arc;
+
 use super::shard::{self, ShardDigits};
 use super::text::{self, Cuts, cut};
 use super::{credentials, names, policy};
@@ -10,9 +12,16 @@ use crate::model::{Credential, Snapshot};
 pub struct Part {
     /// Of the ConfigMap or Secret.
     pub name: String,
-    pub content: String,
+    pub content: Arc<str>,
     /// Of `content`, in lower case hexadecimal digits.
     pub sha256: String,
+}
+
+impl Part {
+    pub(super) fn new(name: String, content: String) -> Part {
+        let sha256 = text::sha256(&content);
+        Part { name, content: content.into(), sha256 }
+    }
 }
 
 /// Everything that is to be written, but for the manifest. The same snapshot gives the same texts.
@@ -36,22 +45,28 @@ pub struct Sealing<'a> {
     pub token: &'a str,
 }
 
-/// The texts of a snapshot of [`crate::compile`]. `before`: [`Tables::shard_digits`] of what was written last, so that
-/// keys do not move between shards without need; `None` where nothing was.
+/// Texts and what they were written of.
+#[derive(Clone, Copy)]
+pub struct Last<'a> {
+    pub snapshot: &'a Snapshot,
+    pub tables: &'a Tables,
+}
+
+/// The texts of a snapshot of [`crate::compile`]. `before`: [`Tables::shard_digits`] of what is there, so that keys do not
+/// move between shards without need; `None` where nothing is. `last`: shards that are as they were then are taken from
+/// there, which is faster than to write them; the texts are the same without it.
 pub fn write(
     snapshot: &Snapshot,
     credentials: &[Credential],
     sealing: Sealing<'_>,
     before: Option<ShardDigits>,
+    last: Option<Last<'_>>,
 ) -> Tables {
     let gateway = &snapshot.gateway.name;
     let references = policy::references(&snapshot.budgets);
     let policy = cut(policy::write(snapshot, &references), Cuts::ByContent).into_iter().enumerate();
-    let policy = policy.map(|(at, content)| {
-        let sha256 = text::sha256(&content);
-        Part { name: names::policy(gateway, at), content, sha256 }
-    });
-    let (keys, shard_digits) = shard::write(snapshot, &references, before);
+    let policy = policy.map(|(at, content)| Part::new(names::policy(gateway, at), content));
+    let (keys, shard_digits) = shard::write(snapshot, &references, before, last);
     Tables {
         policy: policy.collect(),
         keys,

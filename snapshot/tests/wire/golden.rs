@@ -244,13 +244,13 @@ fn write_golden() {
     world.key_hashes.insert_replaced("team-a", "alice", replaced);
     let compiled = world.compile();
     let sealing = Sealing { salt: "0123456789abcdef", token: "token-of-the-operator" };
-    let tables = wire::write(&compiled.snapshot, &compiled.credentials, sealing, None);
+    let tables = wire::write(&compiled.snapshot, &compiled.credentials, sealing, None, None);
     let gateway = tollgate_snapshot::GatewayName { namespace: "tollgate".into(), name: "default".into() };
     let manifest = Manifest::of(&tables, 12, env!("CARGO_PKG_VERSION"), gateway);
     let folder = folder("new");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(names::manifest("default")), manifest.to_text()).unwrap();
     for part in tables.policy.iter().chain(&tables.keys).chain(&tables.credentials) {
-        fs::write(folder.join(&part.name), &part.content).unwrap();
+        fs::write(folder.join(&part.name), &*part.content).unwrap();
     }
 }

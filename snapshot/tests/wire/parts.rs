@@ -23,7 +23,7 @@ impl Cluster {
         let gateway = GatewayName { namespace: "tollgate".into(), name: "default".into() };
         let Tables { policy, keys, credentials, shard_digits: _ } = tables;
         let all = policy.iter().chain(keys).chain(credentials);
-        let texts: BTreeMap<String, String> = all.map(|part| (part.name.clone(), part.content.clone())).collect();
+        let texts: BTreeMap<String, String> = all.map(|part| (part.name.clone(), part.content.to_string())).collect();
         assert_eq!(texts.len(), policy.len() + keys.len() + credentials.len(), "no two parts have the same name");
         Cluster { manifest: Manifest::of(tables, 1, "0.1.0", gateway), texts }
     }
@@ -46,7 +46,7 @@ impl Cluster {
 /// What is different between two writings, by name.
 pub fn changed(before: &[Part], after: &[Part]) -> Vec<String> {
     let texts = |parts: &[Part]| -> BTreeMap<String, String> {
-        parts.iter().map(|part| (part.name.clone(), part.content.clone())).collect()
+        parts.iter().map(|part| (part.name.clone(), part.content.to_string())).collect()
     };
     let (before, after) = (texts(before), texts(after));
     let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
@@ -54,7 +54,7 @@ pub fn changed(before: &[Part], after: &[Part]) -> Vec<String> {
 }
 
 pub fn write(snapshot: &Snapshot) -> Tables {
-    wire::write(snapshot, &[], SEALING, None)
+    wire::write(snapshot, &[], SEALING, None, None)
 }
 
 /// As [`Cluster::read`], where it must work.
@@ -81,7 +81,7 @@ spec: {models: [chat], budget: {limit: '1', period: {calendar: Day}}, secret: {n
 ",
     );
     let compiled = world.compile();
-    Cluster::of(&wire::write(&compiled.snapshot, &compiled.credentials, SEALING, None))
+    Cluster::of(&wire::write(&compiled.snapshot, &compiled.credentials, SEALING, None, None))
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn credentials_and_the_token_travel_in_secrets_only() {
 fn the_salt_hides_what_the_hash_would_tell() {
     let sealed = |salt| {
         let sealing = Sealing { salt, token: "t" };
-        wire::write(&Snapshot::default(), &[], sealing, None).credentials[0].sha256.clone()
+        wire::write(&Snapshot::default(), &[], sealing, None, None).credentials[0].sha256.clone()
     };
     assert_ne!(sealed("one"), sealed("other"));
     assert_eq!(sealed("one"), sealed("one"));
@@ -166,7 +166,7 @@ fn what_is_counted_must_be_there() {
 
 #[test]
 fn nothing_prints_a_credential() {
-    let tables = wire::write(&Snapshot::default(), &[], SEALING, None);
+    let tables = wire::write(&Snapshot::default(), &[], SEALING, None, None);
     assert!(!format!("{tables:?}").contains(SEALING.token));
 }
 
@@ -177,7 +177,7 @@ fn many_credentials_fill_several_secrets() {
         value: "\"".repeat(1_000).into(),
     };
     let all: Vec<_> = (0..3_000).map(credential).collect();
-    let tables = wire::write(&Snapshot::default(), &all, SEALING, None);
+    let tables = wire::write(&Snapshot::default(), &all, SEALING, None, None);
     assert_eq!(tables.credentials.len(), 7);
     assert!(tables.credentials.iter().all(|part| part.content.len() < 900_000));
     let read = Cluster::of(&tables).read().unwrap();

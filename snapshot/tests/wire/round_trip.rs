@@ -1,7 +1,9 @@
 //! What is written is read again: for all that documents can compile to, and for changes of one key.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
-use tollgate_snapshot::wire::{self, ShardDigits};
+use tollgate_snapshot::wire::{self, Last, ShardDigits, Tables};
 use tollgate_snapshot::{Members, ObjectRef, Snapshot};
 
 use crate::generated::{Key, Plan, plan};
@@ -30,6 +32,16 @@ pub fn canonical(snapshot: &Snapshot) -> Snapshot {
     canonical
 }
 
+fn write_after(last: &Snapshot, tables: &Tables, snapshot: &Snapshot, before: Option<ShardDigits>) -> Tables {
+    wire::write(snapshot, &[], SEALING, before, Some(Last { snapshot: last, tables }))
+}
+
+/// How many shards were not taken from the tables before.
+fn new_shards(before: &Tables, after: &Tables) -> usize {
+    let is_taken = |content| before.keys.iter().any(|part| Arc::ptr_eq(&part.content, content));
+    after.keys.iter().filter(|part| !is_taken(&part.content)).count()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -37,11 +49,25 @@ proptest! {
     fn what_is_written_is_read_again(plan in plan()) {
         let snapshot = plan.world().compile().snapshot;
         for before in [None, Some(ShardDigits::None), Some(ShardDigits::One), Some(ShardDigits::Two)] {
-            let tables = wire::write(&snapshot, &[], SEALING, before);
+            let tables = wire::write(&snapshot, &[], SEALING, before, None);
             let read = read_again(&tables);
             prop_assert_eq!(canonical(&read), canonical(&snapshot));
-            prop_assert_eq!(&wire::write(&snapshot, &[], SEALING, before), &tables, "the same texts each time");
-            prop_assert_eq!(&wire::write(&read, &[], SEALING, Some(tables.shard_digits)), &tables, "nothing is left to write");
+            prop_assert_eq!(&wire::write(&snapshot, &[], SEALING, before, None), &tables, "the same texts each time");
+            prop_assert_eq!(&wire::write(&read, &[], SEALING, Some(tables.shard_digits), None), &tables, "nothing is left to write");
+        }
+    }
+
+    #[test]
+    fn what_was_written_last_changes_no_text(plan in plan(), next in plan()) {
+        let (last, snapshot) = (plan.world().compile().snapshot, next.world().compile().snapshot);
+        for before in [None, Some(ShardDigits::One), Some(ShardDigits::Two)] {
+            let tables = wire::write(&last, &[], SEALING, before, None);
+            for snapshot in [&last, &snapshot] {
+                let anew = wire::write(snapshot, &[], SEALING, before, None);
+                prop_assert_eq!(write_after(&last, &tables, snapshot, before), anew);
+            }
+            let same = write_after(&last, &tables, &last, before);
+            prop_assert_eq!(new_shards(&tables, &same), 0);
         }
     }
 
@@ -101,6 +127,9 @@ proptest! {
                 continue;
             }
             prop_assert_eq!(changed(&added.policy, &edited.policy), Vec::<String>::new());
+            let after = write_after(&more, &added, &snapshot, None);
+            prop_assert_eq!(&after, &edited);
+            prop_assert!(new_shards(&added, &after) <= 1, "shards that did not change are not written again");
             let changed = changed(&added.keys, &edited.keys);
             prop_assert!(changed.len() <= 1 && (!is_served || changed.len() == 1), "{changed:?}");
         }

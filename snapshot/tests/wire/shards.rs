@@ -26,7 +26,7 @@ spec: {budget: {limit: '1', period: {lifetime: {}}}, secret: {name: s}}
 }
 
 fn write(snapshot: &Snapshot, before: Option<ShardDigits>) -> Tables {
-    wire::write(snapshot, &[], SEALING, before)
+    wire::write(snapshot, &[], SEALING, before, None)
 }
 
 #[test]

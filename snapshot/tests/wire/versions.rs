@@ -181,9 +181,9 @@ fn a_missing_field_has_its_default() {
 #[test]
 fn the_same_tables_are_no_change_whoever_writes_them() {
     let snapshot = world().compile().snapshot;
-    let one = Cluster::of(&wire::write(&snapshot, &[], SEALING, None)).manifest;
+    let one = Cluster::of(&wire::write(&snapshot, &[], SEALING, None, None)).manifest;
     let other = wire::Manifest { generation: 9, written_by: "9.9.9".into(), ..one.clone() };
     assert!(one.same_content(&other));
     let less = tollgate_snapshot::Snapshot { keys: Vec::new(), ..snapshot };
-    assert!(!one.same_content(&Cluster::of(&wire::write(&less, &[], SEALING, None)).manifest));
+    assert!(!one.same_content(&Cluster::of(&wire::write(&less, &[], SEALING, None, None)).manifest));
 }

@@ -65,7 +65,7 @@ impl Cluster {
         let hashes = KeyHashes::default();
         let compiled = compile(Input::new(&documents, &secrets, &hashes, Mode::Standalone, 0));
         let sealing = Sealing { salt: "salt", token: OPERATOR_TOKEN };
-        let tables = wire::write(&compiled.snapshot, &compiled.credentials, sealing, None);
+        let tables = wire::write(&compiled.snapshot, &compiled.credentials, sealing, None, None);
         self.generation += 1;
         let gateway = GatewayName { namespace: NAMESPACE.to_owned(), name: "default".to_owned() };
         let manifest = Manifest::of(&tables, self.generation, "0.1.0", gateway);
@@ -96,7 +96,7 @@ impl Cluster {
     /// Writes the parts that differ from what is there, as the operator does.
     pub fn write_changed_parts(&self, tables: &Tables) {
         let is_new =
-            |entry: &str, part: &Part| self.api.config_map(&part.name, entry).is_none_or(|is| is != part.content);
+            |entry: &str, part: &Part| self.api.config_map(&part.name, entry).is_none_or(|is| *is != *part.content);
         let Tables { policy, keys, credentials, shard_digits } = tables;
         let policy = policy.iter().filter(|part| is_new(names::POLICY_ENTRY, part)).cloned().collect();
         let keys = keys.iter().filter(|part| is_new(names::KEYS_ENTRY, part)).cloned().collect();
