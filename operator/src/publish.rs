@@ -184,7 +184,7 @@ impl Live {
             }
         });
         let read = live.manifest.as_ref().and_then(|manifest| {
-            let read = wire::read(manifest, |name| texts.get(name).map(String::as_str));
+            let read = wire::read(manifest, |name| texts.get(name).map(String::as_str), None);
             read.inspect_err(|error| {
                 tracing::warn!(%error, gateway = %owner.gateway, "the tables that are there are not whole: {error}");
             })

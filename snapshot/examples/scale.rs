@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use tollgate_snapshot::compile::{Compiled, Document, Input, KeyHashes, Meta, Mode, Object, Secret, Secrets, compile};
-use tollgate_snapshot::wire::{self, Last, Manifest, Read, Sealing, Tables};
+use tollgate_snapshot::wire::{self, Before, Last, Manifest, Read, Sealing, Tables};
 use tollgate_snapshot::{GatewayName, KeyHash, Members, ObjectRef};
 
 /// As in the binary.
@@ -167,12 +167,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let texts: HashMap<&str, &str> =
         policy.iter().chain(shards).chain(secrets).map(|part| (&*part.name, &*part.content)).collect();
     let before = resident();
-    let Read { snapshot: read, .. } =
-        measured("read", || wire::read(&manifest, |name| texts.get(name).copied()).expect("it was written just now"));
+    let Read { snapshot: read, .. } = measured("read", || {
+        wire::read(&manifest, |name| texts.get(name).copied(), None).expect("it was written just now")
+    });
     println!("{:<44} {:>8.1} MiB", "snapshot that was read", resident() - before);
     assert_eq!(read.keys.len(), snapshot.keys.len());
-    drop(read);
-
     let is_edited = |document: &&mut Document| document.kind() == "VirtualKey" && document.meta().name == "key-0";
     if let Some(Document::VirtualKey(object)) = cluster.documents.iter_mut().find(is_edited) {
         object.spec.disabled = true;
@@ -184,6 +183,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<44} {:>8.1} ms", "one key edited, until its tables are there", start.elapsed().as_secs_f64() * 1e3);
     measured("write, where one key was edited", || {
         wire::write(&compiled.snapshot, &compiled.credentials, SEALING, Some(tables.shard_digits), Some(last))
+    });
+    let before = Before { manifest: &manifest, snapshot: &read };
+    let manifest = Manifest::of(&after, 2, "0.1.0", cluster.gateway.clone());
+    let unneeded = before.unneeded(&manifest);
+    let all = after.policy.iter().chain(&after.keys).chain(&after.credentials);
+    let texts: HashMap<&str, &str> =
+        all.filter(|part| !unneeded.contains(&*part.name)).map(|part| (&*part.name, &*part.content)).collect();
+    measured("read, where one key was edited", || {
+        wire::read(&manifest, |name| texts.get(name).copied(), Some(before)).expect("it was written just now")
     });
     let parts = |tables: &Tables| -> Vec<wire::Part> { [&*tables.policy, &*tables.keys].concat() };
     let changed = parts(&after).iter().zip(&parts(&tables)).filter(|(after, before)| after != before).count();

@@ -16,6 +16,7 @@
 //! operator and proxies of neighbouring versions understand each other. A change that an older reader must not ignore
 //! raises [`FORMAT`]. The files in `tests/wire/golden` are read by every later version.
 
+mod again;
 pub(crate) mod credentials;
 mod manifest;
 pub mod names;
@@ -26,6 +27,7 @@ mod tables;
 mod text;
 
 pub use crate::model::GatewayName;
+pub use again::Before;
 pub use manifest::{Manifest, PartRef, SecretRef};
 pub use read::{LeftOut, Read, ReadError, read};
 pub use shard::ShardDigits;

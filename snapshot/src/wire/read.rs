@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::again::{Before, Counted};
 use super::credentials::Sealed;
 use super::manifest::{Manifest, PartRef, SecretRef};
 use super::shard::{KeyRow, ModelsRow, PolicyRow, Text};
@@ -62,11 +63,16 @@ impl ReadError {
     }
 }
 
-/// The snapshot that the manifest names. `text` gives what the object of that name holds, if it is there.
+/// The snapshot that the manifest names. `text` gives what the object of that name holds, if it is there. `before`: its
+/// shards that are the same are taken from there; the texts of [`Before::unneeded`] are not asked for then.
 ///
 /// # Errors
 /// A part is missing, is not the one that the manifest names, or cannot be understood.
-pub fn read<'t>(manifest: &Manifest, text: impl Fn(&str) -> Option<&'t str>) -> Result<Read, ReadError> {
+pub fn read<'t>(
+    manifest: &Manifest,
+    text: impl Fn(&str) -> Option<&'t str>,
+    before: Option<Before<'_>>,
+) -> Result<Read, ReadError> {
     let Manifest { format, generation: _, written_by: _, gateway, policy, keys, credentials, shard_digits: _ } =
         manifest;
     if *format > FORMAT {
@@ -76,7 +82,9 @@ pub fn read<'t>(manifest: &Manifest, text: impl Fn(&str) -> Option<&'t str>) -> 
     let get = |name: &str| text(name).ok_or_else(|| ReadError::Missing { part: name.to_owned() });
     // All are looked at before the first is read: what is still under way is found out at little cost.
     let policy = policy.iter().map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
-    let keys = keys.iter().map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
+    let unneeded = before.map(|before| before.unneeded(manifest)).unwrap_or_default();
+    let keys = keys.iter().filter(|part| !unneeded.contains(&*part.name));
+    let keys = keys.map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
     let secrets = credentials.iter().map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
     for (PartRef { name, sha256, bytes }, text) in policy.iter().chain(&keys) {
         if text.len() != *bytes || super::text::sha256(text) != *sha256 {
@@ -93,6 +101,12 @@ pub fn read<'t>(manifest: &Manifest, text: impl Fn(&str) -> Option<&'t str>) -> 
     lines(policy.iter().map(|(part, text)| (part.name.as_str(), *text)), |part, line| reader.policy_line(part, line))?;
     reader.link(policy.last().map_or("", |(part, _)| &part.name))?;
     lines(keys.iter().map(|(part, text)| (part.name.as_str(), *text)), |part, line| reader.key_line(part, line))?;
+    if let Some(before) = before {
+        let mut counted = Counted::new(before.snapshot);
+        for (keys, parts) in before.unchanged(manifest) {
+            counted.take(&mut reader, &parts[0].name, keys)?;
+        }
+    }
     let (snapshot, left_out) = reader.finish();
 
     let mut token = String::new();
@@ -110,13 +124,13 @@ pub fn read<'t>(manifest: &Manifest, text: impl Fn(&str) -> Option<&'t str>) -> 
     Ok(Read { snapshot, credentials, token: token.into(), left_out })
 }
 
-fn unreadable(part: &str, error: impl ToString) -> ReadError {
+pub(super) fn unreadable(part: &str, error: impl ToString) -> ReadError {
     ReadError::Unreadable { part: part.to_owned(), error: error.to_string() }
 }
 
 /// What was read so far, and what is still looked up by name or number.
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     snapshot: Snapshot,
     left_out: Vec<LeftOut>,
     /// Deployments by the number that routes count; `None`: left out.
@@ -153,7 +167,7 @@ impl Reader {
                 Ok(budget) => budget,
                 Err(error) => self.denied(part, serde_json::from_str(raw.get()), &error)?,
             };
-            self.budget(budget);
+            self.take_budget(budget);
         }
         Ok(())
     }
@@ -205,7 +219,7 @@ impl Reader {
     }
 
     /// Its index; one that is known already is not taken again.
-    fn budget(&mut self, mut budget: Budget) -> u32 {
+    pub fn take_budget(&mut self, mut budget: Budget) -> u32 {
         let next = index(self.snapshot.budgets.len());
         let at = *self.budgets.entry(policy::reference(&budget)).or_insert(next);
         if at == next {
@@ -273,23 +287,45 @@ impl Reader {
         }
         if let Some(row) = policy {
             let policy = self.policy(part, row)?;
-            let next = index(self.policies.len());
-            self.policies_here.push(*self.policies.entry(policy).or_insert(next));
+            let at = self.take_policy(policy);
+            self.policies_here.push(at);
         }
         if let Some(Text(reference)) = shared_budget {
-            let at = self.budgets.get(&*reference).copied();
-            let at = at.ok_or_else(|| unreadable(part, format!("budget `{reference}` is not there")))?;
+            let at = self.shared_budget(part, &reference)?;
             self.budgets_here.push(at);
         }
         if let Some(budget) = budget {
-            let at = self.budget(budget);
+            let at = self.take_budget(budget);
             self.budgets_here.push(at);
         }
         if let Some(row) = key {
             let key = self.key(part, row)?;
-            self.snapshot.keys.push(key);
+            self.take_key(key);
         }
         Ok(())
+    }
+
+    pub fn take_key(&mut self, key: Key) {
+        self.snapshot.keys.push(key);
+    }
+
+    /// Its index; one that is known already is not taken again.
+    pub fn take_policy(&mut self, policy: Policy) -> u32 {
+        let next = index(self.policies.len());
+        *self.policies.entry(policy).or_insert(next)
+    }
+
+    pub fn shared_budget(&self, part: &str, reference: &str) -> Result<u32, ReadError> {
+        look_up(&self.budgets, part, "budget", reference)
+    }
+
+    pub fn namespace(&self, part: &str, name: &str) -> Result<u32, ReadError> {
+        look_up(&self.namespaces, part, "namespace", name)
+    }
+
+    /// `name`: `namespace/name`.
+    pub fn team(&self, part: &str, name: &str) -> Result<u32, ReadError> {
+        look_up(&self.teams, part, "team", name)
     }
 
     fn policy(&mut self, part: &str, row: PolicyRow<'_>) -> Result<Policy, ReadError> {
@@ -307,12 +343,8 @@ impl Reader {
             max_output_tokens,
         } = row;
         let Text(namespace) = namespace;
-        let missing = |kind: &str, name: &str| unreadable(part, format!("{kind} `{name}` is not there"));
-        let team = match team {
-            Some(Text(team)) => Some(*self.teams.get(&*team).ok_or_else(|| missing("team", &team))?),
-            None => None,
-        };
-        let namespace = *self.namespaces.get(&*namespace).ok_or_else(|| missing("namespace", &namespace))?;
+        let team = team.map(|Text(team)| self.team(part, &team)).transpose()?;
+        let namespace = self.namespace(part, &namespace)?;
         let mut name = |Text(text): Text<'_>| self.text(&text);
         Ok(Policy {
             namespace,
@@ -362,6 +394,11 @@ impl Reader {
         snapshot.budgets.shrink_to_fit();
         (snapshot, self.left_out)
     }
+}
+
+fn look_up(all: &HashMap<Name, u32, RandomState>, part: &str, kind: &str, name: &str) -> Result<u32, ReadError> {
+    let found = all.get(name).copied();
+    found.ok_or_else(|| unreadable(part, format!("{kind} `{name}` is not there")))
 }
 
 /// What can be understood of a budget whose unit or period cannot.

@@ -86,7 +86,7 @@ impl ShardDigits {
         }
     }
 
-    fn prefix_text(self, prefix: u8) -> String {
+    pub(super) fn prefix_text(self, prefix: u8) -> String {
         match self {
             ShardDigits::None => String::new(),
             ShardDigits::One => format!("{prefix:x}"),
@@ -335,7 +335,7 @@ impl<'a> Written<'a> {
     }
 }
 
-fn by_prefix(keys: &[Key], digits: ShardDigits) -> impl Iterator<Item = (u8, &[Key])> {
+pub(super) fn by_prefix(keys: &[Key], digits: ShardDigits) -> impl Iterator<Item = (u8, &[Key])> {
     let shards = keys.chunk_by(move |a, b| digits.prefix(&a.hash) == digits.prefix(&b.hash));
     shards.map(move |keys| (digits.prefix(&keys[0].hash), keys))
 }

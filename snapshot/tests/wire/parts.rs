@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tollgate_snapshot::wire::{self, Manifest, Part, Read, ReadError, Sealing, ShardDigits, Tables, names};
+use tollgate_snapshot::wire::{self, Before, Manifest, Part, Read, ReadError, Sealing, ShardDigits, Tables, names};
 use tollgate_snapshot::{GatewayName, KeyHash, Snapshot};
 
 use crate::documents::World;
@@ -29,7 +29,19 @@ impl Cluster {
     }
 
     pub fn read(&self) -> Result<Read, ReadError> {
-        wire::read(&self.manifest, |name| self.texts.get(name).map(String::as_str))
+        wire::read(&self.manifest, |name| self.texts.get(name).map(String::as_str), None)
+    }
+
+    /// As [`Cluster::read`] after `before`, of which `snapshot` was read, without the texts that are not needed then. Also
+    /// how many were not.
+    pub fn read_after(&self, before: &Cluster, snapshot: &Snapshot) -> (Result<Read, ReadError>, usize) {
+        let before = Before { manifest: &before.manifest, snapshot };
+        let unneeded = before.unneeded(&self.manifest);
+        let text = |name: &str| {
+            assert!(!unneeded.contains(name), "{name} is not needed");
+            self.texts.get(name).map(String::as_str)
+        };
+        (wire::read(&self.manifest, text, Some(before)), unneeded.len())
     }
 
     /// Changes each line of all parts of the policy and of keys, and the manifest with them.

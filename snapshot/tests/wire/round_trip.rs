@@ -7,7 +7,7 @@ use tollgate_snapshot::wire::{self, Last, ShardDigits, Tables};
 use tollgate_snapshot::{Members, ObjectRef, Snapshot};
 
 use crate::generated::{Key, Plan, plan};
-use crate::parts::{SEALING, changed, read_again, write};
+use crate::parts::{Cluster, SEALING, changed, read_again, write};
 
 /// The same snapshot with policies and budgets in an order that does not depend on how it came about. All else is read
 /// in the order in which it was written.
@@ -72,6 +72,21 @@ proptest! {
     }
 
     #[test]
+    fn what_was_read_last_changes_nothing_that_is_read(plan in plan(), next in plan()) {
+        let (last, snapshot) = (plan.world().compile().snapshot, next.world().compile().snapshot);
+        for digits in [None, Some(ShardDigits::One), Some(ShardDigits::Two)] {
+            let tables = wire::write(&last, &[], SEALING, digits, None);
+            let (last, read) = (Cluster::of(&tables), read_again(&tables));
+            let (same, unneeded) = last.read_after(&last, &read);
+            prop_assert_eq!(canonical(&same.unwrap().snapshot), canonical(&read));
+            prop_assert_eq!(unneeded, tables.keys.len(), "no shard changed");
+            let next = Cluster::of(&wire::write(&snapshot, &[], SEALING, digits, None));
+            let (again, _) = next.read_after(&last, &read);
+            prop_assert_eq!(canonical(&again.unwrap().snapshot), canonical(&snapshot));
+        }
+    }
+
+    #[test]
     fn an_object_is_a_member_if_it_is_in_use(plan in plan()) {
         let world = plan.world();
         let compiled = world.compile();
@@ -130,6 +145,9 @@ proptest! {
             let after = write_after(&more, &added, &snapshot, None);
             prop_assert_eq!(&after, &edited);
             prop_assert!(new_shards(&added, &after) <= 1, "shards that did not change are not written again");
+            let (read, unneeded) = Cluster::of(&edited).read_after(&Cluster::of(&added), &read_again(&added));
+            prop_assert_eq!(canonical(&read.unwrap().snapshot), canonical(&snapshot));
+            prop_assert!(unneeded >= 15, "shards that did not change are not read again");
             let changed = changed(&added.keys, &edited.keys);
             prop_assert!(changed.len() <= 1 && (!is_served || changed.len() == 1), "{changed:?}");
         }

@@ -259,6 +259,37 @@ async fn a_damaged_cache_is_ignored_with_a_warning() {
 }
 
 #[tokio::test]
+async fn keys_of_a_shard_that_did_not_change_stay_and_its_text_is_kept() {
+    let mut cluster = Cluster::one().await;
+    let mut proxy = Proxy::start(&cluster.api).await;
+    let add = |cluster: &mut Cluster, name: &str| {
+        cluster.set(objects::deployment(name, &cluster.mock));
+        let (tables, manifest) = cluster.tables();
+        cluster.write_changed_parts(&tables);
+        cluster.write_manifest(&manifest);
+        manifest.generation
+    };
+    let second = add(&mut cluster, "second");
+    proxy.wait_for_generation(second).await;
+    proxy.chat("second").await.send().await.expect(200);
+    // A process that starts without the API server will need it.
+    let (tables, _) = cluster.tables();
+    let [keys] = &tables.keys[..] else { panic!("one shard") };
+    let text = proxy.cache().join("parts").join(&keys.sha256);
+    std::fs::remove_file(&text).expect("it was kept");
+    let third = add(&mut cluster, "third");
+    proxy.wait_for_generation(third).await;
+    proxy.chat("third").await.send().await.expect(200);
+    assert!(proxy.log().contains("is not in the cache any more"), "{}", proxy.log());
+    assert_eq!(std::fs::read_to_string(&text).expect("it is there again"), *keys.content);
+    cluster.api.go_away();
+    proxy.stop().await;
+    proxy.restart().await;
+    proxy.wait_until_ready().await;
+    proxy.chat("third").await.send().await.expect(200);
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_gone_or_newer_leaves_the_last_good_tables() {
     let mut cluster = Cluster::one().await;
     let proxy = Proxy::start(&cluster.api).await;

@@ -1,13 +1,14 @@
 //! From the texts of a manifest to tables in use. Runs on a thread that may block: reads files, parses, indexes, swaps,
 //! and frees what was before, so that no thread that serves waits for any of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::current::Replaced;
 use tollgate_snapshot::model::{GatewayName, KeyHash};
-use tollgate_snapshot::wire::{self, Manifest, Read, ReadError};
+use tollgate_snapshot::wire::{self, Before, Manifest, Read, ReadError};
 
 use super::parts::named;
 use super::store::{self, Store};
@@ -18,9 +19,7 @@ use crate::memory;
 pub struct Live {
     /// Of the manifest.
     pub sha256: String,
-    pub generation: u64,
-    /// Hashes of its parts.
-    pub parts: BTreeSet<String>,
+    pub manifest: Arc<Manifest>,
     /// Records that this version does not understand; all else is in use.
     pub left_out: Option<String>,
 }
@@ -38,11 +37,18 @@ pub enum LoadError {
     Panicked(String),
 }
 
-/// Loads the manifest with this hash and swaps it in.
+/// Loads the manifest with this hash and swaps it in. `before`: the one that is served, unless something of it was left
+/// out: shards that are the same in both are not read again.
 ///
 /// # Errors
 /// Nothing was changed then.
-pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str) -> Result<Live, LoadError> {
+pub fn load(
+    shared: &Shared,
+    store: &Store,
+    gateway: &GatewayName,
+    sha256: &str,
+    before: Option<&Manifest>,
+) -> Result<Live, LoadError> {
     let begun = Instant::now();
     let text = store.read(sha256).ok_or_else(|| LoadError::Lost("the manifest".to_owned()))?;
     if store::sha256(&text) != sha256 {
@@ -53,7 +59,10 @@ pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str)
     if manifest.gateway != *gateway {
         return Err(LoadError::OtherGateway { found: manifest.gateway, wanted: gateway.clone() });
     }
-    let Read { snapshot, credentials, token, left_out } = read(&manifest, store)?;
+    let served = shared.tables.load_full();
+    let before = before.map(|manifest| Before { manifest, snapshot: &served.snapshot });
+    let Read { snapshot, credentials, token, left_out } = read(&manifest, store, before)?;
+    drop(served);
     let generation = manifest.generation;
     let tables = shared.builder.build(generation, snapshot, &credentials);
     drop(credentials);
@@ -69,11 +78,10 @@ pub fn load(shared: &Shared, store: &Store, gateway: &GatewayName, sha256: &str)
     if let Err(error) = store.remember(&text) {
         tracing::warn!("cannot write down what is served; a restart without the API server would not find it: {error}");
     }
-    let parts = named(&manifest).map(|(_, sha256)| sha256.to_owned()).collect();
-    drop((text, manifest));
+    drop(text);
     memory::give_back();
     tokio::spawn(free(old));
-    Ok(Live { sha256: sha256.to_owned(), generation, parts, left_out: describe(&left_out) })
+    Ok(Live { sha256: sha256.to_owned(), manifest: Arc::new(manifest), left_out: describe(&left_out) })
 }
 
 /// Frees tables once nobody uses them, where neither a call nor the feed waits.
@@ -87,17 +95,22 @@ async fn free(old: Replaced) {
     let _ = tokio::task::spawn_blocking(freed).await;
 }
 
-fn read(manifest: &Manifest, store: &Store) -> Result<Read, LoadError> {
+fn read(manifest: &Manifest, store: &Store, before: Option<Before<'_>>) -> Result<Read, LoadError> {
+    let unneeded = before.map(|before| before.unneeded(manifest)).unwrap_or_default();
     let mut texts = HashMap::new();
     for (name, sha256) in named(manifest) {
-        let text = store.read(sha256).ok_or_else(|| LoadError::Lost(format!("`{name}`")))?;
-        texts.insert(name, text);
+        let lost = || LoadError::Lost(format!("`{name}`"));
+        if !unneeded.contains(name) {
+            texts.insert(name, store.read(sha256).ok_or_else(lost)?);
+        } else if !store.has(sha256) {
+            return Err(lost());
+        }
     }
-    wire::read(manifest, |name| texts.get(name).map(String::as_str)).map_err(|error| match &error {
+    wire::read(manifest, |name| texts.get(name).map(String::as_str), before).map_err(|error| match &error {
         // It was whole when it came: files are damaged, this one and perhaps others.
         ReadError::OtherContent { part } | ReadError::Missing { part } => {
             for (name, sha256) in named(manifest) {
-                if texts.get(name).is_none_or(|text| store::sha256(text) != sha256) {
+                if texts.get(name).is_some_and(|text| store::sha256(text) != sha256) {
                     store.remove(sha256);
                 }
             }

@@ -26,7 +26,7 @@ use tollgate_snapshot::wire::names;
 use crate::memory;
 use api::Change;
 use load::{Live, LoadError, load};
-use parts::{Parts, Progress};
+use parts::{Parts, Progress, named};
 
 pub use api::connect;
 pub use store::Store;
@@ -239,7 +239,8 @@ impl Feed {
     fn load(&self, sha256: String, from_cache: bool) -> Loading {
         let (shared, store, gateway) = (self.shared.clone(), self.store.clone(), self.gateway.clone());
         let of = sha256.clone();
-        let task = tokio::task::spawn_blocking(move || load(&shared, &store, &gateway, &of));
+        let before = self.served.as_ref().filter(|live| live.left_out.is_none()).map(|live| live.manifest.clone());
+        let task = tokio::task::spawn_blocking(move || load(&shared, &store, &gateway, &of, before.as_deref()));
         Loading { sha256, from_cache, task }
     }
 
@@ -247,13 +248,13 @@ impl Feed {
         match loaded {
             Ok(live) => {
                 if from_cache {
-                    let generation = live.generation;
+                    let generation = live.manifest.generation;
                     tracing::warn!(
                         "generation {generation} comes from the cache: the API server did not give newer tables"
                     );
                 }
-                let kept =
-                    live.parts.iter().chain([&live.sha256]).map(String::as_str).chain(self.parts.hashes()).collect();
+                let served = named(&live.manifest).map(|(_, sha256)| sha256).chain([&*live.sha256]);
+                let kept = served.chain(self.parts.hashes()).collect();
                 if let Err(error) = self.store.retain(&kept) {
                     tracing::warn!("cannot take texts that nobody needs out of the cache: {error}");
                 }

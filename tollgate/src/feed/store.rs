@@ -48,7 +48,7 @@ impl Store {
     pub fn put(&self, text: &str) -> String {
         let sha256 = sha256(text);
         let path = self.part(&sha256);
-        if path.exists() {
+        if self.has(&sha256) {
             return sha256;
         }
         if let Err(error) = replace(&path, text) {
@@ -56,6 +56,11 @@ impl Store {
             self.unwritten().insert(sha256.clone(), text.to_owned());
         }
         sha256
+    }
+
+    /// Whether a text with this hash is here.
+    pub fn has(&self, sha256: &str) -> bool {
+        self.unwritten().contains_key(sha256) || self.part(sha256).exists()
     }
 
     /// The text with this hash, if it is here. Whoever reads it checks that it is undamaged.
