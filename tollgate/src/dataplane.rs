@@ -25,6 +25,7 @@ use tollgate_ledger::Allocation;
 use tollgate_snapshot::Snapshot;
 use tollgate_snapshot::model::GatewayName;
 
+use crate::background::Background;
 use crate::feed::{self, Feed, Store};
 use crate::memory::Frugal;
 use crate::process::{self, End, Limits, Serving, Signals};
@@ -162,7 +163,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let frugal = Frugal::begin();
     let (tell_first, first) = oneshot::channel();
     let feed = Feed::new(client, arguments.gateway, shared.clone(), store, tell_first);
-    let mut feed = std::pin::pin!(feed.run());
+    let mut feed = Background::start("tables", || feed.run())?;
     let mut frugal = Some(frugal);
     let mut budgets = None;
     let reason = {
@@ -176,14 +177,14 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         };
         tokio::select! {
             reason = signals.next() => Err(reason),
-            never = feed.as_mut() => match never {},
+            ended = feed.ended() => match ended? {},
             serving = serving => Ok(serving?),
         }
     };
     if let Ok(serving) = reason {
         let reason = tokio::select! {
             reason = signals.next() => reason,
-            never = feed.as_mut() => match never {},
+            ended = feed.ended() => match ended? {},
         };
         let drained = async {
             let delay = Duration::from_secs(arguments.drain_delay);
@@ -205,9 +206,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         // Keys that are revoked meanwhile are refused meanwhile.
         tokio::select! {
             end = drained => { end?; }
-            never = feed.as_mut() => match never {},
+            ended = feed.ended() => match ended? {},
         }
     }
+    feed.stop().await;
     process::tell_last(&ledger).await;
     if let Some(budgets) = budgets {
         budgets.stop();

@@ -2,6 +2,7 @@
 //! Tollgate brings along. The only place that joins the halves of the workspace.
 
 mod alerts;
+mod background;
 mod check;
 mod cluster;
 mod config;

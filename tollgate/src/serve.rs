@@ -3,12 +3,13 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use tollgate_dataplane::core::Shared;
 use tollgate_dataplane::current::{Current, Replaced};
@@ -23,6 +24,7 @@ use tollgate_snapshot::price::PriceTable;
 use tollgate_snapshot::{Credential, Finding, ObjectRef, Reason, Severity};
 
 use crate::alerts;
+use crate::background::Background;
 use crate::config::files::create_private;
 use crate::config::keys::Keys;
 use crate::config::last_good::{Kept, LastGood};
@@ -123,7 +125,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, listeners, is_litellm, kept, secrets } =
         first;
     let webhooks = Arc::new(ArcSwap::from_pointee(webhooks));
-    let (mut open, serving_listeners) = Open::listeners(host, first_sockets, listeners, settings.cores)?;
+    let (open, serving_listeners) = Open::listeners(host, first_sockets, listeners, settings.cores)?;
     let tables = builder.build(1, snapshot, &credentials);
     let shared = Arc::new(Shared {
         tables: Current::new(tables),
@@ -143,13 +145,16 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     loader.remember(&shared, &kept, secrets);
     drop(kept);
     drop(frugal);
+    let follower = Follower { loader, shared: shared.clone(), told: webhooks.clone(), open, findings, next_change };
+    let mut following = Background::start("configuration", || follower.run(watch))?;
     let reason = tokio::select! {
         reason = signals.next() => reason,
-        () = follow(&mut loader, watch, &shared, &webhooks, &mut open, findings, next_change) => "the watch ended",
+        ended = following.ended() => ended.map(|()| "the watch ended")?,
         () = alerts::run(&data, &shared, &webhooks) => "nobody is told of budgets any more",
     };
     tracing::info!("stopping: {reason}; streams may go on for {} s", shared.settings.drain.as_secs());
     shared.draining.store(true, Relaxed);
+    following.stop().await;
     if serving.drain(&mut signals).await? == End::Drained {
         mock.stop().await;
     }
@@ -258,65 +263,78 @@ impl Loader {
 const WEAK_KEY_LENGTH: usize = 19;
 
 /// Takes up every change of the configuration.
-async fn follow(
-    loader: &mut Loader,
-    watch: Option<Watch>,
-    shared: &Arc<Shared>,
-    told: &ArcSwap<Vec<Credential>>,
-    open: &mut Open,
-    mut findings: Vec<Placed>,
-    mut next_change: Option<i64>,
-) {
-    let Some(mut watch) = watch else { return std::future::pending().await };
-    loop {
-        tokio::select! {
-            () = watch.changed() => {}
-            () = until(next_change) => {}
-        }
-        let begun = Instant::now();
-        let current = shared.tables.load_full();
-        let generation = current.generation + 1;
-        match loader.load(Some(&current.snapshot)) {
-            Err(error) => {
-                // Not at once again: the watch tells when it may be read.
-                next_change = None;
-                shared.status.update(|loaded| {
-                    loaded.reloads += 1;
-                    loaded.failures += 1;
-                    loaded.healthy = false;
-                });
-                tracing::error!("the configuration cannot be read, the last good one stays in use: {error:#}");
+struct Follower {
+    loader: Loader,
+    shared: Arc<Shared>,
+    /// URLs that are told of budgets.
+    told: Arc<ArcSwap<Vec<Credential>>>,
+    open: Open,
+    findings: Vec<Placed>,
+    /// When it changes although no file does, unix seconds.
+    next_change: Option<i64>,
+}
+
+impl Follower {
+    async fn run(mut self, watch: Option<Watch>) {
+        let Some(mut watch) = watch else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                () = watch.changed() => {}
+                () = until(self.next_change) => {}
             }
-            Ok(loaded) => {
-                let Loaded {
-                    snapshot,
-                    credentials,
-                    webhooks,
-                    findings: new,
-                    next_change: next,
-                    keys: _,
-                    listeners,
-                    is_litellm: _,
-                    kept,
-                    secrets,
-                } = loaded;
-                open.take(listeners);
-                next_change = next;
-                told.store(Arc::new(webhooks));
-                let old = shared.tables.swap(shared.builder.build(generation, snapshot, &credentials));
-                note(shared, loader, generation, &new);
-                report(&new, &findings, loader);
-                findings = new;
-                loader.remember(shared, &kept, secrets);
-                drop((current, credentials, kept));
-                tokio::spawn(free(old));
-                tracing::info!(
-                    generation,
-                    "configuration generation {generation} is live after {} ms",
-                    begun.elapsed().as_millis()
-                );
+            let begun = Instant::now();
+            let current = self.shared.tables.load_full();
+            let load = || self.loader.load(Some(&current.snapshot));
+            // A bug in what one object meets is no reason to stop serving all others.
+            let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err(anyhow!("reading it panicked")));
+            match loaded {
+                Err(error) => {
+                    // Not at once again: the watch tells when it may be read.
+                    self.next_change = None;
+                    self.shared.status.update(|loaded| {
+                        loaded.reloads += 1;
+                        loaded.failures += 1;
+                        loaded.healthy = false;
+                    });
+                    tracing::error!("the configuration cannot be read, the last good one stays in use: {error:#}");
+                }
+                Ok(loaded) => {
+                    let generation = current.generation + 1;
+                    drop(current);
+                    self.take(generation, loaded);
+                    tracing::info!(
+                        generation,
+                        "configuration generation {generation} is live after {} ms",
+                        begun.elapsed().as_millis()
+                    );
+                }
             }
         }
+    }
+
+    fn take(&mut self, generation: u64, loaded: Loaded) {
+        let Follower { loader, shared, told, open, findings, next_change } = self;
+        let Loaded {
+            snapshot,
+            credentials,
+            webhooks,
+            findings: new,
+            next_change: next,
+            keys: _,
+            listeners,
+            is_litellm: _,
+            kept,
+            secrets,
+        } = loaded;
+        open.take(listeners);
+        *next_change = next;
+        told.store(Arc::new(webhooks));
+        let old = shared.tables.swap(shared.builder.build(generation, snapshot, &credentials));
+        note(shared, loader, generation, &new);
+        report(&new, findings, loader);
+        *findings = new;
+        loader.remember(shared, &kept, secrets);
+        tokio::spawn(free(old));
     }
 }
 

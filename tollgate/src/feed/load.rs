@@ -66,13 +66,16 @@ pub fn load(
     let generation = manifest.generation;
     let tables = shared.builder.build(generation, snapshot, &credentials);
     drop(credentials);
+    // Before the tables are: whoever sees them may ask at once.
+    shared.status.update(|loaded| {
+        loaded.manifest_sha256 = Some(sha256.to_owned());
+        loaded.operator_token = (!token.is_empty()).then(|| KeyHash::of(token.as_bytes()));
+    });
     let old = shared.tables.swap(tables);
     shared.status.update(|loaded| {
         loaded.generation = generation;
         loaded.applied_at = jiff::Timestamp::now().as_second();
         loaded.reloads += 1;
-        loaded.manifest_sha256 = Some(sha256.to_owned());
-        loaded.operator_token = (!token.is_empty()).then(|| KeyHash::of(token.as_bytes()));
     });
     tracing::info!(generation, "generation {generation} is live after {} ms", begun.elapsed().as_millis());
     if let Err(error) = store.remember(&text) {
