@@ -180,7 +180,9 @@ pub fn conditions(statements: Vec<Statement>, generation: i64, seen: &Seen, now:
             message.truncate(end);
         }
         // Tools print one line.
-        let message = message.replace(['\n', '\r'], " ");
+        if message.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            message = message.replace(['\n', '\r'], " ");
+        }
         let before = seen.condition(type_).filter(|before| before.status == status);
         Condition {
             type_: type_.to_owned(),

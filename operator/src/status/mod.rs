@@ -26,7 +26,7 @@ use self::overshoot::Overshoots;
 use self::queue::Asserted;
 pub use self::queue::{StatusQueue, Urgency, Wanted};
 use crate::Context;
-use crate::facts::{Known, Problem};
+use crate::facts::{Known, Problem, ProxiesFact};
 use crate::tables::History;
 use crate::tables::compiled::Compiled;
 use crate::world::{Objects, Record, Seen};
@@ -102,6 +102,8 @@ struct Pass<'a> {
     /// Unix seconds.
     now: i64,
     now_text: TimestampText,
+    /// Of each gateway.
+    proxies: HashMap<(&'a str, &'a str), &'a ProxiesFact>,
     /// Of Budgets that have one for each member, all of them together.
     members: HashMap<(&'a str, &'a str), Members>,
     /// Which ModelDeployments are ready.
@@ -133,6 +135,7 @@ impl<'a> Pass<'a> {
             timestamp: now,
             now: seconds,
             now_text: TimestampText::new(moment(seconds)),
+            proxies: known.proxies.iter().map(|((namespace, name), fact)| ((&**namespace, &**name), fact)).collect(),
             members: Members::of_all(known),
             ready: HashMap::new(),
             shown: Shown::default(),
@@ -205,7 +208,7 @@ impl<'a> Pass<'a> {
             return pending("the tables are being written");
         };
         let GatewayName { namespace, name } = gateway;
-        let proxies = self.known.proxies.get(&(namespace.clone(), name.clone()));
+        let proxies = self.proxies.get(&(namespace.as_str(), name.as_str())).copied();
         if self.term.young && proxies.is_none_or(|proxies| proxies.generation.is_none()) {
             return as_before(before, record);
         }

@@ -1,9 +1,10 @@
 //! What is remembered of an object's status: enough to know whether another one would differ, and what conditions were
 //! before. Slim, because there is one for each of a hundred thousand keys.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use crate::facts::KeyFact;
+use foldhash::fast::FixedState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -135,8 +136,9 @@ fn digest_of<S: DeserializeOwned + Serialize>(status: &Value) -> u64 {
 
 /// Tells statuses apart. Of the fields that this version knows.
 pub fn digest<S: Serialize>(status: &S) -> u64 {
-    let text = serde_json::to_vec(status).expect("statuses are made of what JSON has");
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    // Most are not longer.
+    let mut text = Vec::with_capacity(1 << 10);
+    serde_json::to_writer(&mut text, status).expect("statuses are made of what JSON has");
+    // Never written down: it may be another in another version.
+    FixedState::default().hash_one(text)
 }
