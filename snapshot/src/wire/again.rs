@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 
 use super::manifest::{Manifest, PartRef};
-use super::names;
 use super::read::Reader;
-use super::shard::{ShardDigits, by_prefix};
+use super::shard::{Pieces, by_prefix};
 use super::{ReadError, policy};
 use crate::model::{Key, Policy, Snapshot};
 
@@ -31,41 +30,15 @@ impl<'a> Before<'a> {
         if before.gateway != manifest.gateway || before.shard_digits != digits {
             return Vec::new();
         }
-        let (mut old, mut new) = (Pieces::of(before), Pieces::of(manifest));
+        let name: fn(&PartRef) -> &str = |part| &part.name;
+        let mut old = Pieces::new(&before.gateway.name, digits, &before.keys, name);
+        let mut new = Pieces::new(&manifest.gateway.name, digits, &manifest.keys, name);
         by_prefix(&snapshot.keys, digits)
             .filter_map(|(prefix, keys)| {
                 let (old, new) = (old.of_shard(prefix), new.of_shard(prefix));
                 (!new.is_empty() && old == new).then_some((keys, new))
             })
             .collect()
-    }
-}
-
-/// The parts with keys of a manifest, shard by shard.
-struct Pieces<'m> {
-    gateway: &'m str,
-    digits: ShardDigits,
-    rest: &'m [PartRef],
-}
-
-impl<'m> Pieces<'m> {
-    fn of(manifest: &'m Manifest) -> Pieces<'m> {
-        Pieces { gateway: &manifest.gateway.name, digits: manifest.shard_digits, rest: &manifest.keys }
-    }
-
-    /// Of the shard with this prefix, which is after the one that was asked for last.
-    fn of_shard(&mut self, prefix: u8) -> &'m [PartRef] {
-        let prefix = self.digits.prefix_text(prefix);
-        let first = names::keys(self.gateway, &prefix, 0);
-        let begin = self.rest.iter().position(|part| part.name == first).unwrap_or(self.rest.len());
-        let rest = &self.rest[begin..];
-        let is_piece = |at: usize, part: &PartRef| part.name == names::keys(self.gateway, &prefix, at);
-        let count = rest.iter().enumerate().take_while(|(at, part)| is_piece(*at, part)).count();
-        // One that is not there leaves the rest to the next ones.
-        if count > 0 {
-            self.rest = &rest[count..];
-        }
-        &rest[..count]
     }
 }
 

@@ -86,7 +86,7 @@ impl ShardDigits {
         }
     }
 
-    pub(super) fn prefix_text(self, prefix: u8) -> String {
+    fn prefix_text(self, prefix: u8) -> String {
         match self {
             ShardDigits::None => String::new(),
             ShardDigits::One => format!("{prefix:x}"),
@@ -295,17 +295,9 @@ impl<'a> Written<'a> {
         if tables.shard_digits != digits {
             return HashMap::new();
         }
-        let gateway = &writer.snapshot.gateway.name;
-        let mut parts = &*tables.keys;
-        let shards = by_prefix(&writer.snapshot.keys, digits).map(|(prefix, keys)| {
-            let text = digits.prefix_text(prefix);
-            let is_piece = |(at, part): (usize, &Part)| part.name == names::keys(gateway, &text, at);
-            let count = parts.iter().enumerate().take_while(|(at, part)| is_piece((*at, part))).count();
-            let (of_shard, rest) = parts.split_at(count);
-            parts = rest;
-            (prefix, (keys, of_shard))
-        });
-        shards.collect()
+        let Snapshot { gateway, keys, .. } = writer.snapshot;
+        let mut pieces = Pieces::new(&gateway.name, digits, &tables.keys, |part: &Part| part.name.as_str());
+        by_prefix(keys, digits).map(|(prefix, keys)| (prefix, (keys, pieces.of_shard(prefix)))).collect()
     }
 
     /// Whether keys give the text that those of then gave: the same rows, in the same order, that count alike.
@@ -332,6 +324,37 @@ impl<'a> Written<'a> {
                         now == before && (!now.1 || new.budget(budget) == old.budget(then))
                     })
             })
+    }
+}
+
+/// Parts with keys, shard by shard.
+pub(super) struct Pieces<'p, P> {
+    gateway: &'p str,
+    digits: ShardDigits,
+    rest: &'p [P],
+    name: fn(&P) -> &str,
+}
+
+impl<'p, P> Pieces<'p, P> {
+    /// `parts`: in the order of their shards.
+    pub fn new(gateway: &'p str, digits: ShardDigits, parts: &'p [P], name: fn(&P) -> &str) -> Pieces<'p, P> {
+        Pieces { gateway, digits, rest: parts, name }
+    }
+
+    /// Those of the shard with this prefix, which is after the one that was asked for last.
+    pub fn of_shard(&mut self, prefix: u8) -> &'p [P] {
+        let prefix = self.digits.prefix_text(prefix);
+        let first = names::keys(self.gateway, &prefix, 0);
+        let Some(begin) = self.rest.iter().position(|part| (self.name)(part) == first) else {
+            // It is not there: the rest is that of later ones.
+            return &[];
+        };
+        let found = &self.rest[begin..];
+        let is_piece = |at: usize, part: &P| (self.name)(part) == names::keys(self.gateway, &prefix, at);
+        let count = found.iter().enumerate().take_while(|(at, part)| is_piece(*at, part)).count();
+        let (of_shard, rest) = found.split_at(count);
+        self.rest = rest;
+        of_shard
     }
 }
 
