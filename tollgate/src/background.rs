@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 const NICENESS: i32 = 5;
 
 /// What is asked of the scheduler for one turn, in nanoseconds: the most that it gives. Threads with shorter turns, which are
-/// all others, go first as soon as they have something to do (Linux 6.12 and later); else a call may wait until a turn
-/// is over, milliseconds.
+/// all others, go first as soon as they have something to do and have not had more than their part (Linux 6.12 and
+/// later). Else, and by older ones, a call may wait until the next tick: milliseconds.
 const TURN: u64 = 100_000_000;
 
 /// A thread with a runtime of its own. Its helpers, such as those that may block, have its priority too.
