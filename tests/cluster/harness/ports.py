@@ -5,8 +5,8 @@ import os
 import socket
 
 # Below the ports that Linux gives to connections and to who asks for any: nobody takes one of these by chance between
-# the look at it and the server's start. Those of 10,000 to 19,999 are what tests in Rust take.
-PORTS = range(20_000, 30_000)
+# the look at it and the server's start. Those of 10,000 to 29,999 are what tests in Rust take.
+PORTS = range(30_000, 32_700)
 # So many are tried by one process before those of the next.
 OF_A_PROCESS = 100
 _tried = itertools.count(os.getpid() % (len(PORTS) // OF_A_PROCESS) * OF_A_PROCESS)
