@@ -9,6 +9,7 @@ use std::path::Path;
 
 use libmimalloc_sys::{mi_collect, mi_option_get, mi_option_set, mi_option_t};
 use rustix::mm::{Advice, madvise};
+use tollgate_dataplane::current::Replaced;
 
 /// `mi_option_purge_delay` of mimalloc 3, which the bindings have no name for: milliseconds until freed memory goes back.
 const PURGE_DELAY: mi_option_t = 15;
@@ -45,6 +46,17 @@ impl Drop for Frugal {
 pub fn give_back() {
     // SAFETY: takes a flag by value and touches only memory that nobody has allocated; any thread may call it any time.
     unsafe { mi_collect(true) };
+}
+
+/// Frees tables once nobody uses them, on a thread for which neither a call nor the loader waits.
+pub async fn free(old: Replaced) {
+    old.unused().await;
+    let freed = move || {
+        drop(old);
+        give_back();
+    };
+    // It fails where the process ends, which frees all.
+    let _ = tokio::task::spawn_blocking(freed).await;
 }
 
 /// Unmaps the pages of the program's code. A start runs far more of it than calls do, and the system maps more still

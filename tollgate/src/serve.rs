@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use tollgate_dataplane::core::Shared;
-use tollgate_dataplane::current::{Current, Replaced};
+use tollgate_dataplane::current::Current;
 use tollgate_dataplane::metrics::Registry;
 use tollgate_dataplane::shared_budgets::SharedBudgets;
 use tollgate_dataplane::status::Status;
@@ -334,16 +334,10 @@ impl Follower {
         report(&new, findings, loader);
         *findings = new;
         loader.remember(shared, &kept, secrets);
-        tokio::spawn(free(old));
+        drop((credentials, kept));
+        memory::give_back();
+        tokio::spawn(memory::free(old));
     }
-}
-
-/// Frees tables once nobody uses them: here, where no call waits, and where they were made.
-async fn free(old: Replaced) {
-    memory::give_back();
-    old.unused().await;
-    drop(old);
-    memory::give_back();
 }
 
 /// Until a moment has come, unix seconds; for ever where there is none. Looks at the clock again and again: it may be set.

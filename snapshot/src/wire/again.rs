@@ -16,15 +16,22 @@ pub struct Before<'a> {
     pub snapshot: &'a Snapshot,
 }
 
+/// A shard that is the same in both manifests: its keys, and its parts in the new one.
+pub(super) type Unchanged<'a, 'm> = (&'a [Key], &'m [PartRef]);
+
+/// Of all parts.
+pub(super) fn names<'m>(shards: &[Unchanged<'_, 'm>]) -> HashSet<&'m str> {
+    shards.iter().flat_map(|(_, parts)| *parts).map(|part| part.name.as_str()).collect()
+}
+
 impl<'a> Before<'a> {
     /// Names of the parts with keys whose texts are not needed to read this manifest.
     pub fn unneeded<'m>(&self, manifest: &'m Manifest) -> HashSet<&'m str> {
-        let shards = self.unchanged(manifest);
-        shards.into_iter().flat_map(|(_, parts)| parts).map(|part| part.name.as_str()).collect()
+        names(&self.unchanged(manifest))
     }
 
-    /// The shards that are the same in both manifests: their keys, and their parts in the new one.
-    pub(super) fn unchanged<'m>(&self, manifest: &'m Manifest) -> Vec<(&'a [Key], &'m [PartRef])> {
+    /// In order.
+    pub(super) fn unchanged<'m>(&self, manifest: &'m Manifest) -> Vec<Unchanged<'a, 'm>> {
         let Before { manifest: before, snapshot } = self;
         let digits = manifest.shard_digits;
         if before.gateway != manifest.gateway || before.shard_digits != digits {

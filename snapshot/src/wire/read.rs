@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::again::{Before, Counted};
+use super::again::{self, Before, Counted};
 use super::credentials::Sealed;
 use super::manifest::{Manifest, PartRef, SecretRef};
 use super::shard::{KeyRow, ModelsRow, PolicyRow, Text};
@@ -82,7 +82,8 @@ pub fn read<'t>(
     let get = |name: &str| text(name).ok_or_else(|| ReadError::Missing { part: name.to_owned() });
     // All are looked at before the first is read: what is still under way is found out at little cost.
     let policy = policy.iter().map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
-    let unneeded = before.map(|before| before.unneeded(manifest)).unwrap_or_default();
+    let unchanged = before.map(|before| before.unchanged(manifest)).unwrap_or_default();
+    let unneeded = again::names(&unchanged);
     let keys = keys.iter().filter(|part| !unneeded.contains(&*part.name));
     let keys = keys.map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
     let secrets = credentials.iter().map(|part| Ok((part, get(&part.name)?))).collect::<Result<Vec<_>, ReadError>>()?;
@@ -103,7 +104,7 @@ pub fn read<'t>(
     lines(keys.iter().map(|(part, text)| (part.name.as_str(), *text)), |part, line| reader.key_line(part, line))?;
     if let Some(before) = before {
         let mut counted = Counted::new(before.snapshot);
-        for (keys, parts) in before.unchanged(manifest) {
+        for (keys, parts) in unchanged {
             counted.take(&mut reader, &parts[0].name, keys)?;
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tollgate_dataplane::core::Shared;
-use tollgate_dataplane::current::Replaced;
 use tollgate_snapshot::model::{GatewayName, KeyHash};
 use tollgate_snapshot::wire::{self, Before, Manifest, Read, ReadError};
 
@@ -83,19 +82,8 @@ pub fn load(
     }
     drop(text);
     memory::give_back();
-    tokio::spawn(free(old));
+    tokio::spawn(memory::free(old));
     Ok(Live { sha256: sha256.to_owned(), manifest: Arc::new(manifest), left_out: describe(&left_out) })
-}
-
-/// Frees tables once nobody uses them, where neither a call nor the feed waits.
-async fn free(old: Replaced) {
-    old.unused().await;
-    let freed = move || {
-        drop(old);
-        memory::give_back();
-    };
-    // It fails where the process ends, which frees all.
-    let _ = tokio::task::spawn_blocking(freed).await;
 }
 
 fn read(manifest: &Manifest, store: &Store, before: Option<Before<'_>>) -> Result<Read, LoadError> {
