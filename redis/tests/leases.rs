@@ -51,22 +51,21 @@ impl Shared {
         (leased.answers[0].expect("it is answered"), leased.headers[0].1.now_ms)
     }
 
-    /// So much time passes for one limit: what is noted of it is older.
+    /// So much time passes for one limit: what is noted of it is older. All at once, so that it ends before or after, as a
+    /// whole.
     fn age(&mut self, limit: &str, ms: i64) {
+        const AGE: &str = r"
+            local all = redis.call('HGETALL', KEYS[1])
+            for at = 1, #all, 2 do
+              local field, value, is_place = all[at], all[at + 1], ARGV[2] == '1'
+              local rest, since = string.match(value, '^(.-)(%d+)$')
+              if not (field == 's' and is_place) then
+                redis.call('HSET', KEYS[1], field, rest .. string.format('%.0f', since - ARGV[1]))
+              end
+            end";
         let key = format!("tollgate:{{{GATEWAY}#{}}}:rate:{limit}", shard_of(limit));
-        let fields: HashMap<String, String> = redis::cmd("HGETALL").arg(&key).query(&mut self.raw).unwrap();
-        for (field, value) in fields {
-            let is_places = limit.ends_with("places");
-            let aged = match field.as_str() {
-                "s" if is_places => continue,
-                "s" | "t" => (value.parse::<i64>().unwrap() - ms).to_string(),
-                _ => {
-                    let words: Vec<i64> = value.split(' ').map(|word| word.parse().unwrap()).collect();
-                    format!("{} {} {} {}", words[0], words[1], words[2], words[3] - ms)
-                }
-            };
-            redis::cmd("HSET").arg(&key).arg(field).arg(aged).query::<()>(&mut self.raw).unwrap();
-        }
+        let is_place = u8::from(limit.ends_with("places"));
+        redis::cmd("EVAL").arg(AGE).arg(1).arg(key).arg(ms).arg(is_place).query::<()>(&mut self.raw).unwrap();
     }
 }
 
