@@ -94,7 +94,7 @@ pub struct Totals {
     pub charged: i64,
     /// Held by calls in flight, as of the last reports.
     pub held: i64,
-    /// The least that a call had to reserve which some replica refused since it admitted one; 0: none was.
+    /// The least that a call had to reserve which some replica that is there refused since it admitted one; 0: none was.
     pub refused: i64,
 }
 
@@ -258,7 +258,9 @@ impl Budget {
                 totals.used = totals.used.saturating_add(account.settled());
                 totals.charged = totals.charged.saturating_add(account.charged());
                 totals.held = totals.held.saturating_add(account.held);
-                totals.refused = match (totals.refused, account.refused) {
+                // A process that is gone refuses nobody any more.
+                let refused = if account.closed { 0 } else { account.refused };
+                totals.refused = match (totals.refused, refused) {
                     (0, refused) | (refused, 0) => refused,
                     (a, b) => a.min(b),
                 };

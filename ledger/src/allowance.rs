@@ -154,6 +154,8 @@ pub struct Allowances {
     suffix: AtomicU32,
     live: Mutex<Vec<Live>>,
     ended: Mutex<Vec<(ReplicaId, Report)>>,
+    /// That those of ended processes are told is to be remembered.
+    untold: AtomicBool,
     /// A call waits for allowance.
     pub urgent: Notify,
     /// The allocator did not answer; cleared by the next answer.
@@ -163,8 +165,8 @@ pub struct Allowances {
 }
 
 impl Allowances {
-    /// `folder`: names the data folder, whose processes follow one another.
-    pub fn new(folder: String, boot: u64, ended: Vec<Ended>) -> Allowances {
+    /// `folder`: names the data folder, whose processes follow one another. `untold`: see [`Allowances::take_told`].
+    pub fn new(folder: String, boot: u64, ended: Vec<Ended>, untold: bool) -> Allowances {
         let ended = ended
             .into_iter()
             .map(|Ended { boot, books, used }| (replica(&folder, boot, 0), last_report(books, used)))
@@ -175,6 +177,7 @@ impl Allowances {
             suffix: AtomicU32::new(0),
             live: Mutex::default(),
             ended: Mutex::new(ended),
+            untold: AtomicBool::new(untold),
             urgent: Notify::new(),
             away: AtomicBool::new(false),
             ends: AtomicBool::new(false),
@@ -265,6 +268,11 @@ impl Allowances {
             tracing::warn!("the allocator took this process for gone: it goes on as another replica");
         }
         changed
+    }
+
+    /// Once: the allocator has heard what the ended processes used, and nothing says so yet on the disk.
+    pub fn take_told(&self) -> bool {
+        self.untold.load(Relaxed) && lock(&self.ended).is_empty() && self.untold.swap(false, AcqRel)
     }
 
     /// Somebody waits for allowance of these budgets: what no call here holds is given back with the next report.

@@ -31,6 +31,8 @@ pub enum Record {
     AdjustmentsCopied { id: i64 },
     /// The process closed its accounts and stopped.
     Stopped { boot: u64 },
+    /// An allocator elsewhere knows what ended boots used.
+    Told,
 }
 
 /// Which books an amount belongs to.
@@ -80,6 +82,8 @@ pub struct Durable {
     pub retired: BTreeSet<u64>,
     pub adjustments: Vec<Adjustment>,
     pub stopped: bool,
+    /// An allocator elsewhere knows what is in the closed books.
+    pub told: bool,
 }
 
 impl Durable {
@@ -125,6 +129,7 @@ impl Durable {
             Record::Adjustment(adjustment) => self.adjustments.push(adjustment.clone()),
             Record::AdjustmentsCopied { id } => self.adjustments.retain(|adjustment| adjustment.id > *id),
             Record::Stopped { boot } => self.stopped = *boot == self.boot,
+            Record::Told => self.told = true,
         }
     }
 
@@ -169,6 +174,7 @@ impl Durable {
             retired,
             adjustments,
             stopped,
+            told,
         } = self;
         let mut records = vec![Record::Boot {
             boot: *boot,
@@ -197,6 +203,9 @@ impl Durable {
         records.extend(adjustments.iter().cloned().map(Record::Adjustment));
         if *stopped {
             records.push(Record::Stopped { boot: *boot });
+        }
+        if *told {
+            records.push(Record::Told);
         }
         records
     }

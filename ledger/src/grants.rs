@@ -45,6 +45,8 @@ pub enum Request {
     Removed { segment: u64 },
     /// Adjustments up to this are in the database.
     AdjustmentsCopied { id: i64 },
+    /// The allocator elsewhere knows what ended boots used.
+    Told,
     /// Closes all accounts; these segments still have rows to copy. Nothing is granted afterwards.
     Close { segments: Vec<u64>, done: SyncSender<Result<(), String>> },
 }
@@ -186,6 +188,7 @@ impl Grants {
                     self.state.counted.remove(&segment);
                 }
                 Request::AdjustmentsCopied { id } => lazy.push(Record::AdjustmentsCopied { id }),
+                Request::Told => lazy.push(Record::Told),
                 Request::Close { segments, done } => close = Some((segments, done)),
             }
         }

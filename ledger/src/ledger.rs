@@ -200,7 +200,7 @@ impl Ledger {
         let known_names = store.as_ref().map_or(0, Store::known_names);
         let names_path = folder.join("names.log");
         let names = Arc::new(Names::open(&names_path).map_err(OpenError::io("open", &names_path))?);
-        let recovered = recover(&journal, &folder.join("grants.log"), kernel_boot, known_boot, clock())?;
+        let recovered = recover(&journal, &folder.join("grants.log"), kernel_boot, known_boot, clock(), allocation)?;
         names.reserve(recovered.highest_name.max(known_names));
 
         let counters = Arc::new(Counters::default());
@@ -230,7 +230,7 @@ impl Ledger {
             Allocation::Own => None,
             Allocation::Shared => {
                 let name = folder_name(&folder.join("replica")).map_err(OpenError::io("write", &folder))?;
-                Some(Arc::new(Allowances::new(name, boot, recovered.ended)))
+                Some(Arc::new(Allowances::new(name, boot, recovered.ended, !recovered.state.told)))
             }
         };
         let grants =
@@ -407,6 +407,12 @@ impl Ledger {
         let Some(allowances) = &self.0.allowances else { return };
         let now_ms = (self.0.clock)();
         self.tell_grants(allowances.answered(replica, answers, now_ms), now_ms);
+        if allowances.take_told()
+            && let Some(grants) = guard(&self.0.grants).as_ref()
+        {
+            // A full queue: the next process tells it again, which counts nothing twice.
+            let _ = grants.try_send(Request::Told);
+        }
     }
 
     /// Who this process is to the allocator now. `None`, where limits are its own.

@@ -12,7 +12,7 @@ use crate::allowance::Ended;
 use crate::copier::{Inherited, add_used};
 use crate::durable::{Adjustment, Durable, Record};
 use crate::journal::{Header, KernelBoot, SEQUENCE_BITS, UNFINISHED, layout_of, number_of, read_slots, row_id};
-use crate::ledger::OpenError;
+use crate::ledger::{Allocation, OpenError};
 use crate::log::{self, Log};
 use crate::record::{Place, SLOT_BYTES, Slot};
 use crate::store::Row;
@@ -52,7 +52,7 @@ pub struct Recovered {
     pub log: Log,
     pub state: Durable,
     pub inherited: Vec<Inherited>,
-    /// What each account of the last process came to.
+    /// What an allocator elsewhere is to be told of ended processes.
     pub ended: Vec<Ended>,
     pub highest_name: u32,
     pub report: RecoveryReport,
@@ -77,6 +77,7 @@ pub fn recover(
     kernel_boot: KernelBoot,
     known_boot: u64,
     at_ms: i64,
+    allocation: Allocation,
 ) -> Result<Recovered, OpenError> {
     let contents = log::read::<Record>(log_path).map_err(OpenError::io("read", log_path))?;
     if let Some(offset) = contents.damaged_at {
@@ -180,6 +181,12 @@ pub fn recover(
         }
     }
     state.prune(at_ms.div_euclid(1000));
+    if !last.told {
+        // Limits were this folder's own until now: all that counts is told, not only what the last process did.
+        let counts = state.closed.iter().filter(|(books, _)| books.span.counts_until > at_ms.div_euclid(1000));
+        ended = counts.map(|(books, used)| Ended { boot: last.boot, books: books.clone(), used: *used }).collect();
+    }
+    state.told = allocation == Allocation::Shared && (last.told || ended.is_empty());
     let log = Log::replace(log_path, &state.records()).map_err(OpenError::io("write", log_path))?;
     let report = RecoveryReport {
         last_end,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use common::{NOON_MS, attempt, exact, hard, options};
 use tollgate_allocator::{Asker, Budget as Allocated, Terms};
-use tollgate_ledger::{Allocation, Amounts, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer};
+use tollgate_ledger::{
+    Allocation, Amounts, AttemptStart, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer,
+};
 
 /// One clock for all tests of this file; it only goes on.
 static CLOCK_MS: AtomicI64 = AtomicI64::new(NOON_MS);
@@ -312,6 +314,50 @@ fn a_process_that_dies_is_charged_what_it_held_and_gives_the_rest_back() {
     allocator.exchange(&b);
     assert_eq!((allocator.used(), allocator.adjusted), (65, charged - 65));
     assert!(b.ledger.due().iter().all(|batch| batch.reports.is_empty()), "told once");
+}
+
+#[test]
+fn what_was_spent_while_the_limit_was_its_own_is_told_until_it_is_heard() {
+    let terms = hard("b", 1000);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    for stops in [true, false] {
+        let options = Options { clock, ..options(folder.path(), 1) };
+        let (ledger, mut writers, _) = Ledger::open(options).unwrap();
+        let budgets = [ledger.budget(&terms)];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let hold = loop {
+            let start = AttemptStart { started_at_ms: clock(), ..attempt(u128::from(stops), 40) };
+            match writers[0].try_hold(&start, &budgets) {
+                Err(Refusal::Pending(grant)) => runtime.block_on(grant.wait()),
+                other => break other.unwrap(),
+            }
+        };
+        match stops {
+            true => {
+                hold.settle(exact(40));
+                drop(writers);
+                ledger.close().unwrap();
+            }
+            // It dies with a call on its way, which is charged what it holds.
+            false => std::mem::forget(hold),
+        }
+    }
+    let mut allocator = Allocator::new(&terms);
+    allocator.away = true;
+    let shared = Process::start_in(folder, &terms);
+    allocator.exchange(&shared);
+    // Nobody heard it: the next process tells it too, with what this one did.
+    let shared = shared.kill();
+    allocator.away = false;
+    allocator.exchange(&shared);
+    assert_eq!((allocator.used(), allocator.charged()), (80, 80));
+    // That it was heard is on the disk before a grant is.
+    let mut shared = shared;
+    shared.hold(7, 20, &mut allocator, &[]).unwrap().settle(exact(20));
+    let shared = shared.kill();
+    allocator.exchange(&shared);
+    assert_eq!((allocator.used(), allocator.charged()), (100, 100));
+    assert!(shared.ledger.due().iter().all(|batch| batch.reports.is_empty()), "told once");
 }
 
 #[test]

@@ -11,6 +11,9 @@ pub const GATEWAY_LABEL: &str = "tollgate.dev/gateway";
 /// The label that says which part of the tables an object holds.
 pub const TABLES_LABEL: &str = "tollgate.dev/tables";
 
+/// The annotation of pods that says who hands out budgets, where it is not the operator.
+pub const ALLOCATOR_ANNOTATION: &str = "tollgate.dev/allocator";
+
 /// Labels of a generated object. `component`: `proxy`, `tables`.
 pub fn labels(gateway: &str, component: &str) -> BTreeMap<String, String> {
     [

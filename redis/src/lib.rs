@@ -18,6 +18,7 @@
 
 mod address;
 mod breaker;
+mod carry;
 mod claims;
 mod client;
 mod connection;

@@ -53,6 +53,12 @@ impl Memory {
         self.0.get(&key(replica, report)).copied().unwrap_or_default()
     }
 
+    /// The account was granted so much elsewhere.
+    pub fn granted(&mut self, replica: &ReplicaId, report: &Report, granted: i64) {
+        let known = Remembered { granted, counts_until: report.span.counts_until, ..Remembered::default() };
+        self.0.insert(key(replica, report), known);
+    }
+
     /// The report goes out.
     pub fn sent(&mut self, replica: &ReplicaId, report: &Report) {
         if let Some(known) = self.0.get_mut(&key(replica, report)) {

@@ -59,6 +59,7 @@ fn budget(fields: Vec<(String, String)>) -> Option<Budget> {
     let mut budget = Budget::default();
     let mut books: BTreeMap<String, Books> = BTreeMap::new();
     let mut accounts: Vec<(String, ReplicaId, Account)> = Vec::new();
+    let mut refused: Vec<(String, ReplicaId, i64)> = Vec::new();
     for (field, value) in fields {
         let mut parts = field.splitn(3, ':');
         match (parts.next(), parts.next(), parts.next()) {
@@ -68,6 +69,9 @@ fn budget(fields: Vec<(String, String)>) -> Option<Budget> {
             (Some("a"), Some(number), Some(replica)) => {
                 accounts.push((number.to_owned(), ReplicaId(replica.to_owned()), read_account(&value)?));
             }
+            (Some("r"), Some(number), Some(replica)) => {
+                refused.push((number.to_owned(), ReplicaId(replica.to_owned()), value.parse().ok()?));
+            }
             (Some("g"), None, None) => budget.gone_before = value.parse().ok()?,
             (Some("t"), None, None) => budget.tight_until_ms = value.parse().ok()?,
             _ => {}
@@ -75,6 +79,13 @@ fn budget(fields: Vec<(String, String)>) -> Option<Budget> {
     }
     for (number, replica, account) in accounts {
         books.get_mut(&number)?.accounts.insert(replica, account);
+    }
+    for (number, replica, amount) in refused {
+        // The account may be gone, or closed by a process that is: it refuses nothing any more.
+        let account = books.get_mut(&number).and_then(|books| books.accounts.get_mut(&replica));
+        if let Some(account) = account.filter(|account| !account.closed) {
+            account.refused = amount;
+        }
     }
     budget.books = books.into_values().collect();
     Some(budget).filter(|budget| !budget.books.is_empty())
@@ -114,7 +125,7 @@ fn read_account(text: &str) -> Option<Account> {
         used: next()?,
         closed: next()? == 1,
         held: next()?,
-        // Not written there.
+        // Beside it.
         refused: 0,
         seen_at_ms: next()?,
     })

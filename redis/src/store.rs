@@ -177,7 +177,7 @@ impl Store {
 
 /// The fields of a report, in the order of the script.
 fn encode(report: &Report, replica: &ReplicaId, terms: Option<Terms>, memory: &Memory, arguments: &mut Vec<String>) {
-    let Report { budget, unit, reset_token, span, returned, used, held, wanted, refused: _, last } = report;
+    let Report { budget, unit, reset_token, span, returned, used, held, wanted, refused, last } = report;
     let remembered = memory.of(replica, report);
     let has_terms = terms.is_some();
     let terms = terms.unwrap_or_else(|| Terms {
@@ -226,6 +226,7 @@ fn encode(report: &Report, replica: &ReplicaId, terms: Option<Terms>, memory: &M
         flag(may_open),
         unit_name(terms.unit).to_owned(),
         token(terms.reset_token.as_deref()),
+        amount(*refused),
     ]);
 }
 

@@ -6,7 +6,7 @@
 --       3 tight    zset: budget -> until when somebody waits for allowance of it
 --       4 changed  zset: budget -> when its totals changed last
 --       5..        hash for each report's budget: q (sequence), g (gone before), t (tight until), u (1: see `resolve`),
---                  b:N books, a:N:REPLICA accounts, c:N claims
+--                  b:N books, a:N:REPLICA accounts, c:N claims, r:N:REPLICA what was refused (apart: nothing is decided by it)
 -- ARGV  1 replica, or nothing; 2 epoch of which it has told everything; then FIELDS for each report
 -- Gives {header, answer...}; see `decode.rs`.
 
@@ -24,7 +24,7 @@ local GONE_MS = 90000
 -- Who spoke in this time shares what is left.
 local ACTIVE_MS = 10000
 local FORGET_MEMBER_MS = 3600000
-local FIELDS = 26
+local FIELDS = 27
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -54,7 +54,12 @@ if life[1] ~= inc then begin_doubt() end
 if begun > now then begun = now end
 
 local me = ARGV[1]
-if me ~= '' then redis.call('HSET', KEYS[2], me, text(now) .. ' ' .. ARGV[2]) end
+-- One that has ended, and speaks through the next process of its folder: nothing more of it is to be waited for.
+local has_ended = #KEYS > 4 and redis.call('HEXISTS', KEYS[2], me) == 0
+for at = 5, #KEYS do
+  if ARGV[2 + (at - 5) * FIELDS + 12] ~= '1' then has_ended = false end
+end
+if me ~= '' and not has_ended then redis.call('HSET', KEYS[2], me, text(now) .. ' ' .. ARGV[2]) end
 local seen_at = {}
 local replicas, all_told = 0, true
 local members = redis.call('HGETALL', KEYS[2])
@@ -177,6 +182,10 @@ local function resolve(key, budget, terms, dirty)
   redis.call('HSET', key, 'u', '0')
 end
 
+local function forget_account(key, number, replica)
+  redis.call('HDEL', key, 'a:' .. number .. ':' .. replica, 'r:' .. number .. ':' .. replica)
+end
+
 local function sync(key, from)
   local a = function(at) return ARGV[from + at] end
   local id, unit, token = a(1), a(2), a(3)
@@ -188,6 +197,7 @@ local function sync(key, from)
   local terms = { known = a(19) == '1', limit = tonumber(a(20)), hard = a(21) == '1', period = a(22), seconds = tonumber(a(23)),
     unit = a(25), token = a(26) }
   local may_open = a(24) == '1'
+  local refused = tonumber(a(27))
 
   local budget = read_budget(key)
   if not doubt and seen_seq > budget.seq then begin_doubt() end
@@ -199,7 +209,7 @@ local function sync(key, from)
         budget.gone = math.max(budget.gone or -1e15, tonumber(books.starts) + 1)
         redis.call('HSET', key, 'g', text(budget.gone))
       end
-      for replica, _ in pairs(books.accounts) do redis.call('HDEL', key, 'a:' .. number .. ':' .. replica) end
+      for replica, _ in pairs(books.accounts) do forget_account(key, number, replica) end
       redis.call('HDEL', key, 'b:' .. number, 'c:' .. number)
       budget.books[number], budget.claims[number] = nil, nil
     end
@@ -316,7 +326,7 @@ local function sync(key, from)
       local replica = number_closed[at]
       books.closed = books.closed + charged(books.accounts[replica])
       books.accounts[replica], books.fresh = nil, true
-      redis.call('HDEL', key, 'a:' .. books.number .. ':' .. replica)
+      forget_account(key, books.number, replica)
     end
   end
 
@@ -335,6 +345,12 @@ local function sync(key, from)
       write[#write + 1] = table.concat({ text(one.granted), text(one.returned), text(one.used), one.closed and '1' or '0',
         text(one.held), text(one.seen), one.was and text(one.was) or nil }, ' ')
     end
+  end
+  if refused > 0 and not account.closed then
+    write[#write + 1] = 'r:' .. books.number .. ':' .. me
+    write[#write + 1] = text(refused)
+  else
+    redis.call('HDEL', key, 'r:' .. books.number .. ':' .. me)
   end
   redis.call('HSET', key, unpack(write))
   redis.call('ZADD', KEYS[4], text(now), id)

@@ -298,6 +298,7 @@ fn compare(shared: &mut Shared, case: u32, period: Period, large: bool, steps: V
             Step::Want { replica, more } => {
                 let one = &mut replicas[replica];
                 one.report.wanted = granted[replica] + more * scale;
+                one.report.refused = if more % 3 == 0 { more * scale } else { 0 };
                 told.push((one.id.clone(), one.report.clone()));
                 granted[replica] = tell(&one.id, &one.report, &terms)?.granted;
             }
@@ -338,5 +339,9 @@ fn compare(shared: &mut Shared, case: u32, period: Period, large: bool, steps: V
             Step::Forget => shared.command(&["SCRIPT", "FLUSH"]),
         }
     }
+    // What is shown of it.
+    let read = shared.runtime.block_on(shared.store.books([budget.as_str()])).unwrap().remove(&budget);
+    let now = shared.now();
+    prop_assert_eq!(read.unwrap_or_default().totals(&terms, now), books.budget.totals(&terms, now));
     Ok(())
 }

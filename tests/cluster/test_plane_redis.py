@@ -1,5 +1,5 @@
 """A gateway whose budgets are counted in a Redis: the operator hands out nothing, gives the URL to the proxies with their
-credentials, reads what was spent, and tells of thresholds."""
+credentials, brings what was spent before, reads what was spent, and tells of thresholds."""
 
 import base64
 import hashlib
@@ -46,12 +46,16 @@ def shard(budget):
     return hashlib.sha256(budget.encode()).digest()[0] % 16
 
 
-def spend(redis, gateway, budget, used):
+def spend(redis, gateway, budget, used, refused=0):
     """As the script writes it: the books of a budget for ever, with one account."""
     tag = f"tollgate:{{{gateway}#{shard(budget)}}}"
     forever = 2**63 - 1
     books = f"N lifetime 0 {forever} {forever} 0 -"
     redis.command("HSET", f"{tag}:budget:{budget}", "q", 1, "b:1", books, "a:1:replica.1", f"{2 * used} 0 {used} 0 1000000000 0")
+    if refused:
+        redis.command("HSET", f"{tag}:budget:{budget}", "r:1:replica.1", refused)
+    else:
+        redis.command("HDEL", f"{tag}:budget:{budget}", "r:1:replica.1")
     seconds = int(redis.command("TIME").split()[0])
     redis.command("ZADD", f"{tag}:changed", seconds * 1000, budget)
 
@@ -74,7 +78,11 @@ def test_what_was_spent_in_redis_is_in_the_statuses(own_plane, crds, namespace, 
         wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("True", "Active"))
         status = own_plane.api.wait_until(key, lambda there: there["status"].get("spent"))["status"]
         assert (status["spent"], status["usedPercent"]) == ("$2.50", "25%")
-        # What changes is seen too, and a budget that is spent is said to be.
+        # What changes is seen too, that calls do not fit any more, and a budget that is spent is said to be.
+        spend(redis, gateway, f"{namespace}/VirtualKey/ci", 9_800_000_000, refused=300_000_000)
+        wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("False", "NearLimit"))
+        spend(redis, gateway, f"{namespace}/VirtualKey/ci", 9_900_000_000)
+        wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("True", "Active"))
         spend(redis, gateway, f"{namespace}/VirtualKey/ci", 10_000_000_000)
         wait_for(own_plane, namespace, "VirtualKey", "ci", Active=("False", "Exhausted"))
         # The URL is a credential: in the Secret, and in no ConfigMap.
@@ -91,6 +99,48 @@ def test_what_was_spent_in_redis_is_in_the_statuses(own_plane, crds, namespace, 
         assert own_plane.api.get(key)["status"]["spent"] == "$10.00"
     finally:
         operator.kill()
+
+
+def test_what_was_spent_before_is_brought_to_redis(own_plane, crds, namespace, redis):
+    budget = f"{namespace}/Budget/b"
+    own_plane.kubectl.apply([
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": f"redis://127.0.0.1:{redis.port}"}},
+        object_of("LLMGateway", "g"),
+        object_of("VirtualKey", "ci", models=["*"], keyHash="sha256:" + "41a6d46d" * 8),
+        object_of("Budget", "b", limit="2", period={"lifetime": {}}),
+    ], namespace=namespace)
+    proxies = Proxies(own_plane.api, namespace, "g")
+    operator = Operator(own_plane, "operator", [namespace], own_plane.make_kubeconfig("operator", ["system:masters"]))
+
+    books = path("v1", "configmaps", namespace, f"tollgate-g-budgets-{shard(budget):x}")
+    deployment = path("apps/v1", "deployments", namespace, "tollgate-g")
+
+    def allocator_of(there):
+        return there["spec"]["template"]["metadata"].get("annotations", {}).get("tollgate.dev/allocator")
+
+    try:
+        wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"))
+        proxies.spent = {budget: 1_500_000_000}
+        there = where(namespace, "Budget", "b")
+        own_plane.api.wait_until(there, lambda budget: budget["status"].get("spent") == "$1.50")
+        own_plane.api.wait_until(books, lambda there: there and "1500000000" in there["data"]["budgets.json"])
+        assert allocator_of(own_plane.api.get(deployment)) is None
+        own_plane.api.merge(where(namespace, "LLMGateway", "g"), {"spec": {"stores": {"redis": secret_ref("redis")}}})
+        own_plane.api.wait_until(books, lambda there: there["data"]["budgets.json"] == "{}")
+        tag = f"tollgate:{{{namespace}/g#{shard(budget)}}}"
+        accounts = redis.command("HGETALL", f"{tag}:budget:{budget}").splitlines()
+        assert [each for each in accounts if " 1500000000 " in each], accounts
+        # Proxies decide when they start who hands out budgets.
+        own_plane.api.wait_until(deployment, lambda there: allocator_of(there) == "redis")
+        # What is spent from here on is added.
+        number = next(field for field in accounts if field.startswith("b:")).removeprefix("b:")
+        redis.command("HSET", f"{tag}:budget:{budget}", f"a:{number}:new.1", "300000000 0 250000000 0 0 0")
+        redis.command("ZADD", f"{tag}:changed", int(redis.command("TIME").split()[0]) * 1000, budget)
+        own_plane.api.wait_until(there, lambda budget: budget["status"].get("spent") == "$1.75")
+    finally:
+        operator.kill()
+        proxies.stop()
 
 
 def test_thresholds_of_a_budget_in_redis_are_told(own_plane, crds, namespace, redis):

@@ -1,5 +1,5 @@
 //! I/O: a gateway whose budgets are counted in a Redis: the operator hands out nothing, and reads what was spent, for
-//! statuses.
+//! statuses. Books that it kept itself before are brought there first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use tollgate_allocator::{Budget, Terms};
 use tollgate_redis::{Address, GatewayKeys, Store, StoreError};
 use tollgate_snapshot::Snapshot;
 
+use super::BUDGETS;
 use super::terms::AllTerms;
 use crate::Context;
 use crate::backoff::Backoff;
 use crate::facts::{Named, SpendFact};
+use crate::shards::{ShardError, Shards};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -22,6 +24,9 @@ const OVERLAP_MS: i64 = 10_000;
 
 /// Longest wait for all answers of a look.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest wait for an answer about books that are brought.
+const CARRY: Duration = Duration::from_secs(5);
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,8 @@ enum SpendError {
     Store(#[from] StoreError),
     #[error("Redis does not answer")]
     Late,
+    #[error("the books that were kept before: {0}")]
+    Books(#[from] ShardError),
 }
 
 /// What is known of one gateway.
@@ -44,6 +51,8 @@ pub struct Reader {
     snapshot: Option<Arc<Snapshot>>,
     store: Option<(Address, Store)>,
     budgets: BTreeMap<String, Budget>,
+    /// What the operator kept before this gateway had a Redis, and is not there yet; `None`: to be read.
+    before: Option<(Shards, BTreeMap<String, Budget>)>,
     /// The server's clock at the last look; `None`: everything is to be read.
     looked_at_ms: Option<i64>,
 }
@@ -57,6 +66,7 @@ impl Reader {
             snapshot: None,
             store: None,
             budgets: BTreeMap::new(),
+            before: None,
             looked_at_ms: None,
         }
     }
@@ -76,6 +86,7 @@ impl Reader {
                     tracing::warn!(%error, "what was spent in `{namespace}/{name}` cannot be read: {error}");
                     self.context.metrics.allocation_failed();
                     self.store = None;
+                    self.before = None;
                     backoff.wait().await;
                 }
             }
@@ -97,6 +108,7 @@ impl Reader {
             self.store = Some((address, store));
             self.looked_at_ms = None;
         }
+        self.carry().await?;
         let Some((_, store)) = &self.store else { return Ok(()) };
         let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
         let (mut changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
@@ -108,6 +120,38 @@ impl Reader {
         self.looked_at_ms = Some(now_ms);
         self.context.metrics.allocations(self.budgets.len());
         self.show(now_ms.div_euclid(1000));
+        Ok(())
+    }
+
+    /// Brings to Redis what was spent while the operator handed out. Where it is cut off in between, it is done again,
+    /// which charges nothing twice.
+    async fn carry(&mut self) -> Result<(), SpendError> {
+        let (Some((_, store)), (namespace, name)) = (&self.store, &self.gateway) else { return Ok(()) };
+        if self.before.is_none() {
+            let Some(uid) = self.context.world.read().gateway_uid(namespace, name) else { return Ok(()) };
+            let Context { client, metrics, .. } = &self.context;
+            let (shards, found) = Shards::load(client, &BUDGETS, &self.gateway, &uid, metrics.clone()).await?;
+            let found: Vec<(usize, BTreeMap<String, Budget>)> = found;
+            self.before = Some((shards, found.into_iter().flat_map(|(_, budgets)| budgets).collect()));
+        }
+        let Some((shards, budgets)) = &mut self.before else { return Ok(()) };
+        let terms = &self.terms;
+        // Budgets that nobody has now are kept: they may come back.
+        if !budgets.keys().any(|id| terms.get(id).is_some()) {
+            return Ok(());
+        }
+        let of = |id: &str| terms.get(id).map(|terms| Terms::clone(terms));
+        let carried = store.carry(budgets, &of, CARRY).await?;
+        budgets.retain(|id, _| !carried.contains(id));
+        let written: BTreeSet<usize> = carried.iter().map(|id| BUDGETS.shard_of(id)).collect();
+        let text = |shard: usize| {
+            let left: BTreeMap<&String, &Budget> =
+                budgets.iter().filter(|(id, _)| BUDGETS.shard_of(id) == shard).collect();
+            serde_json::to_string(&left).expect("names and numbers are JSON")
+        };
+        shards.write(written.into_iter().map(|shard| (shard, text(shard))).collect()).await?;
+        let count = carried.len();
+        tracing::info!(count, "what was spent of {count} budgets of `{namespace}/{name}` was brought to Redis");
         Ok(())
     }
 

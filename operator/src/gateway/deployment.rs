@@ -86,10 +86,15 @@ fn template(gateway: &LLMGateway, settings: &Settings) -> PodTemplateSpec {
     // Ours win: the selector and the watches of the operator need them.
     let mut all_labels = labels.clone();
     all_labels.extend(names::labels(&name, PROXY));
+    let mut annotations = annotations.clone();
+    if gateway.spec.stores.redis.is_some() {
+        // Who hands out budgets a proxy decides when it starts: with another one, all are started again.
+        annotations.insert(names::ALLOCATOR_ANNOTATION.to_owned(), "redis".to_owned());
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(all_labels),
-            annotations: Some(annotations.clone()).filter(|annotations| !annotations.is_empty()),
+            annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {

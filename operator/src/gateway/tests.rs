@@ -110,13 +110,21 @@ fn nothing_of_what_is_routed_changes_a_child() {
         json!({"allowedNamespaces": {"from": "All"}}),
         json!({"defaults": {"maxOutputTokens": 7}}),
         json!({"masterKey": {"secretRef": {"name": "master", "key": "key"}}}),
-        json!({"stores": {"redis": {"secretRef": {"name": "redis", "key": "url"}}}}),
+        json!({"stores": {"postgres": {"secretRef": {"name": "postgres", "key": "url"}}}}),
         json!({"prices": {"overlays": [{"name": "a", "configMapRef": {"name": "a", "key": "b"}}]}}),
         json!({"egress": {"allowedHosts": ["api.openai.com"]}}),
         json!({"telemetry": {"metrics": {"requireAuth": true}}}),
     ] {
         assert_eq!(made("default", spec.clone()), usual, "{spec}");
     }
+}
+
+#[test]
+fn proxies_are_started_again_where_somebody_else_hands_out_budgets() {
+    let template = |spec| made("default", spec).deployment.spec.expect("a spec").template;
+    let of = |name| template(json!({"stores": {"redis": {"secretRef": {"name": name, "key": "url"}}}}));
+    assert_ne!(of("redis"), template(json!({})));
+    assert_eq!(of("redis"), of("other"), "another server is followed");
 }
 
 #[test]

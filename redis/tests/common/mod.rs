@@ -41,7 +41,7 @@ pub struct Asked {
 /// The books that the operator keeps for one budget, as text between any two words: a process may die there.
 #[derive(Default)]
 pub struct Books {
-    budget: Budget,
+    pub budget: Budget,
     replicas: std::collections::BTreeSet<ReplicaId>,
     silent: Vec<ReplicaId>,
 }

@@ -108,3 +108,26 @@ async fn a_gateway_that_does_not_know_where_redis_is_grants_nothing() {
     let health = stage.gateway.health().await;
     assert!(health.to_string().contains("spec.stores.redis.secretRef"), "{health}");
 }
+
+#[tokio::test]
+async fn what_was_spent_before_there_was_a_redis_counts() {
+    let Some(server) = RedisServer::start([]) else { return };
+    let budget = json!({"limit": "3", "unit": "Requests", "period": {"lifetime": {}}});
+    let mut stage =
+        Stage::start(|mock| vec![objects::deployment("m", mock), objects::caller().set("spec.budget", budget)]).await;
+    // By two processes, one after the other.
+    for _ in 0..2 {
+        stage.gateway.restart().await;
+        let reply = chat(&stage, KEY).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    stage.objects.retain(|object| object.id() != gateway().id());
+    stage.objects.extend([gateway(), objects::secret_of("redis", &server.url())]);
+    stage.gateway.stop().await;
+    stage.gateway.edit("config.yaml", &objects::documents(&stage.objects));
+    stage.gateway.restart().await;
+    wait_for_trust(&stage).await;
+    let statuses = [chat(&stage, KEY).await.status, chat(&stage, KEY).await.status];
+    assert_eq!(statuses, [200, 429]);
+    stage.finish().await;
+}
