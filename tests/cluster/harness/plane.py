@@ -83,6 +83,11 @@ class Plane(cluster.Cluster):
             yield
         finally:
             self.apiserver = self._start_apiserver()
+            # Those that found nobody look again half a minute later at worst, and act on what was until then.
+            if self.controllers:
+                self.controllers.kill()
+                self.processes.remove(self.controllers)
+                self.controllers = self._start_controllers()
 
     @contextlib.contextmanager
     def apiserver_paused(self):
