@@ -15,6 +15,7 @@ from harness.mock import Mock
 from harness.node import Node
 from harness.operator import Operator
 from harness.plane import Plane
+from harness.redis import Redis
 from harness.run_folder import RunFolder
 
 LOG_LINES = 15
@@ -129,6 +130,13 @@ def mock(own_plane):
     mock = Mock(own_plane)
     yield mock
     mock.process.kill()
+
+
+@pytest.fixture
+def redis(tmp_path):
+    server = Redis(tmp_path)
+    yield server
+    server.process.kill()
 
 
 @pytest.fixture

@@ -97,8 +97,8 @@ class World:
         books = [json.loads(shard["data"]["budgets.json"]).get(f"{self.namespace}/VirtualKey/{KEY}", {}).get("books", []) for shard in shards]
         return sum(account["granted"] for of_shard in books for book in of_shard for account in book["accounts"].values())
 
-    def judge(self, fault, times=1, is_all_spent=True):
-        """Waits until the budget is spent, compares limit, refusals, rows and invoice, and tells of the fault."""
+    def judge(self, fault=None, times=1, is_all_spent=True):
+        """Waits until the budget is spent, compares limit, refusals, rows and invoice, and tells of the fault if it was one."""
         for agents in self.agents:
             agents.join()
         assert not [other for agents in self.agents for other in agents.others], [agents.others for agents in self.agents]
@@ -113,10 +113,11 @@ class World:
         false_refusals = sum(spent + hold <= LIMIT_NANO for spent in exhausted)
         unavailable = sum(agents.unavailable for agents in self.agents)
         print(f"billed {billed}, booked {booked}, counted {counted} of {LIMIT_NANO}; a call holds {hold}; {unavailable} times 503")
-        faults.tell(
-            fault, seen, limit=LIMIT_NANO, billed=billed, counted=counted, false_refusals=false_refusals,
-            unavailable=unavailable, times=times, rows_lost=max(0, seen - len(rows)),
-        )
+        if fault:
+            faults.tell(
+                fault, seen, limit=LIMIT_NANO, billed=billed, counted=counted, false_refusals=false_refusals,
+                unavailable=unavailable, times=times, rows_lost=max(0, seen - len(rows)),
+            )
         assert billed <= booked <= LIMIT_NANO and counted <= LIMIT_NANO
         assert not false_refusals, exhausted
         assert len(rows) >= seen
@@ -311,3 +312,23 @@ def test_the_api_server_is_silent(world):
     with world.plane.apiserver_paused():
         world.wait_for_refusals()
     world.judge("apiserver-silent")
+
+
+def test_a_redis_is_added_while_money_is_spent(world, redis):
+    """No fault, but all books move: from the operator's to Redis, while both proxies spend."""
+    world.lead("operator")
+    world.start_proxies()
+    world.spend(0)
+    world.spend(1, survives=False)
+    world.wait_until_billed(0.1)
+    world.plane.api.create(path("v1", "secrets", world.namespace), {"metadata": {"name": "redis"}, "stringData": {"key": redis.url}})
+    stores = {"redis": {"secretRef": {"name": "redis", "key": "key"}}}
+    world.plane.api.merge(where(world.namespace, "LLMGateway", GATEWAY), {"spec": {"stores": stores}})
+    # Both began without it, and are served by it; more than the operator can have granted before.
+    world.wait_until_billed(0.6)
+    # One starts again, as a new pod does: it counts there by itself, and the one before it gives back what it did not use.
+    assert world.proxies[1].finish() == 0, world.proxies[1].process.story()
+    world.proxies[1].start()
+    world.proxies[1].process.wait_until(world.proxies[1].is_ready)
+    world.spend(1)
+    world.judge()

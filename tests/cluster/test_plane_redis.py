@@ -4,42 +4,12 @@ credentials, brings what was spent before, reads what was spent, and tells of th
 import base64
 import hashlib
 import json
-import shutil
-import subprocess
-
-import pytest
 
 from harness.api import path
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
 from harness.operator import Operator
-from harness.ports import free_port
-from harness.process import Process
 from harness.proxies import Proxies
 from harness.thresholds import wait_for_told
-
-
-class Redis:
-    """A real server on a loopback port."""
-
-    def __init__(self, folder):
-        self.port = free_port()
-        server = shutil.which("redis-server") or shutil.which("valkey-server")
-        self.cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
-        if not server or not self.cli:
-            pytest.skip("neither redis-server nor valkey-server is installed")
-        self.process = Process("redis", [server, "--bind", "127.0.0.1", "--port", self.port, "--save", ""], folder)
-        self.process.wait_until(lambda: self.command("PING") == "PONG")
-
-    def command(self, *words):
-        done = subprocess.run([self.cli, "-p", str(self.port), *map(str, words)], capture_output=True, text=True)
-        return done.stdout.strip()
-
-
-@pytest.fixture
-def redis(tmp_path):
-    server = Redis(tmp_path)
-    yield server
-    server.process.kill()
 
 
 def shard(budget):
@@ -61,7 +31,7 @@ def spend(redis, gateway, budget, used, refused=0):
 
 
 def test_what_was_spent_in_redis_is_in_the_statuses(own_plane, crds, namespace, redis):
-    url = f"redis://127.0.0.1:{redis.port}"
+    url = redis.url
     budget = {"limit": "10", "period": {"lifetime": {}}}
     own_plane.kubectl.apply([
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
@@ -105,7 +75,7 @@ def test_what_was_spent_before_is_brought_to_redis(own_plane, crds, namespace, r
     budget = f"{namespace}/Budget/b"
     own_plane.kubectl.apply([
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": f"redis://127.0.0.1:{redis.port}"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": redis.url}},
         object_of("LLMGateway", "g"),
         object_of("VirtualKey", "ci", models=["*"], keyHash="sha256:" + "41a6d46d" * 8),
         object_of("Budget", "b", limit="2", period={"lifetime": {}}),
@@ -147,7 +117,7 @@ def test_thresholds_of_a_budget_in_redis_are_told(own_plane, crds, namespace, re
     budget = f"{namespace}/Budget/b"
     own_plane.kubectl.apply([
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": f"redis://127.0.0.1:{redis.port}"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": redis.url}},
         {"apiVersion": TOLLGATE, "kind": "LLMGateway", "metadata": {"name": "g"}, "spec": {"stores": {"redis": secret_ref("redis")}}},
         object_of("ModelDeployment", "m", provider="vllm", model="m", pricing={"free": True}, endpoint={"baseURL": "http://m:1"}),
         object_of("VirtualKey", "ci", models=["m"], keyHash="sha256:" + "41a6d46d" * 8),

@@ -27,10 +27,12 @@ pub struct Caller {
     pub uid: String,
     pub address: SocketAddr,
     pub desk: mpsc::Sender<Ask>,
+    /// Its gateway counts elsewhere: a proxy that does so too is not asked any more.
+    pub until_elsewhere: bool,
 }
 
 impl Caller {
-    /// Until the pod is gone, or another of its name is there.
+    /// Until the pod is gone, or another of its name is there, or it has nothing to do with the operator.
     pub async fn run(self) {
         let mut answers: Vec<Answers> = Vec::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -39,6 +41,10 @@ impl Caller {
             match self.asker.allowance(self.address, &token, &exchange).await {
                 Ok(exchanged) => {
                     backoff.reset();
+                    // One that counts here tells at least that it is there.
+                    if self.until_elsewhere && exchanged.batches.is_empty() {
+                        return;
+                    }
                     answers = self.ask(exchanged.batches).await;
                     tokio::time::sleep(PACE).await;
                 }
@@ -73,6 +79,11 @@ pub fn full_name(pod: &str, ReplicaId(replica): &ReplicaId) -> ReplicaId {
     ReplicaId(format!("{pod}/{replica}"))
 }
 
+/// As the replica calls itself.
+pub fn own_name(ReplicaId(name): &ReplicaId) -> ReplicaId {
+    ReplicaId(name.split_once('/').map_or(name.as_str(), |(_, own)| own).to_owned())
+}
+
 /// The pod of a replica.
 pub fn pod_of(ReplicaId(name): &ReplicaId) -> &str {
     name.split_once('/').map_or("", |(pod, _)| pod)
@@ -102,5 +113,6 @@ mod tests {
         );
         assert_eq!(process_of(&replica("folder")), None);
         assert_eq!(pod_of(&replica("folder.3")), "gateway-5.x");
+        assert_eq!(own_name(&replica("folder.3")).0, "folder.3");
     }
 }

@@ -7,8 +7,10 @@
 //!       ──► {reports}, at once when a call waits                                  │ sync, write shards, then answer
 //! ```
 //!
-//! A gateway with `stores.redis` is not asked: its proxies count there, and a reader tells what was spent.
+//! A gateway with `stores.redis` counts there: a reader brings the operator's books there and tells what was spent, and a
+//! bridge serves proxies that began before, until they are started again.
 
+mod bridge;
 mod caller;
 mod capacity;
 mod desk;
@@ -31,6 +33,7 @@ use crate::shards::Series;
 
 pub use self::capacity::CEILING;
 
+use self::bridge::Bridge;
 use self::caller::Caller;
 use self::desk::Desk;
 use self::spend::Reader;
@@ -56,8 +59,10 @@ pub async fn run(context: Context) -> Ended {
     }
 }
 
-/// A gateway's desk and the proxies that call on it. All end with it.
+/// Who decides for a gateway, and the proxies that call on it. All end with it.
 struct Counter {
+    /// In Redis.
+    is_elsewhere: bool,
     tasks: JoinSet<()>,
     desk: mpsc::Sender<desk::Ask>,
     /// Name, uid and address of each: a pod whose node was started again has another address.
@@ -67,28 +72,26 @@ struct Counter {
 async fn lead(context: &Context) -> Infallible {
     let asker = Asker::default();
     let mut counters: HashMap<Named, Counter> = HashMap::new();
-    let mut readers: HashMap<Named, JoinSet<()>> = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
-        let mut there = context.fleet.callable();
+        let there = context.fleet.callable();
         let elsewhere = spend::elsewhere(context, there.keys());
-        there.retain(|gateway, _| !elsewhere.contains(gateway));
-        readers.retain(|gateway, _| elsewhere.contains(gateway));
-        for gateway in elsewhere {
-            readers.entry(gateway.clone()).or_insert_with(|| {
-                let mut tasks = JoinSet::new();
-                tasks.spawn(Reader::new(context.clone(), gateway).run());
-                tasks
-            });
-        }
-        counters.retain(|gateway, _| there.contains_key(gateway));
+        counters.retain(|gateway, counter| {
+            there.contains_key(gateway) && counter.is_elsewhere == elsewhere.contains(gateway)
+        });
         for (gateway, proxies) in there {
             let counter = counters.entry(gateway.clone()).or_insert_with(|| {
+                let is_elsewhere = elsewhere.contains(&gateway);
                 let (desk, asks) = mpsc::channel(WAITING);
                 let mut tasks = JoinSet::new();
-                tasks.spawn(Desk::new(context.clone(), gateway.clone()).run(asks));
-                Counter { tasks, desk, called: BTreeSet::new() }
+                if is_elsewhere {
+                    tasks.spawn(Reader::new(context.clone(), gateway.clone()).run());
+                    tasks.spawn(Bridge::new(context.clone(), gateway.clone()).run(asks));
+                } else {
+                    tasks.spawn(Desk::new(context.clone(), gateway.clone()).run(asks));
+                }
+                Counter { is_elsewhere, tasks, desk, called: BTreeSet::new() }
             });
             // A caller ends when its proxy does.
             while let Some(ended) = counter.tasks.try_join_next() {
@@ -108,6 +111,7 @@ async fn lead(context: &Context) -> Infallible {
                         uid,
                         address,
                         desk: counter.desk.clone(),
+                        until_elsewhere: counter.is_elsewhere,
                     };
                     counter.tasks.spawn(caller.run());
                 }

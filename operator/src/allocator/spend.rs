@@ -10,6 +10,7 @@ use tollgate_redis::{Address, GatewayKeys, Store, StoreError};
 use tollgate_snapshot::Snapshot;
 
 use super::BUDGETS;
+use super::caller::own_name;
 use super::terms::AllTerms;
 use crate::Context;
 use crate::backoff::Backoff;
@@ -30,7 +31,7 @@ const CARRY: Duration = Duration::from_secs(5);
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
-enum SpendError {
+pub enum SpendError {
     #[error("the Secret with the URL of Redis is not there, or has no such entry")]
     NoUrl,
     #[error("the URL of Redis: {0}")]
@@ -95,7 +96,7 @@ impl Reader {
 
     async fn look(&mut self) -> Result<(), SpendError> {
         let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return Ok(()) };
-        let address = self.address(&snapshot)?;
+        let address = address_of(&self.context, &snapshot)?;
         if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
             self.terms = AllTerms::of(&snapshot);
             self.snapshot = Some(snapshot.clone());
@@ -103,8 +104,7 @@ impl Reader {
             self.looked_at_ms = None;
         }
         if self.store.as_ref().is_none_or(|(known, _)| *known != address) {
-            let (namespace, name) = &self.gateway;
-            let store = Store::open(&address, GatewayKeys::new(&format!("{namespace}/{name}"))).await?;
+            let store = open(&address, &self.gateway).await?;
             self.store = Some((address, store));
             self.looked_at_ms = None;
         }
@@ -141,7 +141,7 @@ impl Reader {
             return Ok(());
         }
         let of = |id: &str| terms.get(id).map(|terms| Terms::clone(terms));
-        let carried = store.carry(budgets, &of, CARRY).await?;
+        let carried = store.carry(&by_own_names(budgets), &of, CARRY).await?;
         budgets.retain(|id, _| !carried.contains(id));
         let written: BTreeSet<usize> = carried.iter().map(|id| BUDGETS.shard_of(id)).collect();
         let text = |shard: usize| {
@@ -174,18 +174,33 @@ impl Reader {
             self.context.facts.show_again();
         }
     }
+}
 
-    /// Out of the Secret that the gateway names.
-    fn address(&self, snapshot: &Snapshot) -> Result<Address, SpendError> {
-        let id = snapshot.gateway.redis.as_deref().ok_or(SpendError::NoUrl)?;
-        let mut parts = id.splitn(3, '/');
-        let (Some(namespace), Some(name), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(SpendError::NoUrl);
-        };
-        let secrets = self.context.secrets.compiled();
-        let url = secrets.get(namespace, name).and_then(|secret| secret.data.get(key)).ok_or(SpendError::NoUrl)?;
-        Ok(Address::parse(url)?)
+/// With the names by which replicas call themselves: there they speak for themselves.
+fn by_own_names(budgets: &BTreeMap<String, Budget>) -> BTreeMap<String, Budget> {
+    let mut budgets = budgets.clone();
+    for books in budgets.values_mut().flat_map(|budget| &mut budget.books) {
+        let accounts = std::mem::take(&mut books.accounts);
+        books.accounts = accounts.into_iter().map(|(replica, account)| (own_name(&replica), account)).collect();
     }
+    budgets
+}
+
+/// Where the server of a gateway is, out of the Secret that it names.
+pub fn address_of(context: &Context, snapshot: &Snapshot) -> Result<Address, SpendError> {
+    let id = snapshot.gateway.redis.as_deref().ok_or(SpendError::NoUrl)?;
+    let mut parts = id.splitn(3, '/');
+    let (Some(namespace), Some(name), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(SpendError::NoUrl);
+    };
+    let secrets = context.secrets.compiled();
+    let url = secrets.get(namespace, name).and_then(|secret| secret.data.get(key)).ok_or(SpendError::NoUrl)?;
+    Ok(Address::parse(url)?)
+}
+
+/// The books of a gateway there.
+pub async fn open(address: &Address, (namespace, name): &Named) -> Result<Store, StoreError> {
+    Store::open(address, GatewayKeys::new(&format!("{namespace}/{name}"))).await
 }
 
 /// Gateways of these that count elsewhere.
