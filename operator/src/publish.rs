@@ -68,10 +68,18 @@ pub enum PublishError {
     Conflict(String),
     #[error("`{0}` is there and belongs to somebody else")]
     Taken(String),
-    #[error("{what} `{name}`: {source}")]
+    #[error("{what} `{name}`: {}", said(.source))]
     Api { what: &'static str, name: String, source: Box<kube::Error> },
     #[error("no randomness for the salt of the credentials")]
     Random,
+}
+
+/// Without what a server's answer has for programs.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
 }
 
 impl PublishError {

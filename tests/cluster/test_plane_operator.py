@@ -3,11 +3,13 @@ two operators and one leader, an API server that goes away."""
 
 import base64
 import json
+import time
 
 import pytest
 
 from harness.api import path
 from harness.objects import TOLLGATE, object_of, secret_ref, wait_for, where
+from harness.operator import Operator
 
 READS = ("get", "list", "watch")
 
@@ -93,6 +95,40 @@ def test_an_edit_writes_two_tables_and_what_changed_and_rest_is_the_lease(own_pl
     position = own_plane.audit.position()
     operator.renewals(3)
     assert writes(own_plane, position, "operator") == []
+
+
+def test_a_namespace_that_is_gone_does_not_keep_others_waiting(own_plane, setup):
+    # A namespace that is deleted takes along what let the operator look at it.
+    group = "rbac.authorization.k8s.io"
+    subject = {"apiGroup": group, "kind": "User", "name": "of-one-namespace"}
+    own_plane.kubectl.apply([
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]},
+        {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": {"name": "all"}, "roleRef": {"apiGroup": group, "kind": "Role", "name": "all"}, "subjects": [subject]},
+    ], namespace=setup)
+    operator = Operator(own_plane, "of-one-namespace", [setup, "gone"], own_plane.make_kubeconfig("of-one-namespace"))
+    try:
+        wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
+        assert "VirtualKey of namespace `gone` may not be listed" in operator.process.story(400)
+    finally:
+        operator.kill()
+
+
+def test_a_virtual_key_that_is_made_again_has_its_key_at_once(own_plane, start, setup):
+    start("operator")
+    made = object_of("VirtualKey", "made", models=["gpt"], secret={"name": "made"})
+    where_it_is, secret = where(setup, "VirtualKey", "made"), path("v1", "secrets", setup, "made")
+    uids = set()
+    # The garbage collector takes the old Secret away when the next one may be wanted already.
+    for _ in range(3):
+        own_plane.api.create(path(TOLLGATE, "virtualkeys", setup), made)
+        begun = time.monotonic()
+        wait_for(own_plane, setup, "VirtualKey", "made", Active=("True", "Active"))
+        uid = own_plane.api.get(where_it_is)["metadata"]["uid"]
+        own_plane.api.wait_until(secret, lambda there: there and there["metadata"]["ownerReferences"][0]["uid"] == uid)
+        assert time.monotonic() - begun < 12, "who waits for a status of one that is gone waits for 15 s"
+        uids.add(uid)
+        own_plane.api.delete(where_it_is)
+    assert len(uids) == 3
 
 
 def test_a_secret_that_changes_is_in_the_tables_at_once(own_plane, start, setup):

@@ -2,6 +2,7 @@
 each value of the chart grants, and to which people."""
 
 import secrets
+import subprocess
 
 import pytest
 import yaml
@@ -229,6 +230,11 @@ def test_all_that_is_done_is_allowed_and_all_that_is_allowed_is_done(own_plane, 
         # Other tests' namespaces are not prepared for an operator that looks everywhere.
         refused = {call for account in accounts for call in calls(account) if not call.allowed and call.namespace in ("", home, team)}
         assert not refused, refused
+    # And who asks what is missing hears that nothing is.
+    check = [str(programs.gateway()), "check", "--cluster", "-n", home, "--operator", f"{home}/tollgate-operator"]
+    done = subprocess.run(check, env={"KUBECONFIG": str(own_plane.kubeconfig)}, capture_output=True, text=True, timeout=60)
+    assert own_plane.api.get(path(TOLLGATE, "llmgateways", home))["items"]
+    assert done.returncode == 0 and "0 errors" in done.stderr, done.stdout + done.stderr
     for account in accounts:
         assert unused(installed.grants(home, account), [call for call in calls(account) if call.allowed]) == [], account
 

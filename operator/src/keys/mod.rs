@@ -30,7 +30,7 @@ use self::plan::Wish;
 use self::rounds::Rounds;
 use self::secret::Place;
 use self::watch::Watches;
-use self::work::{Outcome, Work};
+use self::work::{InStatus, Outcome, Work};
 use crate::facts::Named;
 use crate::{Context, Ended};
 
@@ -149,9 +149,12 @@ impl Keeper<'_> {
         let (client, facts, world) =
             (self.context.client.clone(), self.context.facts.clone(), self.context.world.clone());
         self.looks.push(Box::pin(async move {
-            let in_status = || {
-                let objects = world.read();
-                objects.key(&key.0, &key.1)?.1.seen.key.as_ref()?.hash
+            let uid = work.place.uid.clone();
+            let in_status = || match world.read().key(&key.0, &key.1) {
+                Some((_, record)) if record.uid == uid => {
+                    InStatus::Key(record.seen.key.as_ref().and_then(|key| key.hash))
+                }
+                _ => InStatus::Gone,
             };
             let outcome = work.run(&client, &facts, in_status, now()).await;
             (key, outcome)

@@ -135,8 +135,8 @@ impl Place {
             403 => Failed::Problem(Problem {
                 reason: "SecretForbidden",
                 message: format!(
-                    "the operator may not {verb} Secret `{secret}`; bind the ClusterRole `tollgate-key-writer` to it in \
-                     namespace `{namespace}`"
+                    "the operator may not {verb} Secret `{secret}`; to make keys it needs create, get, patch and watch of \
+                     Secrets in namespace `{namespace}` (the chart's value secrets.generate.namespaces)"
                 ),
             }),
             400 | 422 => Failed::Problem(Problem {

@@ -14,7 +14,7 @@ use tollgate_crds::KeySecret;
 use tollgate_snapshot::KeyHash;
 
 use super::secret::Place;
-use super::work::{Outcome, Work};
+use super::work::{InStatus, Outcome, Work};
 use super::*;
 use crate::facts::{Facts, KeyFact};
 
@@ -134,7 +134,7 @@ fn work(known: KeyFact, request: Option<&str>) -> Work {
 
 /// The status follows the facts at once.
 async fn look(api: &FakeApi, facts: &Facts, work: Work) -> (Outcome, KeyFact) {
-    let in_status = || fact(facts).hash;
+    let in_status = || InStatus::Key(fact(facts).hash);
     let outcome = work.run(&api.client(), facts, in_status, NOW).await;
     (outcome, fact(facts))
 }
@@ -208,7 +208,7 @@ async fn a_replaced_key_is_told_before_it_is_written_and_the_old_one_goes_on() {
     let in_status = || {
         // Until the status has it, the Secret keeps the old one.
         assert_eq!(api.key("ci-key"), "sk-old");
-        fact(&facts).hash
+        InStatus::Key(fact(&facts).hash)
     };
     let outcome = work(known, Some("2026-11-28")).run(&api.client(), &facts, in_status, NOW).await;
     let (new, fact) = (api.key("ci-key"), fact(&facts));
@@ -223,8 +223,19 @@ async fn a_key_that_no_status_remembers_is_not_handed_out() {
     let (api, facts) = (FakeApi::default(), Facts::default());
     api.put(secret("mine", "sk-old"));
     let known = KeyFact { hash: Some(KeyHash::of(b"sk-old")), secret: Some("ci-key".to_owned()), ..KeyFact::default() };
-    let outcome = work(known.clone(), Some("now")).run(&api.client(), &facts, || None, NOW).await;
+    let outcome = work(known.clone(), Some("now")).run(&api.client(), &facts, || InStatus::Key(None), NOW).await;
     assert_eq!((outcome, fact(&facts)), (Outcome::Failed, KeyFact { uid: "mine".to_owned(), ..known }));
+    assert_eq!(api.key("ci-key"), "sk-old");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_deleted_meanwhile_is_not_waited_for() {
+    let (api, facts) = (FakeApi::default(), Facts::default());
+    api.put(secret("mine", "sk-old"));
+    let known = KeyFact { hash: Some(KeyHash::of(b"sk-old")), secret: Some("ci-key".to_owned()), ..KeyFact::default() };
+    let begun = tokio::time::Instant::now();
+    let outcome = work(known, Some("now")).run(&api.client(), &facts, || InStatus::Gone, NOW).await;
+    assert_eq!((outcome, begun.elapsed()), (Outcome::Again, std::time::Duration::ZERO));
     assert_eq!(api.key("ci-key"), "sk-old");
 }
 
@@ -239,7 +250,8 @@ async fn a_missing_binding_is_named() {
         assert_eq!(
             problem.message,
             format!(
-                "the operator may not {action} Secret `ci-key`; bind the ClusterRole `tollgate-key-writer` to it in namespace `team-a`"
+                "the operator may not {action} Secret `ci-key`; to make keys it needs create, get, patch and watch of Secrets in namespace `team-a` \
+                 (the chart's value secrets.generate.namespaces)"
             )
         );
     }

@@ -15,6 +15,15 @@ const REMEMBERED_WITHIN: Duration = Duration::from_secs(15);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What an object's status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InStatus {
+    /// The hash of its key.
+    Key(Option<KeyHash>),
+    /// The object is not there any more, or another one has its name.
+    Gone,
+}
+
 /// A key to look at.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -37,14 +46,8 @@ pub enum Outcome {
 }
 
 impl Work {
-    /// `in_status`: the hash that the resource's status has now.
-    pub async fn run(
-        self,
-        client: &Client,
-        facts: &Facts,
-        in_status: impl Fn() -> Option<KeyHash>,
-        now: i64,
-    ) -> Outcome {
+    /// `in_status`: what the resource's status says now.
+    pub async fn run(self, client: &Client, facts: &Facts, in_status: impl Fn() -> InStatus, now: i64) -> Outcome {
         let Place { namespace, name, .. } = &self.place;
         let tell = |fact: KeyFact| facts.set_key(namespace, name, KeyFact { uid: self.place.uid.clone(), ..fact });
         match self.try_run(client, facts, in_status, now).await {
@@ -65,7 +68,7 @@ impl Work {
         &self,
         client: &Client,
         facts: &Facts,
-        in_status: impl Fn() -> Option<KeyHash>,
+        in_status: impl Fn() -> InStatus,
         now: i64,
     ) -> Result<Outcome, Failed> {
         let Work { place, wish, known } = self;
@@ -110,9 +113,13 @@ impl Work {
                 let key = made()?;
                 let hash = KeyHash::of(key.as_bytes());
                 tell(self.fresh(hash, Some(prefix(&key)), previous, now));
-                if !is_remembered(&in_status, hash).await {
-                    tell(known.clone());
-                    return Ok(Outcome::Failed);
+                match when_remembered(&in_status, hash).await {
+                    Some(InStatus::Key(_)) => {}
+                    Some(InStatus::Gone) => return Ok(Outcome::Again),
+                    None => {
+                        tell(known.clone());
+                        return Ok(Outcome::Failed);
+                    }
                 }
                 place.write(client, &read, &key).await?;
                 tracing::info!(
@@ -147,12 +154,17 @@ fn made() -> Result<String, Failed> {
     })
 }
 
-async fn is_remembered(in_status: &impl Fn() -> Option<KeyHash>, hash: KeyHash) -> bool {
+/// When the status has this key, or nobody will write it any more. `None`: it took too long.
+async fn when_remembered(in_status: &impl Fn() -> InStatus, hash: KeyHash) -> Option<InStatus> {
     let mut again = tokio::time::interval(LOOK_EVERY);
     let seen = async {
-        while in_status() != Some(hash) {
+        loop {
+            let says = in_status();
+            if matches!(says, InStatus::Gone) || says == InStatus::Key(Some(hash)) {
+                return says;
+            }
             again.tick().await;
         }
     };
-    tokio::time::timeout(REMEMBERED_WITHIN, seen).await.is_ok()
+    tokio::time::timeout(REMEMBERED_WITHIN, seen).await.ok()
 }

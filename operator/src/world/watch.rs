@@ -11,6 +11,7 @@ use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tollgate_snapshot::ObjectRef;
 
 use super::changes::{Change, Source};
@@ -25,6 +26,10 @@ use crate::settings::Namespaces;
 /// After which the server ends a watch and it is taken up again where it was. A connection that died without a word is
 /// found five seconds later.
 const WATCH: Duration = Duration::from_secs(50);
+
+/// A namespace that may not be listed is waited for so long at the start: its Roles may come with the operator, and those of
+/// one that was deleted went with it.
+const FORBIDDEN: Duration = Duration::from_secs(15);
 
 /// Ends only when the operator does.
 pub async fn run(context: Context) -> Ended {
@@ -90,10 +95,17 @@ async fn watch_kind(client: Client, source: Source, world: World, metrics: Metri
                     // When the kind is installed again, its history is another: list it.
                     events.set(watcher(api.clone(), config()));
                 }
+                if namespace.is_some() && is_forbidden(&error) {
+                    listing.give_up_waiting(&world);
+                }
                 listing.failed(&error).await;
             }
         }
     }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// Whether the kind is not installed any more, or its history is not.
@@ -164,13 +176,30 @@ struct Listing {
     /// Nothing was listed yet.
     first: bool,
     there: BTreeSet<(String, String)>,
+    begun: Instant,
     backoff: Backoff,
     metrics: Metrics,
 }
 
 impl Listing {
     fn new(source: Source, metrics: Metrics) -> Listing {
-        Listing { source, first: true, there: BTreeSet::new(), backoff: Backoff::of_server(), metrics }
+        let (begun, backoff) = (Instant::now(), Backoff::of_server());
+        Listing { source, first: true, there: BTreeSet::new(), begun, backoff, metrics }
+    }
+
+    /// Goes on without a namespace that never could be listed, as if it were empty: the others must not wait for ever.
+    fn give_up_waiting(&mut self, world: &World) {
+        if self.first && self.begun.elapsed() >= FORBIDDEN {
+            let Source { kind, namespace } = &self.source;
+            let namespace = namespace.as_deref().unwrap_or_default();
+            tracing::error!(
+                "{kind} of namespace `{namespace}` may not be listed: it counts as empty until it can be. Was it deleted? \
+                 Then take it out of watchNamespaces"
+            );
+            self.first = false;
+            self.there.clear();
+            world.push(Change::Listed { source: self.source.clone(), first: true, there: BTreeSet::new() });
+        }
     }
 
     fn done(&mut self) -> Change {

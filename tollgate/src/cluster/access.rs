@@ -23,9 +23,8 @@ const OPERATOR: &str = "app.kubernetes.io/component=operator,app.kubernetes.io/p
 /// What proxies run as, unless the operator was told otherwise.
 const PROXY: &str = "tollgate-proxy";
 
-/// What the operator makes for a gateway, as API group and resource.
-const CHILDREN: [(&str, &str); 6] = [
-    ("", "configmaps"),
+/// What the operator applies for a gateway, as API group and resource.
+const CHILDREN: [(&str, &str); 5] = [
     ("", "services"),
     ("apps", "deployments"),
     ("autoscaling", "horizontalpodautoscalers"),
@@ -144,7 +143,7 @@ fn of_proxies(gateway: &ObjectRef) -> Question {
         who: "the proxies",
         account: (namespace.clone(), PROXY.to_owned()),
         needs: vec![
-            need("configmaps", None, &["get", "list", "watch"]),
+            need("configmaps", None, &["list", "watch"]),
             need("secrets", Some(format!("tollgate-{name}-credentials-0")), &["get", "watch"]),
         ],
         hint: PREPARE.to_owned(),
@@ -166,6 +165,7 @@ fn of_operator(documents: &[Document], account: &(String, String), is_told: impl
         let need = |group, resource, name, verbs| Need { namespace: namespace.clone(), group, resource, name, verbs };
         let mut needs: Vec<Need> =
             CHILDREN.iter().map(|(group, resource)| need(group, resource, None, &["create", "patch"])).collect();
+        needs.push(need("", "configmaps", None, &["get", "list", "watch", "create", "update", "delete"]));
         needs.push(need("", "pods", None, &["list", "watch"]));
         needs.push(need("", "secrets", None, &["create"]));
         needs.push(need("", "secrets", Some(format!("tollgate-{name}-credentials-0")), &["get", "patch"]));
