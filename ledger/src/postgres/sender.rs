@@ -180,12 +180,7 @@ impl Sender {
         })
         .await?;
         self.progress.is_connected.store(true, Relaxed);
-        self.progress.set_error(None);
-        if std::mem::take(&mut self.is_failing) {
-            tracing::info!("rows are written to PostgreSQL {place} again");
-        } else {
-            tracing::info!("rows are written to PostgreSQL {place}");
-        }
+        let mut is_told = false;
         let mut control = self.control.clone();
         let mut days = HashSet::new();
         let mut housekeeping = Instant::now();
@@ -203,6 +198,7 @@ impl Sender {
             let mut batch = self.spool.peek(BATCH)?;
             if batch.rows.is_empty() {
                 self.spool.sent(&batch);
+                self.works(place, &mut is_told);
                 self.progress.oldest_ms.store(0, Relaxed);
                 if control.borrow().phase == Phase::Finishing {
                     return Ok(Ended::Finished);
@@ -227,7 +223,17 @@ impl Sender {
                 }
             }
             self.write(client, &target.gateway, &batch.rows).await?;
+            self.works(place, &mut is_told);
             self.spool.sent(&batch);
+        }
+    }
+
+    /// All that waited is written, or some of it was: said once for each connection.
+    fn works(&mut self, place: &str, is_told: &mut bool) {
+        if !std::mem::replace(is_told, true) {
+            self.progress.set_error(None);
+            let again = if std::mem::take(&mut self.is_failing) { " again" } else { "" };
+            tracing::info!("rows are written to PostgreSQL {place}{again}");
         }
     }
 

@@ -205,6 +205,29 @@ fn texts_of_clients_stop_no_row() {
 }
 
 #[test]
+fn a_database_that_takes_no_row_is_not_said_to_work() {
+    let Some(postgres) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut books = Books::open(folder.path());
+    books.send_to(&postgres.url(), 0);
+    books.make(10);
+    books.wait_until_sent();
+    postgres.query("ALTER TABLE tollgate.daily RENAME TO away");
+    books.make(10);
+    books.ledger.flush().unwrap();
+    wait_until("an error", || books.view().errors > 0);
+    // It connects again and again.
+    wait_until("more errors", || {
+        let view = books.view();
+        assert!(view.error.is_some(), "{view:?}");
+        view.errors > 3
+    });
+    postgres.query("ALTER TABLE tollgate.away RENAME TO daily");
+    books.wait_until_sent();
+    assert_eq!((books.view().error, postgres.rows()), (None, 20));
+}
+
+#[test]
 fn a_row_that_the_database_never_takes_stops_no_other() {
     let Some(postgres) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
