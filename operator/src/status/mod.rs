@@ -59,14 +59,19 @@ pub struct Shown {
     pub next_change: Option<i64>,
 }
 
-/// Looks at all objects. On a thread of its own: there may be a hundred thousand.
+/// So many objects are looked at before it is asked whether somebody waits.
+const AT_ONCE: usize = 1_024;
+
+/// Looks at all objects. On a thread of its own: there may be a hundred thousand. `may_stop`: where an edit comes meanwhile,
+/// it stops and says nothing: what to do goes before what to tell.
 pub async fn look(
     context: &Context,
     tables: impl Iterator<Item = (GatewayName, Tables)>,
     term: Term,
     compiled: &Arc<Compiled>,
     queue: &StatusQueue,
-) -> Shown {
+    may_stop: bool,
+) -> Option<Shown> {
     let (world, facts, compiled, asserted) =
         (context.world.clone(), context.facts.clone(), compiled.clone(), queue.asserted());
     let tables: BTreeMap<GatewayName, Tables> = tables.collect();
@@ -76,15 +81,12 @@ pub async fn look(
         let asserted = asserted.lock().expect("no holder of the lock panics");
         let now = jiff::Timestamp::now();
         let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, term);
-        pass.look()
+        pass.look(|| may_stop && world.has_edits(&objects))
     });
-    match looking.await {
-        Ok(shown) => shown,
-        Err(error) => {
-            tracing::error!(%error, "looking at statuses failed; they stay as they are");
-            Shown::default()
-        }
-    }
+    looking.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "looking at statuses failed; they stay as they are");
+        Some(Shown::default())
+    })
 }
 
 /// One look.
@@ -142,19 +144,23 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn look(mut self) -> Shown {
+    /// `None`: it was stopped.
+    fn look(mut self, stops: impl Fn() -> bool) -> Option<Shown> {
+        let objects = self.objects;
         let is_deployment = |document: &Document| matches!(document, Document::ModelDeployment(_));
         // What is ready of these decides what is ready of groups.
-        for (document, record) in self.objects.iter().filter(|(document, _)| is_deployment(document)) {
-            self.look_at(document, record);
-        }
-        for (document, record) in self.objects.iter().filter(|(document, _)| !is_deployment(document)) {
+        let deployments = objects.iter().filter(|(document, _)| is_deployment(document));
+        let others = objects.iter().filter(|(document, _)| !is_deployment(document));
+        for (at, (document, record)) in deployments.chain(others).enumerate() {
+            if at % AT_ONCE == 0 && stops() {
+                return None;
+            }
             self.look_at(document, record);
         }
         for (object, record) in self.objects.unreadable() {
             self.unreadable(object, record);
         }
-        self.shown
+        Some(self.shown)
     }
 
     fn findings(&self, object: &ObjectRef) -> &'a [Finding] {

@@ -76,7 +76,8 @@ impl World {
         let asserted = Asserted::default();
         let pass = Pass::new(objects, known, compiled, tables, &asserted, jiff::Timestamp::UNIX_EPOCH, term);
         let mut waiting = Waiting::default();
-        pass.look().statuses.into_iter().for_each(|wanted| waiting.put(wanted));
+        let shown = pass.look(|| false).expect("nobody stops it");
+        shown.statuses.into_iter().for_each(|wanted| waiting.put(wanted));
         waiting
     }
 
@@ -90,6 +91,15 @@ impl World {
         let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
         (text("status"), text("reason"), text("message"))
     }
+}
+
+#[test]
+fn a_look_that_is_stopped_says_nothing() {
+    let World { objects, known, compiled, tables, since, .. } = World::new(vec![key("a"), gateway()]);
+    let term = Term { young: false, since, first: true };
+    let asserted = Asserted::default();
+    let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, jiff::Timestamp::UNIX_EPOCH, term);
+    assert!(pass.look(|| true).is_none());
 }
 
 fn names(mut waiting: Waiting) -> Vec<String> {

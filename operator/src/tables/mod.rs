@@ -39,6 +39,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long a round waits for Secrets that were never read.
 const SECRETS: Duration = Duration::from_secs(1);
 
+/// A look at all statuses is not stopped for an edit where none came to its end for so long.
+const STALEST: Duration = Duration::from_secs(10);
+
 /// How long a new leader gives proxies, pods and probes to be heard of, before it says that there are none.
 const YOUNG: Duration = Duration::from_secs(4);
 
@@ -81,6 +84,10 @@ struct Lead<'c> {
     shown_next: Option<i64>,
     /// The last look was taken when not everything was heard of.
     looked_young: bool,
+    /// When a look came to its end; `None`: none did yet. Edits stop one, but not for ever.
+    looked_at: Option<Instant>,
+    /// The last look was stopped.
+    is_behind: bool,
 }
 
 /// One gateway between rounds.
@@ -140,6 +147,8 @@ async fn lead(context: &Context) -> Infallible {
         queue,
         shown_next: None,
         looked_young: false,
+        looked_at: None,
+        is_behind: false,
     };
     tokio::select! {
         never = lead.run() => never,
@@ -214,16 +223,23 @@ impl Lead<'_> {
         }
         if cause.compile || taken.documents {
             self.compile_and_publish(begun).await;
-        } else if !cause.show && self.are_echoes(&taken.touched) {
+        } else if !cause.show && !self.is_behind && self.are_echoes(&taken.touched) {
             return self.next(self.shown_next);
         }
         self.count_proxies();
         let views = self.gateways.iter().map(|(name, gateway)| gateway.view(name));
         let young = self.begun.elapsed() < YOUNG;
-        let first = self.since.is_none();
+        let first = self.looked_at.is_none();
         let since = *self.since.get_or_insert(context.world.read().round());
         let term = status::Term { young, since, first };
-        let shown = status::look(context, views, term, &self.compiled, &self.queue).await;
+        let may_stop = self.looked_at.unwrap_or(self.begun).elapsed() < STALEST;
+        let looked = status::look(context, views, term, &self.compiled, &self.queue, may_stop).await;
+        self.is_behind = looked.is_none();
+        let Some(shown) = looked else {
+            // The edit goes first, and the look is begun anew behind it.
+            return Next { at: Instant::now(), compile: false };
+        };
+        self.looked_at = Some(Instant::now());
         self.looked_young = young;
         self.queue.put(shown.statuses);
         let objects = context.world.read();

@@ -45,6 +45,19 @@ pub(crate) struct Taken {
 }
 
 impl Objects {
+    /// Whether more than a status would be another.
+    pub(super) fn is_changed_by(&self, change: &Change) -> bool {
+        match change {
+            Change::Object(read) => {
+                let is_same = |known: &Record| known.generation == read.record.generation && !read.meta.deleting;
+                !self.record(&read.object).is_some_and(is_same)
+            }
+            Change::Gone(object) => self.record(object).is_some(),
+            // They come with much else, or seldom.
+            Change::Namespace { .. } | Change::NamespaceGone(_) | Change::Listed { .. } => false,
+        }
+    }
+
     pub(super) fn take_over(&mut self, changes: Vec<Change>) -> Taken {
         let was_complete = self.is_complete();
         self.round += 1;
@@ -246,6 +259,11 @@ mod tests {
         let mut objects = Objects::default();
         objects.take_over(vec![key("a", 1, json!({}))]);
         let round = |objects: &Objects| objects.key("n", "a").map(|(_, record)| record.round);
+        let changes = [key("a", 1, json!({})), key("a", 2, json!({})), key("b", 1, json!({})), listed(&["a"])];
+        assert_eq!(changes.map(|change| objects.is_changed_by(&change)), [false, true, true, false]);
+        let gone =
+            |name: &str| Change::Gone(ObjectRef { kind: "VirtualKey", namespace: "n".into(), name: name.into() });
+        assert_eq!([gone("a"), gone("b")].map(|change| objects.is_changed_by(&change)), [true, false]);
         let same = objects.take_over(vec![key("a", 1, json!({}))]);
         assert_eq!((same.documents, same.touched.len(), round(&objects)), (false, 1, Some(1)));
         let edited = objects.take_over(vec![key("a", 2, json!({}))]);

@@ -212,6 +212,12 @@ impl World {
         self.arrived.notify_one();
     }
 
+    /// Whether something waits to be taken over that makes other tables than these objects do. What comes back of statuses
+    /// that were written here does not.
+    pub(crate) fn has_edits(&self, objects: &Objects) -> bool {
+        self.pending.lock().expect("no holder of the lock panics").iter().any(|change| objects.is_changed_by(change))
+    }
+
     /// Waits until there is something to take over. For one caller.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
