@@ -75,7 +75,7 @@ struct Told {
     again_ms: u64,
     /// Who waited takes what was given until this.
     taken_by_ms: u64,
-    /// When it was seen that more was used.
+    /// When it was seen that more was used, or more was given.
     moved_ms: u64,
     moved: u64,
     burn: u64,
@@ -284,6 +284,8 @@ impl Lease {
             || is_recalled
             || is_idle
             || lasts && (is_forgotten || is_new && (is_freed || age_ms >= TELL_MS))
+            // Who is silent for longer is taken for dead, and all that it holds for used.
+            || is_open && held > used && age_ms >= IDLE_MS
             || at_once && held > 0 && age_ms >= RENEW_MS;
         if !is_due {
             return Next::Nothing;
@@ -395,6 +397,10 @@ impl Lease {
         let more = net.saturating_sub(before);
         let is_left = ask.least > 0 && more < unsigned(ask.wanted);
         told.again_ms = if is_left { now_ms + AGAIN_MS } else { 0 };
+        if more > 0 {
+            // Who waited may wait for another limit too before he takes it.
+            told.moved_ms = now_ms;
+        }
         if ask.least > 0 && more > 0 {
             told.taken_by_ms = now_ms + AGAIN_MS;
         }
@@ -763,6 +769,46 @@ mod tests {
         assert!(!world.call(1, 80));
         world.exchange(1, Way::There);
         assert!(world.call(1, 80));
+    }
+
+    #[test]
+    fn what_was_given_is_kept_for_whoever_waits_for_another_limit_too() {
+        let mut world = World::new(100, &[0]);
+        assert!(!world.call(0, 10));
+        world.exchange(0, Way::There);
+        assert!(world.call(0, 10));
+        // For long nothing was used, and all that was left was given back.
+        for _ in 0..2 {
+            world.now_ms += IDLE_MS;
+            world.exchange(0, Way::There);
+        }
+        assert!(!world.call(0, 10));
+        world.exchange(0, Way::There);
+        world.now_ms += IDLE_MS / 2;
+        world.exchange(0, Way::There);
+        assert!(world.call(0, 10));
+    }
+
+    #[test]
+    fn who_used_something_that_came_free_again_is_not_taken_for_dead() {
+        let mut world = World::new(10, &[0, 0]);
+        assert!(!world.call(0, 10));
+        world.exchange(0, Way::There);
+        for used in [true, false] {
+            world.now_ms += TELL_MS / 2 - 20;
+            match used {
+                true => assert!(world.call(0, 10)),
+                false => world.settle(0),
+            }
+            // It is too early to tell of the use, and then it is again as it was told.
+            world.exchange(0, Way::There);
+        }
+        world.now_ms += IDLE_MS - TELL_MS / 2;
+        world.exchange(0, Way::There);
+        world.now_ms += TELL_MS / 2 + 60;
+        world.processes[1].lease.want(1, 10);
+        world.exchange(1, Way::There);
+        assert_eq!(world.processes[1].lease.elsewhere.load(Relaxed), 0, "what it holds is not used");
     }
 
     #[test]
