@@ -38,6 +38,7 @@ pub struct Ask {
     pub account: Arc<str>,
     /// It limits calls under way, and has no windows.
     pub at_once: bool,
+    /// The limit; or less, where more is wanted only if all that is held stays below that.
     pub most: i64,
     /// Grows with each word of the account: an older one that comes late is nothing new.
     pub seq: i64,

@@ -15,7 +15,7 @@ use tollgate_ledger::leases::{Answer, Ask};
 use tollgate_redis::{Due, Holder, shard_of};
 
 use crate::core;
-use crate::lease::{Lease, Next, Whose};
+use crate::lease::{Lease, Next, Otherwise, Wanted, Whose};
 use crate::limits::{LimitType, Reached, Usage};
 use crate::share::{self, Hub};
 
@@ -171,14 +171,18 @@ impl Leases {
         hub: &Hub,
         usage: &Weak<Usage>,
         limit_type: LimitType,
-        limit: u64,
-        amount: u64,
+        wanted: Wanted,
         counting: Counting,
     ) -> ByLease {
+        let Wanted { limit, amount, pressure } = wanted;
         let now_ms = hub.now_ms();
         let lease = self.lease(limit_type);
         let at_once = limit_type == LimitType::MaxParallelRequests;
-        if let Some(taken) = lease.take(amount, limit, now_ms) {
+        let taken = match pressure {
+            None => lease.take(amount, limit, now_ms),
+            Some(_) => lease.take_share(amount, limit, now_ms),
+        };
+        if let Some(taken) = taken {
             if lease.runs_low() {
                 lease.note(limit);
                 hub.exact.list(self, usage);
@@ -193,14 +197,30 @@ impl Leases {
         if amount == 0 {
             return ByLease::Nothing;
         }
-        let is_final = amount > limit || lease.is_used_up(amount, limit, now_ms);
-        if !is_final {
-            lease.want(amount, limit);
-            hub.exact.list(self, usage);
-        }
+        let of_share = match lease.otherwise(wanted, now_ms) {
+            Otherwise::Borrowed { taken, is_asked } => {
+                if is_asked {
+                    hub.exact.list(self, usage);
+                }
+                return ByLease::Taken(taken);
+            }
+            Otherwise::Wanted => {
+                hub.exact.list(self, usage);
+                true
+            }
+            Otherwise::UsedUp { is_final } => !is_final,
+        };
         let resets_in = if at_once { 1 } else { lease.resets_in(now_ms) };
         let remaining = lease.remaining(limit, now_ms);
-        ByLease::Refused(Reached { limit_type, limit, remaining, resets_in, of_share: !is_final })
+        ByLease::Refused(Reached { limit_type, limit, remaining, resets_in, of_share })
+    }
+
+    /// A call waits to hear whether less than `line` of a limit is used.
+    pub fn doubt(&self, hub: &Hub, usage: &Weak<Usage>, limit_type: LimitType, line: u64) {
+        if let Some(lease) = self.find(limit_type) {
+            lease.doubt(line);
+            hub.exact.list(self, usage);
+        }
     }
 
     /// Something that was taken came free: others may wait for it.

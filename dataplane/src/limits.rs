@@ -10,6 +10,7 @@ use tollgate_dialects::usage;
 use tollgate_snapshot::model::Limits;
 
 use crate::exact::ByLease;
+use crate::lease::{Pressure, Wanted};
 use crate::share::Shared;
 
 /// Length of a window, seconds.
@@ -272,6 +273,9 @@ const SETTLED: u32 = u32::MAX;
 /// Taken of a lease. Its windows have 16 bits.
 const LEASED: u32 = 1 << 31;
 
+/// Beside [`LEASED`]: borrowed.
+const BORROWED: u32 = 1 << 30;
+
 const NOTHING: Taken = Taken { limit: 0, left: 0, amount: 0, start: SETTLED, resets_in: 0 };
 
 /// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
@@ -293,14 +297,101 @@ struct Place {
     limit: u64,
     /// How many more fit.
     left: u32,
-    is_leased: bool,
+    by: CountedBy,
 }
 
-const NO_PLACE: Place = Place { limit: 0, left: 0, is_leased: false };
+/// Who counts a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CountedBy {
+    Process,
+    Lease,
+    /// A lease that has lent it.
+    Lender,
+}
+
+const NO_PLACE: Place = Place { limit: 0, left: 0, by: CountedBy::Process };
+
+/// What a class of keys may have of a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassShare {
+    /// Over all proxies: counts where a counter gives leases.
+    pub share: u64,
+    /// Of what this proxy lets through: counts elsewhere.
+    pub here: u64,
+    /// Of the limit. While it is low more than the share is let in, and counted.
+    pub pressure: Pressure,
+}
+
+/// Up to where calls are let in. A trait, so that nothing is asked about classes where there are none.
+trait Bound: Copy {
+    fn limit(self) -> u64;
+
+    fn by_lease(self, amount: u64) -> Wanted;
+
+    /// What this proxy lets through where no lease counts.
+    fn here(self, limit_type: LimitType, shared: Option<&Shared>) -> u64;
+
+    /// For clients, where no lease counts.
+    fn shown(self) -> u64;
+
+    /// Whose shares an operator moves.
+    fn whole(self) -> Option<u64>;
+}
+
+/// All of a limit.
+#[derive(Clone, Copy)]
+struct Whole(u64);
+
+impl Bound for Whole {
+    fn limit(self) -> u64 {
+        self.0
+    }
+
+    fn by_lease(self, amount: u64) -> Wanted {
+        Wanted { limit: self.0, amount, pressure: None }
+    }
+
+    fn here(self, limit_type: LimitType, shared: Option<&Shared>) -> u64 {
+        shared.map_or(self.0, |shared| shared.cap(limit_type, self.0))
+    }
+
+    fn shown(self) -> u64 {
+        self.0
+    }
+
+    fn whole(self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+impl Bound for ClassShare {
+    fn limit(self) -> u64 {
+        self.share
+    }
+
+    fn by_lease(self, amount: u64) -> Wanted {
+        Wanted { limit: self.share, amount, pressure: Some(self.pressure) }
+    }
+
+    fn here(self, _: LimitType, _: Option<&Shared>) -> u64 {
+        match self.pressure {
+            Pressure::Low => ONLY_COUNTED,
+            Pressure::Unsure | Pressure::High => self.here,
+        }
+    }
+
+    fn shown(self) -> u64 {
+        self.here
+    }
+
+    fn whole(self) -> Option<u64> {
+        None
+    }
+}
 
 impl Place {
-    fn new(limit: u64, left: u64, is_leased: bool) -> Place {
-        Place { limit: limit.max(1), left: u32::try_from(left).unwrap_or(u32::MAX), is_leased }
+    fn new(limit: u64, left: u64, by: CountedBy) -> Place {
+        Place { limit: limit.max(1), left: u32::try_from(left).unwrap_or(u32::MAX), by }
     }
 }
 
@@ -330,103 +421,139 @@ impl Usage {
         shared.map_or(limit, |shared| shared.cap(limit_type, limit))
     }
 
-    /// The part of a limit that classes of this proxy share.
+    /// This proxy's share of a limit, which counts where no counter gives leases.
     pub fn part(&self, limit_type: LimitType, limit: u64) -> u64 {
-        match self.shared() {
-            None => limit,
-            Some(shared) if shared.is_leased() => shared.usual(limit),
-            Some(shared) => shared.cap(limit_type, limit),
+        self.shared().map_or(limit, |shared| shared.cap(limit_type, limit))
+    }
+
+    /// Whether less than `line` of a limit was used by all before `permit` was taken of it by a lease. `None`: it was not
+    /// taken by a lease.
+    pub fn pressure(&self, limit_type: LimitType, line: u64, permit: &Permit, now: u64) -> Option<Pressure> {
+        let shared = self.shared().filter(|_| permit.is_leased(limit_type))?;
+        // What was let through while no counter was there.
+        let line = line.saturating_sub(self.used_beside(limit_type, now).0);
+        Some(shared.lease(limit_type)?.pressure(permit.amount(limit_type), line, shared.now_ms()))
+    }
+
+    /// A call waits to hear whether less than `line` of a limit is used.
+    pub fn doubt(&self, limit_type: LimitType, line: u64) {
+        if let Some(shared) = self.shared() {
+            shared.doubt(limit_type, line);
         }
     }
 
     /// Lets a call in that may use `tokens`, or says which limit is in the way (nothing is counted then).
     pub fn take(self: &Arc<Usage>, limits: &Limits, tokens: Estimate, now: u64) -> Result<Permit, Reached> {
+        self.take_each(now, |limit_type| {
+            let limit = limit_type.of(limits)?;
+            Some((Whole(limit), tokens.of(limit_type, limit)))
+        })
+    }
+
+    /// Lets a call of a class in. `whole`: what it took of the limits that the class has a share of. `share`: of a limit.
+    pub fn take_share(
+        self: &Arc<Usage>,
+        whole: &Permit,
+        now: u64,
+        share: impl Fn(LimitType) -> Option<ClassShare>,
+    ) -> Result<Permit, Reached> {
+        self.take_each(now, |limit_type| Some((share(limit_type)?, whole.amount(limit_type))))
+    }
+
+    /// `bound`: of a limit, and how much of it is to be taken.
+    fn take_each<B: Bound>(
+        self: &Arc<Usage>,
+        now: u64,
+        bound: impl Fn(LimitType) -> Option<(B, u64)>,
+    ) -> Result<Permit, Reached> {
         let mut permit =
             Permit { usage: self.clone(), requests: NOTHING, tokens: NOTHING, split: None, place: NO_PLACE };
-        if let Some(limit) = limits.parallel_requests {
-            permit.place = self.take_place(limit)?;
+        if let Some((bound, _)) = bound(LimitType::MaxParallelRequests) {
+            permit.place = self.take_place(bound)?;
         }
-        if let Some(limit) = limits.requests_per_minute {
-            permit.requests = self.take_of(LimitType::Requests, limit, tokens, now)?;
+        if let Some((bound, amount)) = bound(LimitType::Requests) {
+            permit.requests = self.take_of(LimitType::Requests, bound, amount, now)?;
         }
-        if let Some(limit) = limits.tokens_per_minute {
+        if let Some((bound, amount)) = bound(LimitType::Tokens) {
             // A call that is refused counts nowhere.
-            permit.tokens = self.take_of(LimitType::Tokens, limit, tokens, now).inspect_err(|_| permit.refund())?;
+            permit.tokens = self.take_of(LimitType::Tokens, bound, amount, now).inspect_err(|_| permit.refund())?;
         }
-        if limits.input_tokens_per_minute.is_some() || limits.output_tokens_per_minute.is_some() {
-            permit.split = Some(Box::new([NOTHING; 2]));
-            for (at, limit_type) in SPLIT.into_iter().enumerate() {
-                let Some(limit) = limit_type.of(limits) else { continue };
-                let taken = self.take_of(limit_type, limit, tokens, now).inspect_err(|_| permit.refund())?;
-                if let Some(split) = &mut permit.split {
-                    split[at] = taken;
-                }
-            }
+        for (at, limit_type) in SPLIT.into_iter().enumerate() {
+            let Some((bound, amount)) = bound(limit_type) else { continue };
+            let taken = self.take_of(limit_type, bound, amount, now).inspect_err(|_| permit.refund())?;
+            permit.split.get_or_insert_with(|| Box::new([NOTHING; 2]))[at] = taken;
         }
         Ok(permit)
     }
 
-    fn take_place(&self, limit: u64) -> Result<Place, Reached> {
-        let limit_type = LimitType::MaxParallelRequests;
+    fn take_place(&self, bound: impl Bound) -> Result<Place, Reached> {
+        let (limit_type, limit) = (LimitType::MaxParallelRequests, bound.limit());
         let cap = match self.shared() {
-            None => limit,
-            Some(shared) => match shared.take_leased(limit_type, limit, 1) {
-                Some(ByLease::Taken(taken)) => return Ok(Place::new(limit, taken.left, true)),
+            None => bound.here(limit_type, None),
+            Some(shared) => match shared.take_leased(limit_type, bound.by_lease(1)) {
+                Some(ByLease::Taken(taken)) => {
+                    let by = if taken.is_borrowed { CountedBy::Lender } else { CountedBy::Lease };
+                    return Ok(Place::new(limit, taken.left, by));
+                }
                 Some(ByLease::Refused(reached)) => return Err(reached),
-                Some(ByLease::Beside(used)) => shared.cap(limit_type, limit).saturating_sub(used),
-                Some(ByLease::Nothing) | None => shared.cap(limit_type, limit),
+                Some(ByLease::Beside(used)) => bound.here(limit_type, Some(shared)).saturating_sub(used),
+                Some(ByLease::Nothing) | None => bound.here(limit_type, Some(shared)),
             },
         };
         match self.parallel.fetch_update(Relaxed, Relaxed, |open| (open < cap).then_some(open + 1)) {
             Ok(open) => {
                 let left = cap - open - 1;
-                self.notice(limit_type, limit, left);
-                Ok(Place::new(limit, left, false))
+                self.notice(limit_type, bound, left);
+                Ok(Place::new(limit, left, CountedBy::Process))
             }
             Err(_) => {
-                let of_share = self.notice_refusal(limit_type, limit, 1);
-                Err(Reached { limit_type, limit, remaining: 0, resets_in: 1, of_share })
+                let of_share = self.notice_refusal(limit_type, bound, 1);
+                Err(Reached { limit_type, limit: bound.shown(), remaining: 0, resets_in: 1, of_share })
             }
         }
     }
 
-    fn take_of(&self, limit_type: LimitType, limit: u64, tokens: Estimate, now: u64) -> Result<Taken, Reached> {
-        let amount = tokens.of(limit_type, limit);
+    fn take_of(&self, limit_type: LimitType, bound: impl Bound, amount: u64, now: u64) -> Result<Taken, Reached> {
+        let limit = bound.limit();
         let cap = match self.shared() {
-            None => limit,
-            Some(shared) => match shared.take_leased(limit_type, limit, amount) {
+            None => bound.here(limit_type, None),
+            Some(shared) => match shared.take_leased(limit_type, bound.by_lease(amount)) {
                 Some(ByLease::Taken(taken)) => {
-                    let start = LEASED | u32::from(taken.window);
+                    let borrowed = if taken.is_borrowed { BORROWED } else { 0 };
+                    let start = LEASED | borrowed | u32::from(taken.window);
                     return Ok(Taken { limit, left: taken.left, amount, start, resets_in: taken.resets_in as u32 });
                 }
                 Some(ByLease::Nothing) => return Ok(Taken { limit, left: limit, ..NOTHING }),
                 Some(ByLease::Refused(reached)) => return Err(reached),
-                Some(ByLease::Beside(used)) => shared.cap(limit_type, limit).saturating_sub(used),
-                None => shared.cap(limit_type, limit),
+                Some(ByLease::Beside(used)) => bound.here(limit_type, Some(shared)).saturating_sub(used),
+                None => bound.here(limit_type, Some(shared)),
             },
         };
         match self.windows[limit_type as usize].take(amount, cap, now) {
             Ok((start, Room { left, resets_in })) => {
-                self.notice(limit_type, limit, left);
+                self.notice(limit_type, bound, left);
                 Ok(Taken { limit, left, amount, start: start as u32, resets_in: resets_in as u32 })
             }
             Err(Room { left, resets_in }) => {
-                let of_share = self.notice_refusal(limit_type, limit, amount);
-                Err(Reached { limit_type, limit, remaining: left, resets_in, of_share })
+                let of_share = self.notice_refusal(limit_type, bound, amount);
+                Err(Reached { limit_type, limit: bound.shown(), remaining: left, resets_in, of_share })
             }
         }
     }
 
-    fn notice(&self, limit_type: LimitType, limit: u64, left: u64) {
-        if let Some(shared) = self.shared() {
+    fn notice(&self, limit_type: LimitType, bound: impl Bound, left: u64) {
+        if let (Some(shared), Some(limit)) = (self.shared(), bound.whole()) {
             shared.taken(limit_type, limit, left);
         }
     }
 
     /// Whether it is worth a wait.
     #[cold]
-    fn notice_refusal(&self, limit_type: LimitType, limit: u64, amount: u64) -> bool {
-        self.shared().is_some_and(|shared| shared.refused(limit_type, limit, amount))
+    fn notice_refusal(&self, limit_type: LimitType, bound: impl Bound, amount: u64) -> bool {
+        match (self.shared(), bound.whole()) {
+            (Some(shared), Some(limit)) => shared.refused(limit_type, limit, amount),
+            (None, _) | (_, None) => false,
+        }
     }
 
     /// What was used of a limit in the open minute (of calls at once: those under way), and seconds until it ends.
@@ -489,12 +616,24 @@ impl Permit {
             LimitType::InputTokens => self.split.as_ref().map(|split| &split[0])?,
             LimitType::OutputTokens => self.split.as_ref().map(|split| &split[1])?,
             LimitType::MaxParallelRequests => {
-                let Place { limit, left, is_leased: _ } = self.place;
+                let Place { limit, left, by: _ } = self.place;
                 return (limit != 0).then_some(Left { limit, left: u64::from(left), resets_in: 0 });
             }
         };
         let Taken { limit, left, amount: _, start: _, resets_in } = *taken;
         (limit != 0).then_some(Left { limit, left, resets_in: u64::from(resets_in) })
+    }
+
+    /// Whether what it took of a limit is of a lease, and not settled.
+    pub fn is_leased(&self, limit_type: LimitType) -> bool {
+        let start = match limit_type {
+            LimitType::Requests => self.requests.start,
+            LimitType::Tokens => self.tokens.start,
+            LimitType::InputTokens => self.split.as_ref().map_or(SETTLED, |split| split[0].start),
+            LimitType::OutputTokens => self.split.as_ref().map_or(SETTLED, |split| split[1].start),
+            LimitType::MaxParallelRequests => return self.place.by == CountedBy::Lease,
+        };
+        start != SETTLED && start & LEASED != 0
     }
 
     /// What the call itself took of a limit.
@@ -525,7 +664,11 @@ fn correct(usage: &Usage, limit_type: LimitType, taken: &Taken, actual: u64) -> 
     let Taken { amount, start, .. } = *taken;
     if start & LEASED != 0 {
         let Some(shared) = usage.shared() else { return false };
-        let was_open = shared.lease(limit_type).is_some_and(|lease| lease.correct(start as u16, amount, actual));
+        let Some(lease) = shared.lease(limit_type) else { return false };
+        let was_open = match start & BORROWED {
+            0 => lease.correct(start as u16, amount, actual),
+            _ => lease.correct_borrowed(start as u16, amount, actual),
+        };
         if was_open && actual < amount {
             shared.freed(limit_type);
         }
@@ -536,19 +679,23 @@ fn correct(usage: &Usage, limit_type: LimitType, taken: &Taken, actual: u64) -> 
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        match self.place {
-            Place { limit: 0, .. } => {}
-            Place { is_leased: false, .. } => {
-                self.usage.parallel.fetch_sub(1, Relaxed);
+        let Place { limit, left: _, by } = self.place;
+        if limit == 0 {
+            return;
+        }
+        if by == CountedBy::Process {
+            self.usage.parallel.fetch_sub(1, Relaxed);
+            return;
+        }
+        let limit_type = LimitType::MaxParallelRequests;
+        let Some(shared) = self.usage.shared() else { return };
+        if let Some(lease) = shared.lease(limit_type) {
+            if by == CountedBy::Lender {
+                lease.leave_borrowed()
+            } else {
+                lease.leave()
             }
-            Place { is_leased: true, .. } => {
-                let limit_type = LimitType::MaxParallelRequests;
-                let Some(shared) = self.usage.shared() else { return };
-                if let Some(lease) = shared.lease(limit_type) {
-                    lease.leave();
-                    shared.freed(limit_type);
-                }
-            }
+            shared.freed(limit_type);
         }
     }
 }

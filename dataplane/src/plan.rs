@@ -161,7 +161,7 @@ fn enter_each(choice: &Choice<'_>, deployment: u32, permits: &mut Permits) -> Re
             && let Some(permit) = permits.last()
         {
             let share = choice.tables.shares[choice.class];
-            let permit = priority::take(class, share, (usage, limits), permit, choice.tokens, now)?;
+            let permit = priority::take(class, share, (usage, limits), permit, now)?;
             permits.push(permit);
         }
         Ok(())

@@ -1,11 +1,14 @@
 //! Classes of keys under pressure (LiteLLM RL-5): while less than [`SCARCE_PERCENT`] of a rate of a deployment or an
-//! account is used, every class may use what others leave; above, a class gets no more than its share of the rate.
+//! account is used, every class may use what others leave; above, a class gets no more than its share of the rate. With a
+//! counter in Redis each class of a rate is a limit of its own there, of which proxies have leases: of its share, and what
+//! it borrows is told to the counter too. Without one it has its share of what this proxy lets through.
 
 use std::sync::Arc;
 
 use tollgate_snapshot::model::{Limits, Priority};
 
-use crate::limits::{Estimate, LimitType, ONLY_COUNTED, Permit, Reached, Usage};
+use crate::lease::Pressure;
+use crate::limits::{ClassShare, LimitType, Permit, Reached, Usage};
 
 /// A rate is scarce when so much of it is used, in percent.
 const SCARCE_PERCENT: u64 = 80;
@@ -32,31 +35,40 @@ pub fn take(
     share_percent: u64,
     (whole, limits): (&Usage, &Limits),
     permit: &Permit,
-    tokens: Estimate,
     now: u64,
 ) -> Result<Permit, Reached> {
-    let of_class = |limit_type: LimitType| {
+    let taken = class.take_share(permit, now, |limit_type| {
         let limit = limit_type.of(limits)?;
-        let left = permit.left(limit_type)?.left;
+        Some(ClassShare {
+            share: share(limit, share_percent),
+            here: share(whole.part(limit_type, limit), share_percent),
+            pressure: pressure(whole, limit_type, limit, permit, now)?,
+        })
+    });
+    taken.inspect_err(|Reached { limit_type, of_share, .. }| {
+        let limit = limit_type.of(limits).filter(|_| *of_share);
+        if let Some(limit) = limit
+            && pressure(whole, *limit_type, limit, permit, now) == Some(Pressure::Unsure)
+        {
+            whole.doubt(*limit_type, line(limit));
+        }
+    })
+}
+
+/// Before this call, so that the only call of a small limit finds it free. `None`: it took nothing of the limit.
+fn pressure(whole: &Usage, limit_type: LimitType, limit: u64, permit: &Permit, now: u64) -> Option<Pressure> {
+    let left = permit.left(limit_type)?.left;
+    let pressure = whole.pressure(limit_type, line(limit), permit, now);
+    Some(pressure.unwrap_or_else(|| {
         let cap = whole.cap(limit_type, limit);
-        // Before this call, so that the only call of a small limit finds it free.
         let used = cap.saturating_sub(left).saturating_sub(permit.amount(limit_type));
-        let is_scarce = used.saturating_mul(100) >= cap.saturating_mul(SCARCE_PERCENT);
-        Some(if is_scarce { share(whole.part(limit_type, limit), share_percent) } else { ONLY_COUNTED })
-    };
-    let limits = Limits {
-        requests_per_minute: of_class(LimitType::Requests),
-        tokens_per_minute: of_class(LimitType::Tokens),
-        input_tokens_per_minute: of_class(LimitType::InputTokens),
-        output_tokens_per_minute: of_class(LimitType::OutputTokens),
-        parallel_requests: of_class(LimitType::MaxParallelRequests),
-    };
-    // Exactly what the whole reserved.
-    let output = match permit.left(LimitType::OutputTokens) {
-        Some(_) => permit.amount(LimitType::OutputTokens),
-        None => permit.amount(LimitType::Tokens).saturating_sub(tokens.input),
-    };
-    class.take(&limits, Estimate { output: Some(output), ..tokens }, now)
+        if used < line(cap) { Pressure::Low } else { Pressure::High }
+    }))
+}
+
+/// It is scarce when so much of it is used.
+fn line(limit: u64) -> u64 {
+    limit.saturating_mul(SCARCE_PERCENT).div_ceil(100)
 }
 
 /// A share that is not nothing lets one through.
@@ -66,8 +78,12 @@ fn share(limit: u64, percent: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod leases;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Estimate;
 
     const HUNDRED: Limits = Limits {
         requests_per_minute: Some(100),
@@ -97,9 +113,7 @@ mod tests {
                 let mut permit = self.whole.take(&HUNDRED, Estimate::default(), now).ok()?;
                 let share = self.shares[class];
                 let whole = (&*self.whole, &HUNDRED);
-                take(&self.classes[class], share, whole, &permit, Estimate::default(), now)
-                    .inspect_err(|_| permit.refund())
-                    .ok()
+                take(&self.classes[class], share, whole, &permit, now).inspect_err(|_| permit.refund()).ok()
             };
             (0..count).filter_map(|_| one()).count()
         }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tollgate_ledger::rates::{AWAY_MS, RETURN_MS, Report, Share, Told};
 
 use crate::exact::{ByLease, Counting, Exact, Leases};
-use crate::lease::Lease;
+use crate::lease::{Lease, Wanted};
 use crate::limits::{LimitType, Usage};
 
 /// After this without a word of the leader its shares are not believed any more. Above the time in which another one
@@ -274,13 +274,20 @@ impl Shared {
     }
 
     /// Takes by a lease. `None`: only shares count.
-    pub fn take_leased(&self, limit_type: LimitType, limit: u64, amount: u64) -> Option<ByLease> {
+    pub fn take_leased(&self, limit_type: LimitType, wanted: Wanted) -> Option<ByLease> {
         let counting = self.hub.exact.counting();
         if counting == Counting::Shares {
             return None;
         }
         let leases = self.leases.get_or_init(|| self.hub.exact.leases());
-        Some(leases.take(&self.hub, &self.usage, limit_type, limit, amount, counting))
+        Some(leases.take(&self.hub, &self.usage, limit_type, wanted, counting))
+    }
+
+    /// A call waits to hear whether less than `line` of a limit is used.
+    pub fn doubt(&self, limit_type: LimitType, line: u64) {
+        if let Some(leases) = self.leases() {
+            leases.doubt(&self.hub, &self.usage, limit_type, line);
+        }
     }
 
     /// Something that was taken by a lease came free.
@@ -292,11 +299,6 @@ impl Shared {
 
     pub fn now_ms(&self) -> u64 {
         self.hub.now_ms()
-    }
-
-    /// The part of a limit that is this proxy's alone where nothing else is known.
-    pub fn usual(&self, limit: u64) -> u64 {
-        self.hub.usual(limit).min(limit)
     }
 
     /// Whether leases count now.

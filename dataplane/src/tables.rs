@@ -328,7 +328,7 @@ impl Persistent {
             return Classes::default();
         }
         let names = priorities.iter().map(|priority| &*priority.name).chain([""]);
-        names.map(|name| self.usage(format!("class {name} of {whose}"))).collect()
+        names.map(|name| self.limited(format!("class {name} of {whose}"), limits)).collect()
     }
 
     fn endpoint(&self, endpoint: &Endpoint) -> usize {

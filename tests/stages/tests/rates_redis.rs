@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tollgate_harness::{
-    Call, Gateway, KEY, Mock, Object, Options, RedisServer, Response, Starter, Step, Value, documents, json, objects,
-    patiently,
+    Call, Gateway, KEY, Mock, Object, Options, RedisServer, Response, Starter, Step, Tokens, Value, documents, json,
+    objects, patiently,
 };
 
 /// Gateways before one provider, with one configuration and one Redis.
@@ -45,15 +45,22 @@ impl Fleet {
 
     /// Many clients of all gateways in turn, each with several calls. How many were let in.
     async fn crowd(&self, clients: usize, calls: usize) -> usize {
+        let all: Vec<usize> = (0..self.gateways.len()).collect();
+        self.crowd_with(KEY, &all, clients, calls).await
+    }
+
+    /// The same with a key, of some gateways.
+    async fn crowd_with(&self, key: &str, gateways: &[usize], clients: usize, calls: usize) -> usize {
         let served = Arc::new(AtomicUsize::new(0));
         let clients: Vec<_> = (0..clients)
             .map(|client| {
                 let served = served.clone();
-                let address = self.gateways[client % self.gateways.len()].address();
+                let address = self.gateways[gateways[client % gateways.len()]].address();
+                let key = key.to_owned();
                 tokio::spawn(async move {
                     for _ in 0..calls {
                         match Call::new(address, "POST", "/v1/chat/completions")
-                            .key(KEY)
+                            .key(&key)
                             .json(&body())
                             .send()
                             .await
@@ -335,6 +342,129 @@ async fn a_deployment_has_one_limit_and_is_passed_over_when_it_is_used_up() {
     }
     let asked = |name: &str| fleet.mock.requests().iter().filter(|seen| seen.json()["model"] == name).count();
     assert_eq!([asked("up-small"), asked("up-large")], [10, 10]);
+    fleet.stop().await;
+}
+
+/// One deployment with limits, and keys of two classes (`shop`, `nightly`) and of none (`toy`): 70, 5 and 25 %.
+fn classes(limits: Value) -> impl FnOnce(&Mock) -> Vec<Object> {
+    |mock| {
+        let stores = json!({"redis": {"secretRef": {"name": "redis", "key": "api-key"}}});
+        let classes = json!([{"name": "production", "sharePercent": 70}, {"name": "batch", "sharePercent": 5}]);
+        let key = |name: &str| objects::key(name, &objects::key_text(name));
+        vec![
+            objects::deployment("m", mock).set("spec.limits", limits),
+            objects::gateway().set("spec.stores", stores).set("spec.priorities", classes),
+            key("shop").set("spec.priority", "production"),
+            key("nightly").set("spec.priority", "batch"),
+            key("toy"),
+        ]
+    }
+}
+
+/// How many of `count` calls with a key are let in, by these gateways in turn.
+async fn let_in(fleet: &Fleet, gateways: &[usize], key: &str, count: usize) -> usize {
+    let mut served = 0;
+    for call in 0..count {
+        let call = fleet.call(gateways[call % gateways.len()]).key(&objects::key_text(key));
+        match call.send().await.status {
+            200 => served += 1,
+            429 => {}
+            other => panic!("status {other}"),
+        }
+    }
+    served
+}
+
+#[tokio::test]
+async fn classes_have_their_shares_of_the_limit_whichever_gateway_they_call() {
+    let Some(redis) = RedisServer::start([]) else { return };
+    let fleet = Fleet::start(&redis, 2, classes(json!({"requestsPerMinute": 20}))).await;
+    let began = Instant::now();
+    assert_eq!(let_in(&fleet, &[0, 1], "shop", 30).await, 16, "more than its share while it is not scarce");
+    assert_eq!(let_in(&fleet, &[0, 1], "nightly", 6).await, 1, "one in all, not one of each gateway");
+    assert_eq!(let_in(&fleet, &[1], "toy", 4).await, 3, "of its five what is left, by one gateway");
+    assert!(began.elapsed() < Duration::from_secs(60), "all of it was one window");
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_class_of_one_gateway_has_its_whole_share_of_tokens() {
+    let Some(redis) = RedisServer::start([]) else { return };
+    let fleet = Fleet::start(&redis, 2, classes(json!({"tokensPerMinute": 10_000}))).await;
+    fleet.mock.script("up-m", [Step::usage("x", Tokens::new(10, 490)).repeat(30)]);
+    let began = Instant::now();
+    let ask = async |at: usize, key: &str| {
+        let mut body = body();
+        body["max_tokens"] = json!(490);
+        let call = fleet.gateways[at].post("/v1/chat/completions").key(&objects::key_text(key)).json(&body);
+        call.send().await.status
+    };
+    let mut served = [0, 0];
+    for call in 0..24 {
+        served[0] += usize::from(ask(call % 2, "nightly").await == 200);
+    }
+    for _ in 0..6 {
+        served[1] += usize::from(ask(1, "toy").await == 200);
+    }
+    assert_eq!(served, [16, 3], "500 tokens each; a call reserves some more");
+    assert!(began.elapsed() < Duration::from_secs(60), "all of it was one window");
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_class_of_one_gateway_has_its_whole_share_of_places() {
+    let Some(redis) = RedisServer::start([]) else { return };
+    let fleet = Fleet::start(&redis, 2, classes(json!({"parallelRequests": 20}))).await;
+    fleet.mock.script("up-m", [Step::usual().gate("open").repeat(20)]);
+    let mut calls = Vec::new();
+    let mut fill = async |at: usize, key: &str, places: usize| {
+        calls.push(tokio::spawn(fleet.call(at).key(&objects::key_text(key)).try_send()));
+        fleet.mock.wait_at_gate("open", places).await;
+    };
+    for places in 1..=16 {
+        fill(places % 2, "nightly", places).await;
+    }
+    assert_eq!(let_in(&fleet, &[0, 1], "nightly", 2).await, 0, "it has borrowed what it may");
+    for places in 17..=20 {
+        fill(1, "toy", places).await;
+    }
+    assert_eq!(let_in(&fleet, &[0, 1], "shop", 2).await, 0, "nothing is left");
+    fleet.mock.open_gate("open");
+    for call in calls {
+        assert_eq!(call.await.expect("it ends").expect("an answer").status, 200);
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn many_clients_of_a_class_leave_the_others_theirs() {
+    let Some(redis) = RedisServer::start([]) else { return };
+    let fleet = Fleet::start(&redis, 2, classes(json!({"requestsPerMinute": 400}))).await;
+    let began = Instant::now();
+    assert_eq!(fleet.crowd_with(&objects::key_text("nightly"), &[0, 1], 20, 30).await, 320, "what is not scarce");
+    assert_eq!(fleet.crowd_with(&objects::key_text("toy"), &[1], 20, 10).await, 80, "what is left, within its share");
+    assert!(began.elapsed() < Duration::from_secs(60), "all of it was one window");
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn without_redis_a_class_has_its_share_of_what_a_gateway_lets_through() {
+    let Some(mut redis) = RedisServer::start([]) else { return };
+    let fleet = Fleet::start(&redis, 2, classes(json!({"requestsPerMinute": 40}))).await;
+    redis.kill();
+    for gateway in &fleet.gateways {
+        wait_for(gateway, "tollgate_rates_exact 0").await;
+    }
+    let began = Instant::now();
+    assert_eq!(let_in(&fleet, &[0, 1], "nightly", 40).await, 32, "four fifths of twenty each");
+    assert_eq!(let_in(&fleet, &[1], "toy", 10).await, 4, "what is left of twenty");
+    redis.restart();
+    for gateway in &fleet.gateways {
+        wait_for(gateway, "tollgate_rates_exact 1").await;
+    }
+    assert_eq!(let_in(&fleet, &[0, 1], "nightly", 4).await, 0, "what it got meanwhile counts");
+    assert_eq!(let_in(&fleet, &[1], "toy", 10).await, 4, "the rest of the limit is within its share");
+    assert!(began.elapsed() < Duration::from_secs(60), "all of it was one window");
     fleet.stop().await;
 }
 
