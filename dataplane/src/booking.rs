@@ -80,6 +80,13 @@ pub struct Booked {
 }
 
 impl Booking {
+    /// Whether a usage can be all that was used. Zero tokens of an input, and of an output that is there, are what servers
+    /// send that do not count. `has_output`: asked only where none is told.
+    pub fn believes(&self, usage: &Usage, has_output: impl FnOnce() -> bool) -> bool {
+        let is_priced = self.trusts_reported_cost && usage.provider_cost_usd.is_some();
+        is_priced || (usage.input_tokens > 0 && (usage.output_tokens > 0 || !has_output()))
+    }
+
     /// The provider said what was used.
     pub fn settle(&mut self, usage: Usage, status: u16) -> Booked {
         let context = CostContext {

@@ -145,9 +145,11 @@ async fn unary(
             ErrorClass::ServerError,
         ));
     };
-    let booked = match notes.usage {
-        Some(usage) => booking.settle(usage, 200),
-        None => booking.settle_unknown(body.len() as u64, 200),
+    let has_output = admitted.call.operation != Operation::Embeddings;
+    let must_tell_output = || has_output && (!notes.tells_output || notes.says_something(dialect, &body));
+    let booked = match &notes.usage {
+        Some(usage) if booking.believes(usage, must_tell_output) => booking.settle(usage.clone(), 200),
+        Some(_) | None => booking.settle_unknown(body.len() as u64, 200),
     };
     // After a fallback clients see who really answered; else the name they asked for (API-1).
     let shown: &str =

@@ -61,6 +61,7 @@ struct Ending {
     /// The provider said that it is over.
     complete: bool,
     failed: bool,
+    says_something: bool,
     output_bytes: u64,
 }
 
@@ -105,15 +106,18 @@ impl Flow {
                     usage: end.usage,
                     complete: end.done,
                     failed: end.error.is_some(),
+                    says_something: end.says_something,
                     output_bytes: end.data_bytes,
                 }
             }
             Flow::Translate(mut translation) => {
                 let complete = translation.finish(out);
+                let watched = translation.watch.finish(&mut |_| {});
                 Ending {
-                    usage: translation.watch.finish(&mut |_| {}).usage,
+                    usage: watched.usage,
                     complete,
                     failed: translation.failed,
+                    says_something: watched.says_something,
                     output_bytes: translation.output_bytes,
                 }
             }
@@ -173,7 +177,8 @@ impl Closing {
 
     /// `cancelled`: the output that had arrived when we cancelled the stream, where that is counted.
     fn settle_at(mut self, ending: &Ending, status: u16, cancelled: Option<u64>) {
-        let booked: Booked = match &ending.usage {
+        let believed = ending.usage.as_ref().filter(|usage| self.booking.believes(usage, || ending.says_something));
+        let booked: Booked = match believed {
             Some(usage) if ending.complete || !self.booking.hard => self.booking.settle(usage.clone(), status),
             _ => match cancelled {
                 Some(arrived) => self.booking.charge_cancelled(arrived, status),

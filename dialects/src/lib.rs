@@ -16,6 +16,7 @@ pub mod head;
 pub mod json;
 mod openai;
 mod output;
+mod said;
 pub mod sniff;
 pub mod splice;
 pub mod sse;

@@ -41,6 +41,11 @@ pub fn tokens_at_most(dialect: Dialect, data: &[u8]) -> u64 {
     1 + bytes
 }
 
+/// Bytes of all strings in a value that are no keys, as they are written.
+pub(crate) fn text_bytes(value: &[u8]) -> u64 {
+    read_value(value, 0).bytes
+}
+
 struct Read {
     /// Of the value.
     length: usize,

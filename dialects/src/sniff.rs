@@ -14,8 +14,9 @@ use memchr::memmem::Finder;
 use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind, Span};
 use crate::output::tokens_at_most;
+use crate::said;
 use crate::sse::{Frame, Framer, join_data};
-use crate::usage::{AbsurdUsage, AnthropicFigures, Figures, Usage, UsageQuirks, boxed_text, usage_of_openai};
+use crate::usage::{AbsurdUsage, AnthropicFigures, Figures, Usage, UsageQuirks, boxed_text, usage_of_stream};
 
 /// The most bytes of an event that are held to look at it whole; a longer one passes unread.
 const MAX_HELD: usize = 1 << 20;
@@ -66,6 +67,8 @@ pub struct StreamEnd {
     pub error: Option<Bytes>,
     /// Events with data, `[DONE]` not counted.
     pub events: u64,
+    /// Some of them brought output.
+    pub says_something: bool,
     /// Bytes of their data.
     pub data_bytes: u64,
     /// The stream ended within an event: what is sent next must begin with a blank line.
@@ -247,6 +250,8 @@ impl StreamSniffer {
         self.held = BytesMut::from(&self.held[self.held.len() - 1..]);
         self.framer.keep_last_byte();
         self.oversized = true;
+        // Nothing but output is that long.
+        self.end.says_something = true;
     }
 
     /// Reads the whole events at the start of `bytes`, of which `passed` went on already. Returns
@@ -342,6 +347,9 @@ impl StreamSniffer {
         if name == b"error" {
             self.note_error(data);
         }
+        if !self.end.says_something {
+            self.end.says_something = said::in_event(Dialect::OpenAi, data);
+        }
         // Within a string these words would have their quotes escaped, so they are keys or whole
         // values. Whether they are the outermost keys is seen by reading the event.
         if mentions(&USAGE, data, |first| first == b'{') || mentions(&ERROR, data, |first| matches!(first, b'{' | b'"'))
@@ -391,7 +399,7 @@ impl StreamSniffer {
         }
         let beside_choices = choices.is_some_and(|choices| !json::is_empty_array(choices.of(data)));
         if let Some(usage) = usage {
-            match usage_of_openai(usage.of(data), self.options.quirks) {
+            match usage_of_stream(usage.of(data), self.options.quirks) {
                 Ok(None) => {}
                 Ok(Some(mut usage)) => {
                     usage.service_tier = usage.service_tier.or_else(|| boxed_text(tier?, data));
@@ -421,6 +429,7 @@ impl StreamSniffer {
         self.end.events += 1;
         self.end.data_bytes += data.len() as u64;
         if name.starts_with(b"content_block_") {
+            self.note_block(data);
             return Verdict::Keep;
         }
         if !name.is_empty() {
@@ -456,8 +465,11 @@ impl StreamSniffer {
                 if let Ok([Some(usage)]) = json::find(data, ["usage"])
                     && usage.kind == Kind::Object
                 {
-                    self.note_anthropic_usage(usage.of(data));
-                    self.usage_is_whole = true;
+                    match self.anthropic.take_again(usage.of(data)) {
+                        // What the start of a stream says of its output is not all of it.
+                        Ok(output) => self.usage_is_whole |= output.is_some_and(|tokens| self.is_output(tokens)),
+                        Err(AbsurdUsage) => self.end.absurd = true,
+                    }
                 }
                 Verdict::Keep
             }
@@ -469,8 +481,25 @@ impl StreamSniffer {
                 self.note_error(data);
                 Verdict::Keep
             }
-            _ => Verdict::Keep,
+            _ => {
+                if kind.starts_with(b"content_block_") {
+                    self.note_block(data);
+                }
+                Verdict::Keep
+            }
         }
+    }
+
+    #[inline]
+    fn note_block(&mut self, data: &[u8]) {
+        if !self.end.says_something {
+            self.end.says_something = said::in_event(Dialect::Anthropic, data);
+        }
+    }
+
+    /// Whether the output that was seen can be of so many tokens, as far as zero goes.
+    fn is_output(&self, tokens: u64) -> bool {
+        tokens > 0 || !self.end.says_something
     }
 
     fn note_anthropic_usage(&mut self, usage: &[u8]) {
@@ -720,6 +749,22 @@ mod tests {
         let text = ANTHROPIC.replace("\"output_tokens\":9", "\"output_tokens\":0.5");
         let (_, end) = relayed(&SniffOptions::watch(Dialect::Anthropic), [text.as_bytes()]);
         assert_eq!((end.absurd, end.usage), (true, None));
+    }
+
+    #[test]
+    fn a_usage_that_leaves_out_the_output_is_not_that_of_the_whole() {
+        let text = OPENAI.replace("\"completion_tokens\":2", "\"total_tokens\":3");
+        let (_, end) = relayed(&SniffOptions::watch(Dialect::OpenAi), [text.as_bytes()]);
+        assert_eq!((end.absurd, end.usage, end.says_something), (true, None, true));
+        let said = "\"text\":\"model\"";
+        for (told, untold) in [("\"output_tokens\":9,", ""), ("\"output_tokens\":9", "\"output_tokens\":0")] {
+            let text = ANTHROPIC.replace(told, untold);
+            let (_, end) = relayed(&SniffOptions::watch(Dialect::Anthropic), [text.as_bytes()]);
+            assert_eq!((end.absurd, end.usage, end.says_something), (false, None, true), "{untold}");
+        }
+        let text = ANTHROPIC.replace("\"output_tokens\":9", "\"output_tokens\":0").replace(said, "\"text\":\"\"");
+        let (_, end) = relayed(&SniffOptions::watch(Dialect::Anthropic), [text.as_bytes()]);
+        assert!(end.usage.is_some() && !end.says_something, "nothing was said: {end:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind, Layout, Scanned, Visitor};
+use crate::said;
 
 /// Tokens and units of one answer. Totals include their parts: cached tokens are within
 /// `input_tokens`, reasoning tokens within `output_tokens`.
@@ -72,6 +73,16 @@ pub fn usage_of_openai(usage: &[u8], quirks: UsageQuirks) -> Result<Option<Usage
     figures.usage(quirks)
 }
 
+/// As [`usage_of_openai`], of an answer that has an output: a usage that does not count it is absurd.
+pub(crate) fn usage_of_stream(usage: &[u8], quirks: UsageQuirks) -> Result<Option<Usage>, AbsurdUsage> {
+    let mut figures = OpenAiFigures::default();
+    figures.take_all(usage)?;
+    if figures.input.is_some() && figures.output.is_none() {
+        return Err(AbsurdUsage);
+    }
+    figures.usage(quirks)
+}
+
 /// Reads an Anthropic `usage` object of a complete answer. `None` as for [`usage_of_openai`].
 ///
 /// # Errors
@@ -88,12 +99,23 @@ pub struct UnaryNotes {
     pub usage: Option<Usage>,
     /// There is a usage, but it cannot be true.
     pub absurd: bool,
+    /// The usage has a count of the output.
+    pub tells_output: bool,
+    /// OpenAI's `choices`, Anthropic's `content`.
+    pub output: Option<Field>,
     /// The model's name, at the top level.
     pub model: Option<Field>,
     /// An `error` that is not null.
     pub error: Option<Field>,
     /// The answer's outline; `None` if it is not a JSON object.
     pub layout: Option<Layout>,
+}
+
+impl UnaryNotes {
+    /// Whether the answer says something, so that it has output tokens. `body`: what the notes are of.
+    pub fn says_something(&self, dialect: Dialect, body: &[u8]) -> bool {
+        self.output.is_some_and(|output| said::in_answer(dialect, output.of(body)))
+    }
 }
 
 /// Reads the notes of a complete answer in one pass. Never fails: what cannot be read is absent.
@@ -110,6 +132,7 @@ fn read_notes<F: Figures>(body: &[u8], usage_of: impl FnOnce(F) -> Result<Option
     let Ok(Some(layout)) = json::scan_object(body, &mut reading) else { return UnaryNotes::default() };
     let ReadingNotes { mut notes, figures, sane, tier } = reading;
     notes.layout = Some(layout);
+    notes.tells_output = figures.tells_output();
     match sane.and_then(|()| usage_of(figures)) {
         Ok(usage) => notes.usage = usage,
         Err(AbsurdUsage) => notes.absurd = true,
@@ -132,6 +155,7 @@ impl<F: Figures> Visitor for ReadingNotes<F> {
     fn field(&mut self, key: &[u8], field: Field) -> ControlFlow<()> {
         match key {
             b"model" if field.kind == Kind::String => self.notes.model = Some(field),
+            key if key == F::OUTPUT => self.notes.output = Some(field),
             // The last one counts; one that is no object has no figures.
             b"usage" if field.kind != Kind::Object => (self.figures, self.sane) = (F::default(), Ok(())),
             b"error" if field.kind != Kind::Null => self.notes.error = Some(field),
@@ -156,6 +180,12 @@ impl<F: Figures> Visitor for ReadingNotes<F> {
 pub(crate) trait Figures: Default {
     /// Where a field stands; the default is the usage itself.
     type Part: Copy + Default;
+
+    /// The field of an answer that has its output.
+    const OUTPUT: &'static [u8];
+
+    /// Whether a count of the output was told.
+    fn tells_output(&self) -> bool;
 
     /// The part that is the value of this key.
     fn part(part: Self::Part, key: &[u8]) -> Option<Self::Part>;
@@ -241,6 +271,12 @@ enum OpenAiPart {
 
 impl Figures for OpenAiFigures {
     type Part = OpenAiPart;
+
+    const OUTPUT: &'static [u8] = b"choices";
+
+    fn tells_output(&self) -> bool {
+        self.output.is_some()
+    }
 
     fn part(part: OpenAiPart, key: &[u8]) -> Option<OpenAiPart> {
         match (part, key) {
@@ -364,6 +400,12 @@ impl Figures for AnthropicFigures {
     /// Within one of the objects in the usage.
     type Part = bool;
 
+    const OUTPUT: &'static [u8] = b"content";
+
+    fn tells_output(&self) -> bool {
+        self.output.is_some()
+    }
+
     fn part(is_inside: bool, key: &[u8]) -> Option<bool> {
         matches!((is_inside, key), (false, b"cache_creation" | b"server_tool_use")).then_some(true)
     }
@@ -388,6 +430,15 @@ impl Figures for AnthropicFigures {
 }
 
 impl AnthropicFigures {
+    /// Takes over a usage that is told again. Returns the output that it tells.
+    pub(crate) fn take_again(&mut self, usage: &[u8]) -> Result<Option<u64>, AbsurdUsage> {
+        let before = self.output.take();
+        let taken = self.take_all(usage);
+        let told = self.output;
+        self.output = before.max(told);
+        taken.map(|()| told)
+    }
+
     /// The whole of what was told.
     pub(crate) fn usage(&self) -> Result<Option<Usage>, AbsurdUsage> {
         if self.input.is_none() && self.output.is_none() {
@@ -588,6 +639,17 @@ mod tests {
 
         let body = br#"{"type":"message","model":"c","usage":{"input_tokens":3,"output_tokens":2}}"#;
         assert_eq!(read_unary(Dialect::Anthropic, body, UsageQuirks::default()).usage, Some(tokens(3, 2)));
+
+        let told = |dialect, body: &str| {
+            let notes = read_unary(dialect, body.as_bytes(), UsageQuirks::default());
+            (notes.tells_output, notes.says_something(dialect, body.as_bytes()))
+        };
+        let body = r#"{"choices":[{"message":{"content":"Hi"}}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
+        assert_eq!(told(Dialect::OpenAi, body), (false, true));
+        let body = r#"{"content":[{"type":"text","text":"Hi"}],"usage":{"input_tokens":3,"output_tokens":0}}"#;
+        assert_eq!(told(Dialect::Anthropic, body), (true, true));
+        let body = r#"{"content":[],"usage":{"input_tokens":3,"output_tokens":0}}"#;
+        assert_eq!(told(Dialect::Anthropic, body), (true, false));
 
         let body = br#"{"error":{"message":"no"},"usage":{"prompt_tokens":-3}}"#;
         let notes = read_unary(Dialect::OpenAi, body, UsageQuirks::default());

@@ -91,7 +91,7 @@ fn usages() -> Vec<(&'static str, bool, Tokens)> {
     vec![
         ("plain", false, Tokens::new(1, 1)),
         ("plain", false, cached(1234, 56, 1024)),
-        ("plain", false, Tokens::new(0, 0)),
+        ("plain", false, Tokens::new(2, 0)),
         ("azure", false, cached(1234, 56, 1024)),
         ("fine", false, Tokens::new(1, 0)),
         ("fine", false, cached(1023, 333, 511)),
@@ -109,6 +109,11 @@ fn usages() -> Vec<(&'static str, bool, Tokens)> {
         ("large", false, Tokens::new(300_000, 1000)),
         ("large", false, Tokens::new(272_000, 1000)),
     ]
+}
+
+/// An answer without output says nothing, else nobody would believe it.
+fn said(tokens: &Tokens) -> &'static str {
+    if tokens.output == 0 { "" } else { "a b c" }
 }
 
 fn call(stage: &Stage, model: &str, anthropic: bool, tokens: &Tokens, stream: bool) -> Call {
@@ -138,7 +143,7 @@ async fn unary_answers_cost_what_was_billed_and_headers_and_gauges_say_so() {
     for (model, anthropic, tokens) in usages() {
         let upstream =
             if matches!(model, "gpt-4o" | "claude-sonnet-4-5") { model.to_owned() } else { format!("up-{model}") };
-        stage.mock.script(upstream, [Step::usage("a b c", tokens)]);
+        stage.mock.script(upstream, [Step::usage(said(&tokens), tokens)]);
         let reply = call(&stage, model, anthropic, &tokens, false).send().await.expect(200);
         let cost = books.price_of(model).cost(&tokens);
         let said = reply.header("x-litellm-response-cost").map(nano);
@@ -168,7 +173,7 @@ async fn streams_cost_what_was_billed() {
     for (model, anthropic, tokens) in usages() {
         let upstream =
             if matches!(model, "gpt-4o" | "claude-sonnet-4-5") { model.to_owned() } else { format!("up-{model}") };
-        stage.mock.script(upstream, [Step::usage("a b c", tokens)]);
+        stage.mock.script(upstream, [Step::usage(said(&tokens), tokens)]);
         call(&stage, model, anthropic, &tokens, true).stream().await.rest().await;
     }
     wait_until_idle(&stage.gateway).await;
@@ -186,7 +191,7 @@ async fn a_soft_budget_and_none_at_all_book_the_same() {
         for (model, anthropic, tokens) in usages() {
             let upstream =
                 if matches!(model, "gpt-4o" | "claude-sonnet-4-5") { model.to_owned() } else { format!("up-{model}") };
-            stage.mock.script(upstream, [Step::usage("a b c", tokens).repeat(2)]);
+            stage.mock.script(upstream, [Step::usage(said(&tokens), tokens).repeat(2)]);
             call(&stage, model, anthropic, &tokens, false).send().await.expect(200);
             call(&stage, model, anthropic, &tokens, true).stream().await.rest().await;
         }
@@ -203,7 +208,7 @@ async fn a_client_of_the_other_dialect_pays_the_same() {
     for (model, anthropic, tokens) in usages() {
         let upstream =
             if matches!(model, "gpt-4o" | "claude-sonnet-4-5") { model.to_owned() } else { format!("up-{model}") };
-        stage.mock.script(upstream, [Step::usage("a b c", tokens).repeat(2)]);
+        stage.mock.script(upstream, [Step::usage(said(&tokens), tokens).repeat(2)]);
         let cost = books.price_of(model).cost(&tokens);
         let reply = call(&stage, model, !anthropic, &tokens, false).send().await.expect(200);
         assert_eq!(reply.header("x-litellm-response-cost").map(nano), Some(cost), "{model} {tokens:?}");

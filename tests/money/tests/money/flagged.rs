@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use tollgate_harness::{
-    Action, Call, Cut, CutHow, Gateway, Mock, Object, Options, Redirect, Reply, SpendRow, Stage, Starter, Step,
-    UsageAt, UsageScript, Value, json, objects,
+    Action, Call, Cut, CutHow, Gateway, Mock, Object, Options, Redirect, Reply, SpendRow, Stage, Starter, Step, Tokens,
+    ToolCall, UsageAt, UsageScript, Value, json, objects,
 };
 use tollgate_money_tests::books::{Books, Mode, deployment_of};
 use tollgate_money_tests::gauges::{budget, wait_until_idle};
@@ -112,6 +112,10 @@ fn absurd() -> Vec<(&'static str, Reply)> {
                 json!({"prompt_tokens": 5, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 50}}),
             ),
         ),
+        ("zeros", openai_usage(json!(0), json!(0))),
+        ("no-input", openai_usage(json!(0), json!(5))),
+        ("no-output", openai_usage(json!(5), json!(0))),
+        ("untold-output", usage(json!({"prompt_tokens": 5, "total_tokens": 5}))),
         ("null", usage(Value::Null)),
         ("list", usage(json!([1, 2]))),
         ("empty", usage(json!({}))),
@@ -122,8 +126,43 @@ fn named(prefix: &str, name: &str) -> &'static str {
     format!("{prefix}-{name}").leak()
 }
 
+/// Answers of a tool's call and nothing else, with a usage that leaves out their output.
+fn calls_a_tool(usage: Value) -> Reply {
+    let call = ToolCall { name: "now".into(), ..ToolCall::default() };
+    Reply { text: Some(String::new()), tool_calls: vec![call], usage: UsageScript::Raw(usage), ..Reply::default() }
+}
+
+/// Zeros that are true.
+fn zero_cases() -> Vec<Case> {
+    let cached = Tokens { cache_read: 50, ..Tokens::new(50, 5) };
+    let empty = Step::usage("", Tokens::new(5, 0));
+    vec![
+        case("z-empty", empty.clone(), EXACT, EXACT),
+        case("z-empty-stream", empty.clone(), EXACT, EXACT).stream(),
+        case("z-a-empty", empty, EXACT, EXACT).anthropic(),
+        case("z-a-cached", Step::usage("x", cached), EXACT, EXACT).anthropic(),
+        case("z-a-cached-stream", Step::usage("x", cached), EXACT, EXACT).anthropic().stream(),
+    ]
+}
+
 fn usage_cases() -> Vec<Case> {
+    let anthropic_zeros = usage(json!({"input_tokens": 0, "output_tokens": 0}));
+    let anthropic_input = usage(json!({"input_tokens": 5, "output_tokens": 0}));
+    let anthropic_untold = usage(json!({"input_tokens": 5}));
     let mut cases = vec![
+        case("tool", calls_a_tool(json!({"prompt_tokens": 5, "completion_tokens": 0})), UNKNOWN, COUNTED),
+        case("tool-stream", calls_a_tool(json!({"prompt_tokens": 5, "completion_tokens": 0})), UNKNOWN, COUNTED)
+            .stream(),
+        case("a-tool", calls_a_tool(json!({"input_tokens": 5, "output_tokens": 0})), UNKNOWN, COUNTED).anthropic(),
+        case("a-tool-stream", calls_a_tool(json!({"input_tokens": 5, "output_tokens": 0})), UNKNOWN, COUNTED)
+            .anthropic()
+            .stream(),
+        case("a-zeros", anthropic_zeros.clone(), UNKNOWN, COUNTED).anthropic(),
+        case("a-zeros-stream", anthropic_zeros, UNKNOWN, COUNTED).anthropic().stream(),
+        case("a-no-output", anthropic_input.clone(), UNKNOWN, COUNTED).anthropic(),
+        case("a-no-output-stream", anthropic_input, UNKNOWN, COUNTED).anthropic().stream(),
+        case("a-untold", anthropic_untold.clone(), UNKNOWN, COUNTED).anthropic(),
+        case("a-untold-stream", anthropic_untold, UNKNOWN, COUNTED).anthropic().stream(),
         case("missing", Reply { usage: UsageScript::Missing, ..reply() }, UNKNOWN, COUNTED),
         case("missing-stream", Reply { usage: UsageScript::Missing, ..reply() }, UNKNOWN, COUNTED).stream(),
         // The whole usage, once: believed only where nothing contradicts that it is the last word.
@@ -334,7 +373,7 @@ async fn run(cases: Vec<Case>, gateway: Object) {
 
 #[tokio::test]
 async fn usage_that_is_missing_or_cannot_be_true() {
-    run(usage_cases(), gateway()).await;
+    run(usage_cases().into_iter().chain(zero_cases()).collect(), gateway()).await;
 }
 
 #[tokio::test]
