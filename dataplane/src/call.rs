@@ -58,7 +58,8 @@ impl Options {
         let mut options = Options::default();
         for (name, value) in headers {
             let Some(option) = name.as_str().strip_prefix("x-litellm-") else { continue };
-            let text = value.to_str().unwrap_or_default().trim();
+            let text = header_text(value.as_bytes());
+            let text = text.trim();
             match option {
                 "timeout" => options.timeout = seconds(text),
                 "stream-timeout" => options.stream_timeout = seconds(text),
@@ -76,6 +77,14 @@ impl Options {
             }
         }
         options
+    }
+}
+
+/// The text of a header: UTF-8, else Latin-1, which any bytes are (RFC 9110, 5.5). A name that is not ASCII is a name.
+fn header_text(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect()),
     }
 }
 
@@ -255,6 +264,20 @@ mod tests {
         ] {
             assert_eq!(most_uses(tools), uses, "{}", String::from_utf8_lossy(tools));
         }
+    }
+
+    #[test]
+    fn names_in_headers_are_utf_8_or_latin_1() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-litellm-end-user-id", HeaderValue::from_bytes("José 你好".as_bytes()).unwrap());
+        headers.insert("x-litellm-tags", HeaderValue::from_bytes(b"gr\xf6\xdfe, plain").unwrap());
+        let options = Options::read(&headers);
+        assert_eq!(
+            (options.end_user.as_deref(), &*options.tags),
+            (Some("José 你好"), &["größe".into(), "plain".into()][..])
+        );
+        headers.insert("x-litellm-customer-id", HeaderValue::from_bytes(b"Jos\xe9").unwrap());
+        assert_eq!(Options::read(&headers).end_user.as_deref(), Some("José"));
     }
 
     #[test]

@@ -151,7 +151,7 @@ async fn spend_survives_a_restart() {
         vec![objects::deployment("m", mock), objects::caller().set("spec.budget", budget)]
     })
     .await;
-    stage.mock.script("up-m", [Step::usage("x", Tokens::new(400, 0))]);
+    stage.mock.script("up-m", [Step::usage("", Tokens::new(400, 0))]);
     stage.gateway.chat("m").send().await.expect(200);
     stage.gateway.restart().await;
     stage.gateway.chat("m").send().await.expect(429);

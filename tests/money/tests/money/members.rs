@@ -62,6 +62,24 @@ async fn spent(stage: &Stage, name: &str) -> i64 {
     budget(&stage.gateway, name).await.spent
 }
 
+#[tokio::test]
+async fn a_name_that_is_not_ascii_is_bound_wherever_it_is_written() {
+    let budgets =
+        [scoped("each", TEN, json!({}), Some("EndUser")), scoped("tags", TEN, json!({"tags": ["größe"]}), Some("Tag"))];
+    let mut stage = stage(&["m"], budgets).await;
+    let brings = |header: &str, value: &str| ask(&stage, "m", &json!({})).header(header, value);
+    for (header, name, body) in [
+        ("x-litellm-end-user-id", "José", json!({"user": "José"})),
+        ("x-litellm-tags", "größe", json!({"tags": ["größe"]})),
+    ] {
+        let (refusal, answered) = spend_all(|| brings(header, name)).await;
+        assert_eq!((refusal.status, why(&refusal)), (429, Some("budget_exhausted")), "{name}");
+        assert!((9..=nano(TEN) / EACH).contains(&answered), "{name}: {answered}");
+        ask(&stage, "m", &body).send().await.expect(429);
+    }
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_end_user_has_a_budget_of_its_own_and_keeps_it_over_a_kill() {
     let mut stage = stage(&["m"], [scoped("each", TEN, json!({}), Some("EndUser"))]).await;
