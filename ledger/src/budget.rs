@@ -205,15 +205,16 @@ impl Budget {
         let books = self.books();
         // An account of other terms counts no more, although the next one is not open yet.
         let current = self.current.load_full().filter(|account| fits(&books, account));
-        let span = current.as_ref().map(|account| account.span.clone()).filter(|span| now < span.ends_at);
-        let live = if span.is_some() { current } else { None };
-        let next = span.clone().unwrap_or_else(|| books.terms.period.span(now));
+        let is_live = current.as_ref().is_some_and(|account| now < account.span.ends_at);
+        let span = self.span(&books, current.as_deref(), now);
+        // A bucket that is over counts on, although nobody has opened the next one.
+        let current = current.filter(|account| is_live || counts(&books, account, &span, now));
         // Elsewhere all that counts is summed, the older accounts of this process too.
-        let counted = live.as_ref().filter(|_| self.is_shared).map(|account| account.elsewhere.used());
-        let mut spent: i64 = counted.unwrap_or_else(|| closed_amount(&books, &next, now));
+        let counted = current.as_ref().filter(|_| self.is_shared).map(|account| account.elsewhere.used());
+        let mut spent: i64 = counted.unwrap_or_else(|| closed_amount(&books, &span, now));
         let mut held = 0;
-        for account in books.older.iter().filter(|account| counts(&books, account, &next, now)).chain(&live) {
-            let is_counted = self.is_shared && live.as_ref().is_none_or(|live| live.id != account.id);
+        for account in books.older.iter().filter(|account| counts(&books, account, &span, now)).chain(&current) {
+            let is_counted = self.is_shared && current.as_ref().is_some_and(|current| current.id != account.id);
             spent += if is_counted { 0 } else { account.used() };
             held += account.committed() - account.used();
         }
@@ -224,20 +225,27 @@ impl Budget {
             limit: books.terms.limit,
             unit: books.terms.unit,
             mode: books.terms.mode,
-            period_label: next.label.clone(),
-            resets_at: resets_at(&books, &next, now),
-            is_known: !self.is_shared || live.is_some_and(|account| account.elsewhere.answered_at_ms() > 0),
+            resets_at: resets_at(&books, current.as_deref(), &span, now),
+            period_label: span.label,
+            is_known: !self.is_shared
+                || current.is_some_and(|account| is_live && account.elsewhere.answered_at_ms() > 0),
+        }
+    }
+
+    /// The stretch that is under way: of the current account, unless that is over.
+    fn span(&self, books: &Books, current: Option<&Account>, now: i64) -> Span {
+        match current {
+            Some(account) if now < account.span.ends_at => account.span.clone(),
+            Some(_) | None => books.terms.period.span(now),
         }
     }
 
     /// When something of what is spent stops counting. Unix seconds.
     pub(crate) fn resets_at(&self, now: i64) -> Option<i64> {
         let books = self.books();
-        let span = match self.current.load_full() {
-            Some(account) if now < account.span.ends_at => account.span.clone(),
-            _ => books.terms.period.span(now),
-        };
-        resets_at(&books, &span, now)
+        let current = self.current.load_full();
+        let span = self.span(&books, current.as_deref(), now);
+        resets_at(&books, current.as_deref(), &span, now)
     }
 
     /// Settled in the current period, in the budget's unit, as of the last grant or refusal where older buckets count.
@@ -493,13 +501,13 @@ pub(crate) fn closed_amount(books: &Books, current: &Span, now: i64) -> i64 {
         .fold(0, |sum: i64, closed| sum.saturating_add(closed.amount))
 }
 
-fn resets_at(books: &Books, span: &Span, now: i64) -> Option<i64> {
+fn resets_at(books: &Books, current: Option<&Account>, span: &Span, now: i64) -> Option<i64> {
     match &books.terms.period {
         Period::Lifetime => None,
         Period::Calendar { .. } => Some(span.ends_at),
         Period::Rolling { seconds } => {
-            let older =
-                books.older.iter().filter(|account| counts(books, account, span, now)).map(|account| &account.span);
+            let older = books.older.iter().map(|account| &**account).chain(current);
+            let older = older.filter(|account| counts(books, account, span, now)).map(|account| &account.span);
             let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.span);
             older
                 .chain(closed)

@@ -162,6 +162,30 @@ fn a_rolling_budget_forgets_bucket_by_bucket() {
 }
 
 #[test]
+fn a_bucket_that_is_over_is_shown_as_long_as_it_counts_also_when_nobody_calls() {
+    static HOURS: AtomicI64 = AtomicI64::new(0);
+    const HOUR: i64 = 3600;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = || NOON_MS + HOURS.load(SeqCst) * HOUR * 1000;
+    let (ledger, mut writer) = open(Options { clock, ..options(folder.path(), 1) });
+    let terms = BudgetTerms { period: Period::Rolling { seconds: 24 * HOUR }, ..hard("b", 100) };
+    let budgets = [ledger.budget(&terms)];
+    hold(&mut writer, &attempt(1, 60), &budgets).unwrap().settle(exact(60));
+    let held = hold(&mut writer, &attempt(2, 30), &budgets).unwrap();
+    let shown = |hours| {
+        HOURS.store(hours, SeqCst);
+        let view = view(&ledger, "b");
+        (view.spent, view.held, view.resets_at.map(|at| (at - NOON_MS / 1000) / HOUR))
+    };
+    for hours in [0, 1, 3, 24] {
+        assert_eq!(shown(hours), (60, 30, Some(25)), "after {hours} h");
+    }
+    held.settle(exact(10));
+    assert_eq!(shown(24), (70, 0, Some(25)));
+    assert_eq!(shown(25), (0, 0, Some(26 + 24)), "it is over: the bucket of now is the first that counts");
+}
+
+#[test]
 fn eight_threads_never_overspend_and_are_never_refused_falsely() {
     const LIMIT: i64 = 20_000;
     let folder = tempfile::tempdir().unwrap();
