@@ -281,12 +281,14 @@ impl Budget {
         self.releases.notify.notify_waiters();
     }
 
-    /// Takes the terms over. A limit that was raised counts at once, so does one that was lowered.
-    pub(crate) fn update(&self, terms: &BudgetTerms, now: i64) {
+    /// Takes the terms over. A limit that was raised counts at once, so does one that was lowered. Whether the period
+    /// begins anew because the reset token is another.
+    pub(crate) fn update(&self, terms: &BudgetTerms, now: i64) -> bool {
         let mut books = self.books();
         if books.terms == *terms {
-            return;
+            return false;
         }
+        let is_reset = books.terms.reset_token != terms.reset_token;
         let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
             &books.terms;
         let raised = terms.limit > *limit || *mode != terms.mode;
@@ -307,6 +309,7 @@ impl Budget {
         if raised {
             self.announce();
         }
+        is_reset
     }
 
     /// Counts anew what is carried, and how far holds may go.

@@ -297,18 +297,23 @@ impl Ledger {
     pub fn budget(&self, terms: &BudgetTerms) -> Arc<Budget> {
         let find = || self.read_budgets().get(terms.id.as_str()).cloned();
         if let Some(budget) = find() {
-            budget.update(terms, self.now());
-            return budget;
+            return self.updated(budget, terms);
         }
         let mut budgets = self.0.budgets.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(budget) = budgets.get(terms.id.as_str()) {
-            budget.update(terms, self.now());
-            return budget.clone();
+            return self.updated(budget.clone(), terms);
         }
         let closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
         let order = self.0.next_order.fetch_add(1, Relaxed);
         let budget = Arc::new(Budget::new(order, terms.clone(), closed, self.0.allowances.is_some(), self.now()));
         budgets.insert(terms.id.as_str().into(), budget.clone());
+        budget
+    }
+
+    fn updated(&self, budget: Arc<Budget>, terms: &BudgetTerms) -> Arc<Budget> {
+        if budget.update(terms, self.now()) {
+            terms.tell_reset();
+        }
         budget
     }
 

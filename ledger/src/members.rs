@@ -88,6 +88,9 @@ impl Members {
         if inner.terms == *terms {
             return;
         }
+        if inner.terms.reset_token != terms.reset_token {
+            terms.tell_reset();
+        }
         inner.terms = terms.clone();
         for (member, budget) in budgets.iter() {
             budget.update(&inner.terms_of(member), now);

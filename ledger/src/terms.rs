@@ -64,6 +64,19 @@ impl BudgetTerms {
             self;
         Terms { unit: *unit, limit: *limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
     }
+
+    /// Puts on record that these are the terms of a budget whose period begins anew.
+    pub(crate) fn tell_reset(&self) {
+        let BudgetTerms { id, reset_token, .. } = self;
+        match reset_token {
+            Some(token) => {
+                tracing::info!(budget = %id, token = %token, "budget `{id}` begins its period again: its resetToken is `{token}`");
+            }
+            None => {
+                tracing::info!(budget = %id, "budget `{id}` has no resetToken any more: what was spent without one counts");
+            }
+        }
+    }
 }
 
 /// An attempt that is about to be sent to a provider.

@@ -20,7 +20,7 @@ use super::{Pass, is_sound, moment, text};
 use crate::allocator::CEILING;
 use crate::events::Event;
 use crate::facts::{AllocationFact, GatewayFact, Problem, SpendFact};
-use crate::world::{Figures, Record, Seen, SeenCondition, digest, solid};
+use crate::world::{Figures, Record, Seen, SeenCondition, digest, solid, text_of};
 
 /// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
 const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", "NamespaceNotPrepared", "PortTaken"];
@@ -31,6 +31,8 @@ struct Look<'a> {
     record: &'a Record,
     findings: &'a [Finding],
     before: &'a Seen,
+    /// Worth an Event beside conditions that turned.
+    happened: Vec<Event>,
 }
 
 impl<'a> Pass<'a> {
@@ -38,7 +40,7 @@ impl<'a> Pass<'a> {
         let object = document.object_ref();
         let findings = self.findings(&object);
         let before = self.before(&object, record);
-        let look = Look { object, record, findings, before };
+        let look = Look { object, record, findings, before, happened: Vec::new() };
         match document {
             Document::LLMGateway(object) => self.gateway(document, object, look),
             Document::ProviderAccount(object) => self.account(document, object, look),
@@ -341,7 +343,7 @@ impl<'a> Pass<'a> {
         self.show(look, &status, |status| &status.conditions);
     }
 
-    fn budget(&mut self, document: &Document, object: &Object<BudgetSpec>, look: Look<'a>) {
+    fn budget(&mut self, document: &Document, object: &Object<BudgetSpec>, mut look: Look<'a>) {
         let name = (&*object.meta.namespace, &*object.meta.name);
         let bound = self.index.keys_of_budget.get(&name).copied();
         let in_tables = bound.is_some() || is_sound(look.findings);
@@ -391,8 +393,13 @@ impl<'a> Pass<'a> {
             used_percent,
             held,
             max_overshoot: Some(self.overshoot(name, object)),
-            ..BudgetStatus::default()
+            reset_token: match &look.before.reset_token {
+                // Proxies do not have it.
+                Some(before) if !in_tables => Some(before.to_string()),
+                _ => object.spec.reset_token.clone().filter(|_| in_tables),
+            },
         };
+        look.happened.extend(begun_anew(&look, status.reset_token.as_deref()));
         self.show(look, &status, |status| &status.conditions);
     }
 
@@ -431,7 +438,7 @@ impl<'a> Pass<'a> {
             observed_generation: Some(record.generation),
             conditions: conditions(statements, record.generation, before, &self.now_text),
         };
-        let look = Look { object: object.clone(), record, findings: &[], before };
+        let look = Look { object: object.clone(), record, findings: &[], before, happened: Vec::new() };
         self.show_one(look, &status, &status.conditions);
     }
 
@@ -466,12 +473,13 @@ impl<'a> Pass<'a> {
 
     /// Wants the status where it differs from what is there.
     fn show_one<S: Serialize>(&mut self, look: Look<'_>, status: &S, conditions: &[Condition]) {
-        let Look { object, record, findings: _, before } = look;
+        let Look { object, record, findings: _, before, happened } = look;
         let digest = digest(status);
         if digest == before.digest {
             return;
         }
-        let events = events(&object, record, before, conditions);
+        let mut events = events(&object, record, before, conditions);
+        events.extend(happened);
         let status = serde_json::to_value(status).expect("statuses are made of what JSON has");
         let solid = solid(&status);
         let urgency = if solid == before.solid { Urgency::Figures } else { self.urgency(&object, record) };
@@ -480,6 +488,7 @@ impl<'a> Pass<'a> {
             solid,
             generation: Some(record.generation),
             conditions: conditions.iter().map(SeenCondition::of).collect(),
+            reset_token: text_of(&status, "resetToken"),
             ..before.clone()
         };
         self.shown.statuses.push(Wanted {
@@ -523,6 +532,30 @@ fn is_of_key_to_come(finding: &Finding) -> bool {
 
 fn not_probed() -> Statement {
     Statement::unknown(READY, "NotProbed", "no proxy has probed it yet")
+}
+
+/// The period of a budget began anew because its `resetToken` is another than the one that was acted on before.
+fn begun_anew(look: &Look<'_>, token: Option<&str>) -> Option<Event> {
+    let Look { object, record, before, .. } = look;
+    let was = before.reset_token.as_deref();
+    // What was not written down before this field was is no news, nor is one that a Budget is made with.
+    let is_known = was.is_some() || before.generation.is_some_and(|generation| generation != record.generation);
+    if token == was || !is_known {
+        return None;
+    }
+    let note = match token {
+        Some(token) => format!("its period began again from zero: spec.resetToken is `{token}`"),
+        None => "its period began again: spec.resetToken was taken away, what was spent without one counts".to_owned(),
+    };
+    Some(Event {
+        object: object.clone(),
+        uid: record.uid.clone(),
+        warning: false,
+        reason: "Reset".to_owned(),
+        // One reset after another is not one Event with a count.
+        action: format!("Reset{}", record.generation),
+        note,
+    })
 }
 
 /// What is worth an Event: a condition that turned. What only waits for proxies is not.

@@ -9,6 +9,7 @@ use tollgate_snapshot::{GatewayName, KeyHash, ObjectRef};
 
 use super::queue::{Asserted, Waiting};
 use super::*;
+use crate::events::Event;
 use crate::facts::SpendFact;
 use crate::tables::compiled::{self, Asked};
 
@@ -28,6 +29,11 @@ fn key(name: &str) -> Document {
 
 fn budget(name: &str) -> Document {
     let terms = json!({"limit": "1", "period": {"lifetime": {}}});
+    Document::Budget(spec::<BudgetSpec>(name, terms))
+}
+
+fn budget_with(name: &str, token: Option<&str>) -> Document {
+    let terms = json!({"limit": "1", "period": {"lifetime": {}}, "resetToken": token});
     Document::Budget(spec::<BudgetSpec>(name, terms))
 }
 
@@ -175,4 +181,39 @@ fn a_budget_whose_rest_no_call_fits_into_is_not_available() {
         let expected = reason.map_or(("True", "Active"), |reason| ("False", reason));
         assert_eq!((status.as_str(), found.as_str()), expected, "{spend:?}");
     }
+}
+
+#[test]
+fn a_reset_of_a_budget_is_told_once_and_written_down() {
+    let budget = reference("Budget", "b");
+    let mut seen = Seen::default();
+    for (token, is_told) in
+        [(None, false), (Some("one"), true), (Some("one"), false), (Some("two"), true), (None, true)]
+    {
+        let mut world = World::new(vec![gateway(), budget_with("b", token)]);
+        world.objects.show(&budget, seen.clone());
+        for _ in 0..=seen.generation.unwrap_or(0) {
+            world.objects.edit(&budget);
+        }
+        let mut waiting = world.look();
+        let wanted = std::iter::from_fn(|| waiting.take(false)).find(|wanted| wanted.object == budget).unwrap();
+        assert_eq!(wanted.status.get("resetToken").and_then(Value::as_str), token);
+        let resets: Vec<&Event> = wanted.events.iter().filter(|event| event.reason == "Reset").collect();
+        assert_eq!(resets.len(), usize::from(is_told), "{token:?}: {resets:?}");
+        if let (Some(token), [event]) = (token, &*resets) {
+            assert_eq!(event.note, format!("its period began again from zero: spec.resetToken is `{token}`"));
+        }
+        seen = wanted.seen;
+    }
+}
+
+#[test]
+fn a_token_that_was_there_before_it_was_written_down_is_no_news() {
+    let mut world = World::new(vec![gateway(), budget_with("b", Some("one"))]);
+    let budget = reference("Budget", "b");
+    world.objects.show(&budget, Seen { generation: Some(1), digest: 1, ..Seen::default() });
+    let mut waiting = world.look();
+    let wanted = std::iter::from_fn(|| waiting.take(false)).find(|wanted| wanted.object == budget).unwrap();
+    assert_eq!(wanted.status["resetToken"], "one");
+    assert!(wanted.events.iter().all(|event| event.reason != "Reset"), "{:?}", wanted.events);
 }

@@ -19,7 +19,7 @@ use tollgate_snapshot::{Finding, ObjectRef};
 
 use changes::Change;
 pub(crate) use changes::Taken;
-pub use seen::{Figures, Seen, SeenCondition, digest, solid};
+pub use seen::{Figures, Seen, SeenCondition, digest, solid, text_of};
 
 /// What is known of an object beside its document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,6 +31,8 @@ pub struct Seen {
     pub last_probe_at: Option<i64>,
     /// `status.p50` of a ModelDeployment.
     pub p50: Option<Box<str>>,
+    /// `status.resetToken` of a Budget.
+    pub reset_token: Option<Box<str>>,
     /// What was used; `None`: nothing.
     pub figures: Option<Box<Figures>>,
 }
@@ -104,7 +106,8 @@ impl Seen {
             key: key.map(Box::new),
             last_used_at: moment("lastUsedAt"),
             last_probe_at: moment("lastProbeAt"),
-            p50: status.get("p50").and_then(Value::as_str).map(Into::into),
+            p50: text_of(status, "p50"),
+            reset_token: text_of(status, "resetToken"),
             figures: Figures::deserialize(status).ok().filter(|figures| *figures != Figures::default()).map(Box::new),
         }
     }
@@ -112,6 +115,11 @@ impl Seen {
     pub fn condition(&self, type_: &str) -> Option<&SeenCondition> {
         self.conditions.iter().find(|condition| *condition.type_ == *type_)
     }
+}
+
+/// A field of a status that is a text.
+pub fn text_of(status: &Value, field: &str) -> Option<Box<str>> {
+    status.get(field).and_then(Value::as_str).map(Into::into)
 }
 
 fn solid_of<S: DeserializeOwned + Serialize>(status: &Value) -> u64 {

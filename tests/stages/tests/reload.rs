@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tollgate_harness::{Gateway, KEY, Object, Reply, Stage, Step, Value, documents, json, objects};
+use tollgate_harness::{Gateway, KEY, Object, Reply, Stage, Step, Tokens, Value, documents, json, objects};
 
 /// Longest time from an edit to its effect.
 const LIVE: Duration = Duration::from_millis(500);
@@ -322,5 +322,25 @@ async fn a_new_credential_is_used_at_once() {
         .await;
     stage.gateway.chat("m").send().await.expect(200);
     assert_eq!(stage.last_seen().header("authorization"), Some("Bearer sk-rotated-0123456789abcdef"));
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_reset_is_on_record() {
+    let mut stage = Stage::start(|mock| vec![objects::deployment("m", mock), objects::budget("b", "0.002")]).await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 75)).repeat(10)]);
+    let call = json!({"model": "m", "max_tokens": 75, "messages": [{"role": "user", "content": "Hello"}]});
+    let ask = async |stage: &Stage| stage.gateway.chat("m").json(&call).send().await.status;
+    assert_eq!((ask(&stage).await, ask(&stage).await), (200, 429));
+    let said = "budget `default/Budget/b` begins its period again: its resetToken is `ticket-1`";
+    assert!(!stage.gateway.log().contains("resetToken"));
+    let reset = |objects: &mut Vec<Object>| {
+        change(objects, "Budget", "b", |budget| budget.set("spec.resetToken", json!("ticket-1")));
+    };
+    stage.edit(reset).await;
+    assert_eq!(ask(&stage).await, 200);
+    assert_eq!(stage.gateway.log().matches(said).count(), 1, "{}", stage.gateway.log());
+    stage.edit(|objects| objects.push(objects::key("another", &objects::key_text("another")))).await;
+    assert_eq!(stage.gateway.log().matches(said).count(), 1, "another edit resets nothing");
     stage.finish().await;
 }
