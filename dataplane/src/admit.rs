@@ -83,7 +83,7 @@ impl From<Box<GatewayError>> for Refused {
 pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> std::result::Result<Admitted, Refused> {
     let asked = call.model().ok_or_else(|| Box::new(GatewayError::ModelMissing))?;
     let (route, model) = find_model(&caller, asked)?;
-    let asked_output = call.head.output_cap();
+    let asked_output = call.head.output_cap(call.operation);
     let model = model.into();
     let mut fallbacks = Vec::new();
     for name in &call.fallbacks {

@@ -95,9 +95,7 @@ pub fn build(
             if asks_for_usage {
                 injected_usage = ask_for_usage(&mut splice, &call.head, &call.body);
             }
-            if let Some(cap) = inject_output {
-                splice.insert(output_field(call.operation, deployment), Bytes::from(cap.to_string()));
-            }
+            put_cap(&mut splice, call, deployment, inject_output);
             take_out_ours(&mut splice, call, deployment);
             let pieces = splice.apply(&call.body, call.head.layout);
             with_parameters(pieces, &deployment.parameters)?
@@ -176,6 +174,31 @@ pub fn output_field(operation: Operation, deployment: &Deployment) -> &'static s
             "max_completion_tokens"
         }
         _ => "max_tokens",
+    }
+}
+
+/// Puts a cap where the provider reads it: one of ours, or the client's of which only the newer name is there that most
+/// servers do not know.
+fn put_cap(splice: &mut Splice, call: &Call, deployment: &Deployment, inject_output: Option<u64>) {
+    let head = &call.head;
+    let name = output_field(call.operation, deployment);
+    let is_older = name == MaxTokensField::MaxTokens.as_str();
+    let newer = head.max_completion_tokens.filter(|_| {
+        is_older && call.operation == Operation::Chat && head.max_tokens_value.is_none() && inject_output.is_none()
+    });
+    let cap = match (inject_output, newer.zip(head.max_completion_tokens_value)) {
+        (Some(cap), _) => cap,
+        (None, Some((field, cap))) => {
+            splice.remove(field);
+            cap
+        }
+        (None, None) => return,
+    };
+    let cap = Bytes::from(cap.to_string());
+    // What is there says `null`, as the client named no cap.
+    match if is_older { head.max_tokens } else { head.max_completion_tokens } {
+        Some(field) => splice.replace(field.value, cap),
+        None => splice.insert(name, cap),
     }
 }
 

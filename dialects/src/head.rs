@@ -119,9 +119,15 @@ impl Head {
         self.stream.is_some_and(|stream| stream.kind == Kind::True)
     }
 
-    /// The most output tokens the client allows for each answer, the newer field first.
-    pub fn output_cap(&self) -> Option<u64> {
-        self.max_completion_tokens_value.or(self.max_tokens_value)
+    /// The most output tokens the client allows for each answer. Chat has two names for it, of which a provider may take
+    /// either: the larger counts. Elsewhere the newer one means nothing.
+    pub fn output_cap(&self, operation: Operation) -> Option<u64> {
+        match operation {
+            Operation::Chat => self.max_tokens_value.max(self.max_completion_tokens_value),
+            Operation::Completions | Operation::Embeddings | Operation::Messages | Operation::CountTokens => {
+                self.max_tokens_value
+            }
+        }
     }
 
     /// How many answers the provider will generate and bill.
@@ -505,7 +511,7 @@ mod tests {
         assert_eq!(head.include_usage, Some(false));
         assert_eq!(&body[head.include_usage_place(body.as_bytes()).expect("there").range()], "false");
         assert_eq!((head.max_tokens_value, head.max_completion_tokens_value), (Some(7), Some(9)));
-        assert_eq!((head.output_cap(), head.n, head.answers()), (Some(9), 2, 2));
+        assert_eq!((head.output_cap(Operation::Chat), head.n, head.answers()), (Some(9), 2, 2));
         assert_eq!(head.end_user(body.as_bytes()).as_deref(), Some("u1"));
         assert_eq!(head.tags(body.as_bytes()), ["a", "b\n", "c"]);
         assert_eq!(head.service_tier(body.as_bytes()).as_deref(), Some("flex"));
@@ -525,9 +531,32 @@ mod tests {
         let head = chat(body).expect("a request");
         assert_eq!((of(head.model, body), head.model(body.as_bytes())), (Some("null"), None));
         assert!(!head.streams() && !head.has_tools && head.stream_options.is_some());
-        assert_eq!((head.include_usage, head.output_cap(), head.n, head.best_of, head.prompts), (None, None, 1, 1, 1));
+        assert_eq!((head.include_usage, head.n, head.best_of, head.prompts), (None, 1, 1, 1));
+        assert_eq!(head.output_cap(Operation::Chat), None);
         assert_eq!(head.end_user(body.as_bytes()), None);
         assert_eq!(head.modalities, Modalities::default());
+    }
+
+    #[test]
+    fn the_cap_is_what_the_operation_knows_under_that_name() {
+        let (older, newer) = (r#""max_tokens":400"#.to_owned(), r#""max_completion_tokens":1"#.to_owned());
+        let nulls = r#""max_tokens":null,"max_completion_tokens":1"#.to_owned();
+        let both = format!("{newer},{older}");
+        let larger = r#""max_tokens":7,"max_completion_tokens":900"#.to_owned();
+        for (fields, of_chat, of_others) in [
+            (older, Some(400), Some(400)),
+            (newer, Some(1), None),
+            (nulls, Some(1), None),
+            (both, Some(400), Some(400)),
+            (larger, Some(900), Some(7)),
+        ] {
+            for operation in [Operation::Chat, Operation::Completions, Operation::Messages] {
+                let body = format!(r#"{{"{}":["x"],{fields}}}"#, operation.content_field());
+                let head = read_head(operation, body.as_bytes()).expect("a request");
+                let expected = if operation == Operation::Chat { of_chat } else { of_others };
+                assert_eq!(head.output_cap(operation), expected, "{operation}: {body}");
+            }
+        }
     }
 
     #[test]

@@ -109,7 +109,8 @@ fn check_reading(head: &Head, fields: &Fields<'_>, body: &[u8]) {
     let count = |key: &str| value(key).and_then(count_of);
     assert_eq!(head.model(body).map(|model| model.into_owned()), text("model"));
     assert_eq!(head.streams(), value("stream").is_some_and(|stream| stream.get() == "true"));
-    assert_eq!(head.output_cap(), count("max_completion_tokens").or(count("max_tokens")));
+    assert_eq!(head.output_cap(Operation::Chat), count("max_completion_tokens").max(count("max_tokens")));
+    assert_eq!(head.output_cap(Operation::Messages), count("max_tokens"));
     assert_eq!(head.num_retries_value, count("num_retries"));
     let n = count("n").unwrap_or(1);
     assert_eq!((u64::from(head.n), u64::from(head.best_of)), (n, count("best_of").unwrap_or(1)));

@@ -6,6 +6,7 @@ mod caps_rules;
 mod disk;
 mod exact;
 mod flagged;
+mod holds;
 mod kills;
 mod leaks;
 mod low;

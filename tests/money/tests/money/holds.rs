@@ -1,0 +1,114 @@
+//! What a client can write into an ordinary call never makes it cost more than what is held for it: the provider's
+//! invoice stays within a Hard budget, however the call is worded.
+
+use tollgate_harness::{Call, KEY, Object, Reply, Stage, Value, json, objects};
+use tollgate_money_tests::books::Books;
+use tollgate_money_tests::gauges::{nano, sum, wait_until_idle};
+use tollgate_money_tests::setup::{caller, hard, tries_once};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+const MESSAGES: &str = "/v1/messages";
+
+/// Nano-USD of a token of output, and of input at its dearest.
+const OUTPUT: i64 = 10_000;
+const INPUT: i64 = 3_125;
+
+/// Sends a body twenty times at once; the statuses, sorted.
+async fn twenty(stage: &Stage, path: &str, body: &str) -> Vec<u16> {
+    let address = stage.gateway.address();
+    let send =
+        || Call::new(address, "POST", path).header("content-type", "application/json").key(KEY).body(body.to_owned());
+    let calls: Vec<_> = (0..20).map(|_| tokio::spawn(send().send())).collect();
+    let mut statuses = Vec::new();
+    for call in calls {
+        statuses.push(call.await.expect("a call ends well").status);
+    }
+    statuses.sort_unstable();
+    statuses
+}
+
+/// Nothing was billed above the limit, nothing cost more than was held for it, and the ledger is the invoice.
+async fn assert_within(mut stage: Stage, limit: &str) {
+    wait_until_idle(&stage.gateway).await;
+    assert_eq!(sum(&stage.gateway.metrics().await, "tollgate_bound_violation_total"), 0.0);
+    let billed = Books::default().invoice_total(&stage.mock);
+    assert!(billed <= nano(limit), "billed {billed} above the limit of {limit}");
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+/// A provider that reads `max_tokens` alone.
+fn older(name: &str, mock: &tollgate_harness::Mock) -> Object {
+    objects::deployment(name, mock).set("spec.provider", "poe")
+}
+
+#[tokio::test]
+async fn a_second_name_for_the_cap_does_not_make_the_hold_smaller() {
+    let body = |content: &str| {
+        format!(
+            r#"{{"model":"m","{content}":[{{"role":"user","content":"Hi"}}],"max_completion_tokens":1,"max_tokens":2000}}"#
+        )
+    };
+    let completion = body("prompt").replace(r#"[{"role":"user","content":"Hi"}]"#, r#""Hi""#);
+    for (path, body) in [(COMPLETIONS, completion), (MESSAGES, body("messages"))] {
+        let stage = Stage::start(|mock| {
+            let deployment =
+                if path == MESSAGES { objects::anthropic("m", mock) } else { objects::deployment("m", mock) };
+            vec![deployment, caller(hard("0.03")), tries_once().set("spec.defaults.reservedWait", "10ms")]
+        })
+        .await;
+        // A model that talks as long as it may.
+        stage.mock.script("up-m", vec![Reply { chunks: Some(3_000), ..Reply::default() }; 20]);
+        let statuses = twenty(&stage, path, &body).await;
+        assert!(statuses.contains(&200) && statuses.contains(&429), "{path}: {statuses:?}");
+        let used = stage.mock.invoice().iter().map(|row| row.output_tokens).max();
+        assert_eq!(used, Some(2_000), "the provider knows one name");
+        assert_within(stage, "0.03").await;
+    }
+}
+
+#[tokio::test]
+async fn a_cap_reaches_the_provider_under_the_name_that_it_reads() {
+    let mut stage = Stage::start(|mock| {
+        vec![
+            older("old", mock),
+            objects::openai("new", mock),
+            objects::anthropic("a", mock),
+            caller(hard("1")),
+            tries_once(),
+        ]
+    })
+    .await;
+    let said = |model: &str, fields: Value| {
+        let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
+        body.as_object_mut().expect("an object").extend(fields.as_object().expect("fields").clone());
+        body
+    };
+    let newer = json!({"max_completion_tokens": 16});
+    let beside_null = json!({"max_tokens": null, "max_completion_tokens": 16});
+    let both = json!({"max_tokens": 40, "max_completion_tokens": 16});
+    let nulls = json!({"max_tokens": null, "max_completion_tokens": null});
+    let mut holds = Vec::new();
+    for (path, body, sent, held) in [
+        (CHAT, said("old", newer.clone()), json!([16, null]), 16),
+        (CHAT, said("old", beside_null), json!([16, null]), 16),
+        (CHAT, said("old", both.clone()), json!([40, 16]), 40),
+        (CHAT, said("old", nulls.clone()), json!([4_096, null]), 4_096),
+        (CHAT, said("new", newer.clone()), json!([null, 16]), 16),
+        (CHAT, said("new", both.clone()), json!([40, 16]), 40),
+        (CHAT, said("new", nulls), json!([null, 4_096]), 4_096),
+        // What is told in another dialect is told from the newer name.
+        (CHAT, said("a", both), json!([16, null]), 40),
+        (MESSAGES, said("a", newer), json!([4_096, 16]), 4_096),
+    ] {
+        stage.gateway.post(path).key(KEY).json(&body).send().await.expect(200);
+        let seen = stage.last_seen();
+        let text = String::from_utf8_lossy(&seen.body).into_owned();
+        assert!(text.matches("\"max_tokens\"").count() <= 1, "it is given once: {text}");
+        let fields = seen.json();
+        assert_eq!(json!([fields["max_tokens"], fields["max_completion_tokens"]]), sent, "{body}");
+        holds.push((body.to_string().len() as i64 + 256) * INPUT + held * OUTPUT);
+    }
+    let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+    assert_eq!(rows.iter().map(|row| row.held_nano_usd).collect::<Vec<_>>(), holds);
+}
