@@ -126,8 +126,7 @@ pub fn scan(
     body: Bytes,
     memory: BodyShare,
 ) -> Result<Box<Call>> {
-    let head = head::read_head(operation, &body)
-        .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })?;
+    let (head, body) = outline(operation, body)?;
     // Clients choose neither where a call goes nor with which credential, and stage no faults (AUTH-4, AUTH-5).
     if let Some(field) = head.api_base.or(head.base_url).or(head.api_key).or(head.mock_testing) {
         let name = String::from_utf8_lossy(Head::key_of(field, &body));
@@ -165,6 +164,21 @@ pub fn scan(
         memory,
         body,
     }))
+}
+
+/// The outline of a body, and the body that it is of: with words spelled out that hid behind escapes. The provider reads
+/// such words all the same, and so must all that looks for words.
+fn outline(operation: Operation, body: Bytes) -> Result<(Head, Bytes)> {
+    let read = |body: &[u8]| {
+        head::read_head(operation, body)
+            .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })
+    };
+    let head = read(&body)?;
+    if !head.is_veiled {
+        return Ok((head, body));
+    }
+    let body = Bytes::from(json::spelled_out(&body));
+    Ok((read(&body)?, body))
 }
 
 async fn read_body(core: &Rc<Core>, mut body: RequestBody) -> Result<(Bytes, BodyShare)> {
@@ -278,6 +292,23 @@ mod tests {
         );
         headers.insert("x-litellm-customer-id", HeaderValue::from_bytes(b"Jos\xe9").unwrap());
         assert_eq!(Options::read(&headers).end_user.as_deref(), Some("José"));
+    }
+
+    #[test]
+    fn what_is_written_with_escapes_counts_as_what_it_says() {
+        let part = |part: &str| format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{part}]}}]}}"#);
+        for (written, images, files) in [
+            (part(r#"{"type":"image\u005furl"}"#), 1, 0),
+            (part(r#"{"typ\u0065":"image"}"#), 1, 0),
+            (part(r#"{"\u0074\u0079\u0070\u0065":"\u0066ile"},{"type":"docum\u0065nt"}"#), 0, 2),
+            (part(r#"{"type":"text","text":"\u00e9 \u003c \\u0061"}"#), 0, 0),
+        ] {
+            let (head, body) = outline(Operation::Chat, Bytes::copy_from_slice(written.as_bytes())).expect("a request");
+            assert_eq!((head.modalities.images, head.modalities.files), (images, files), "{written}");
+            let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).expect("JSON");
+            assert_eq!(value(&body), value(written.as_bytes()));
+            assert_eq!(body == written.as_bytes(), images + files == 0, "only what hides words is written anew");
+        }
     }
 
     #[test]

@@ -104,6 +104,9 @@ pub struct Head {
     /// The first field that would stage a fault: `mock_testing_*` or `mock_timeout`.
     pub mock_testing: Option<Field>,
     pub modalities: Modalities,
+    /// Some string, which may be a key, has escapes in the place of characters of words. Words that are looked for in
+    /// the body are found only after [`json::spelled_out`]; nothing is counted that is written so.
+    pub is_veiled: bool,
     /// Where the object opens and closes.
     pub layout: Layout,
 }
@@ -290,6 +293,11 @@ impl Visitor for Reader<'_> {
         } else if self.counting.type_at == Some(depth) {
             self.counting.count(text);
         }
+    }
+
+    #[inline(always)]
+    fn veiled(&mut self) {
+        self.head.is_veiled = true;
     }
 }
 
@@ -667,6 +675,22 @@ mod tests {
             "response_format":{"type":"image"}}"#;
         let head = chat(body).expect("a request");
         assert_eq!(head.modalities, Modalities { images: 2, audio: 1, files: 2, videos: 1 });
+    }
+
+    #[test]
+    fn escapes_in_words_are_noticed_wherever_they_stand() {
+        for body in [
+            r#"{"messages":[{"content":[{"typ\u0065":"image_url"}]}]}"#,
+            r#"{"messages":[{"content":[{"type":"image\u005furl"}]}]}"#,
+            r#"{"messages":[],"web\u005fsearch_options":{}}"#,
+            r#"{"messages":[],"tools":[{"description":"a text of some length and then \u0077ords","n":1}]}"#,
+        ] {
+            assert!(chat(body).expect("a request").is_veiled, "{body}");
+            let spelled = json::spelled_out(body.as_bytes());
+            assert!(!read_head(Operation::Chat, &spelled).expect("a request").is_veiled, "{body}");
+        }
+        let usual = r#"{"messages":[{"content":"Gr\u00fc\u00dfe, \u003cb\u003e\n\"\u0022 C:\\u0061"}]}"#;
+        assert!(!chat(usual).expect("a request").is_veiled);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::ops::{ControlFlow, Range};
 
 pub use read::{elements, field_named, fields, find, is_empty_array, strings, unsigned};
 pub use scan::{object, scan_object, validate};
-pub use string::{decode, decode_quoted, push_quoted, quoted};
+pub use string::{decode, decode_quoted, push_quoted, quoted, spelled_out};
 
 /// How many objects and arrays may be open at once.
 pub const MAX_DEPTH: u32 = 128;
@@ -142,6 +142,11 @@ pub trait Visitor {
     fn short(&mut self, text: &[u8], depth: u32, is_key: bool) {
         let _ = (text, depth, is_key);
     }
+
+    /// Some string has escapes in the place of characters of words: [`spelled_out`] takes them away. Told any number of
+    /// times.
+    #[inline(always)]
+    fn veiled(&mut self) {}
 
     /// Before an object that is the value of a field of the outermost one, and opens at `open` of `bytes`, within `depth`
     /// objects and arrays. Whoever wants what is inside reads it with [`object`] and answers with its result, so that it

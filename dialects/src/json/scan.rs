@@ -56,6 +56,9 @@ pub fn object<V: Visitor>(bytes: &[u8], open: usize, outer: u32, visitor: &mut V
             if name.len() <= SHORT {
                 visitor.short(name, depth, true);
             }
+            if text.veiled {
+                visitor.veiled();
+            }
             at = colon(bytes, text.end + 1)?;
             let name = resolve(name, text);
             let value_start = at;
@@ -167,6 +170,9 @@ pub(super) fn value<V: Visitor>(
                 if text.end - at - 1 <= SHORT {
                     visitor.short(&bytes[at + 1..text.end], depth, false);
                 }
+                if text.veiled {
+                    visitor.veiled();
+                }
                 at = text.end + 1;
                 Kind::String
             }
@@ -257,6 +263,9 @@ fn nested_key<V: Visitor>(bytes: &[u8], at: usize, depth: u32, visitor: &mut V) 
     let text = key(bytes, at)?;
     if text.end - at - 1 <= SHORT {
         visitor.short(&bytes[at + 1..text.end], depth, true);
+    }
+    if text.veiled {
+        visitor.veiled();
     }
     colon(bytes, text.end + 1)
 }

@@ -8,6 +8,10 @@ use super::lanes::{any_stop, first_mark, stops};
 /// How many times sixteen bytes are looked at before going on by 64.
 const NEAR_LOOKS: usize = 3;
 
+/// What a string may have: bytes that are not ASCII, and `\uXXXX`.
+const WIDE: u32 = 1;
+const NUMBERED: u32 = 2;
+
 /// A string whose end was found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text {
@@ -15,6 +19,8 @@ pub(super) struct Text {
     pub end: usize,
     /// Known to have no escapes. `false` says nothing.
     pub plain: bool,
+    /// Some escape stands for a character of words ([`spelled_out`]).
+    pub veiled: bool,
 }
 
 /// Finds the end of the string whose content begins at `start`; `None` if it has none or is not
@@ -26,17 +32,18 @@ pub(super) fn end(bytes: &[u8], start: usize) -> Option<Text> {
     if let Some(chunk) = bytes.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
         let first = first_mark(chunk);
         match chunk.get(first) {
-            Some(b'"') => return Some(Text { end: start + first, plain: true }),
+            Some(b'"') => return Some(Text { end: start + first, plain: true, veiled: false }),
             Some(_) => {}
             None => at += 16,
         }
     }
-    end_beyond(bytes, start, at).map(|end| Text { end, plain: false })
+    let (end, numbered) = end_beyond(bytes, start, at)?;
+    Some(Text { end, plain: false, veiled: numbered && is_veiled(&bytes[start..end]) })
 }
 
-/// The end of a string that is plain ASCII from `start` to `at`.
+/// The end of a string that is plain ASCII from `start` to `at`, and whether it has a `\uXXXX`.
 #[inline(never)]
-fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<usize> {
+fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<(usize, bool)> {
     for _ in 0..NEAR_LOOKS {
         let rest = bytes.get(at..)?;
         let first = match rest.first_chunk::<16>() {
@@ -45,13 +52,14 @@ fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<usize> {
         };
         if first < 16 {
             if rest.get(first) == Some(&b'"') {
-                return Some(at + first);
+                return Some((at + first, false));
             }
             break;
         }
         at += 16;
     }
-    let mut wide = false;
+    // In one word: this loop is short of registers.
+    let mut seen = 0;
     loop {
         let rest = bytes.get(at..)?;
         let filled;
@@ -63,7 +71,7 @@ fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<usize> {
             }
         };
         let (any, not_ascii) = any_stop(chunk);
-        wide |= not_ascii;
+        seen |= u32::from(not_ascii) * WIDE;
         if !any {
             at += 64;
             continue;
@@ -77,10 +85,11 @@ fn end_beyond(bytes: &[u8], start: usize, mut at: usize) -> Option<usize> {
             let mark = at + marks.trailing_zeros() as usize;
             match bytes.get(mark)? {
                 b'"' => {
-                    return (!wide || simdutf8::basic::from_utf8(&bytes[start..mark]).is_ok()).then_some(mark);
+                    let valid = seen & WIDE == 0 || simdutf8::basic::from_utf8(&bytes[start..mark]).is_ok();
+                    return valid.then_some((mark, seen & NUMBERED != 0));
                 }
                 b'\\' => {
-                    let next = after_escape(bytes, mark)?;
+                    let next = after_escape(bytes, mark, &mut seen)?;
                     if next >= chunk_end {
                         break next;
                     }
@@ -100,14 +109,69 @@ fn filled_up<const N: usize>(rest: &[u8]) -> [u8; N] {
     chunk
 }
 
-/// The offset after the escape whose backslash is at `at`.
+/// The offset after the escape whose backslash is at `at`. [`NUMBERED`] is `seen` where it is a `\uXXXX`.
 #[inline(always)]
-fn after_escape(bytes: &[u8], at: usize) -> Option<usize> {
+fn after_escape(bytes: &[u8], at: usize, seen: &mut u32) -> Option<usize> {
     match bytes.get(at + 1)? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 2),
-        b'u' => bytes.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some(at + 6),
+        b'u' => {
+            *seen |= NUMBERED;
+            bytes.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some(at + 6)
+        }
         _ => None,
     }
+}
+
+/// The character of a `\uXXXX`, if words are made of such: letters, digits and what joins them. No encoder escapes these.
+fn of_words(escape: &[u8]) -> Option<u8> {
+    let [high, low] = *escape.strip_prefix(b"\\u00")? else { return None };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = (digit(high)? << 4 | digit(low)?) as u8;
+    (byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte)).then_some(byte)
+}
+
+/// Whether some escape of a string's content stands for a character of words.
+#[inline(never)]
+fn is_veiled(content: &[u8]) -> bool {
+    let escapes = memchr::memchr_iter(b'\\', content);
+    let mut after = 0;
+    for at in escapes {
+        if at < after {
+            continue;
+        }
+        if content.get(at..at + 6).is_some_and(|escape| of_words(escape).is_some()) {
+            return true;
+        }
+        // What is escaped may be a backslash.
+        after = at + 2;
+    }
+    false
+}
+
+/// The same JSON with no escape in the place of a character of words, so that words are found as they are. `json` has
+/// backslashes only in strings, and is valid.
+pub fn spelled_out(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let used = match rest.get(..6).and_then(of_words) {
+            Some(byte) => {
+                out.push(byte);
+                6
+            }
+            // What is escaped may be a backslash.
+            None => {
+                let escape = &rest[..rest.len().min(2)];
+                out.extend_from_slice(escape);
+                escape.len()
+            }
+        };
+        rest = &rest[used..];
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 /// What is wrong with the string whose content begins at `start`, of which [`end`] found no end.
@@ -119,7 +183,7 @@ pub(super) fn fault(bytes: &[u8], start: usize) -> JsonError {
         match bytes.get(at) {
             None => return error(at, "unterminated string"),
             Some(b'"') => break,
-            Some(b'\\') => match after_escape(bytes, at) {
+            Some(b'\\') => match after_escape(bytes, at, &mut 0) {
                 Some(next) => at = next,
                 None if at + 1 >= bytes.len() => return error(at, "unterminated string"),
                 None => return error(at, "invalid escape in a string"),
@@ -268,6 +332,26 @@ mod tests {
     }
 
     #[test]
+    fn only_escapes_of_words_are_a_veil_and_are_taken_away() {
+        for (text, plain) in [
+            (r#""im\u0061ge\u005Furl""#, r#""image_url""#),
+            (r#""a long text that ends so: \u0077eb_search""#, r#""a long text that ends so: web_search""#),
+            (r#""\u003cb\u003e \u0026 \u0022 \u0027 \u00e9 \ud83d\ude00 \u0000 \n \/""#, ""),
+            (r#""a Windows path: C:\\u0061 and \\\\u0062""#, ""),
+            (r#""\\\u0061""#, r#""\\a""#),
+            (r#""""#, ""),
+        ] {
+            let expected = if plain.is_empty() { text } else { plain };
+            let found = end(text.as_bytes(), 1).expect("a string");
+            assert_eq!(found.veiled, !plain.is_empty(), "{text}");
+            let spelled = spelled_out(text.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&spelled), expected);
+            let value = |text: &[u8]| serde_json::from_slice::<String>(text).expect("valid");
+            assert_eq!(value(&spelled), value(text.as_bytes()));
+        }
+    }
+
+    #[test]
     fn half_a_surrogate_pair_is_no_text() {
         for content in [&b"\\ud800"[..], b"\\ud800x", b"\\ud800\\u0041", b"\\udc00", b"\\ud800\\ud800"] {
             assert_eq!(decode(content), None, "{content:?}");
@@ -276,6 +360,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_spelled_out_is_the_same_text(pieces in proptest::collection::vec("\\PC|\\\\u00[0-9a-fA-F]{2}|\\\\[\\\\nt]", 0..20)) {
+            let pieces: Vec<String> = pieces.into_iter().map(|piece| match piece.as_str() {
+                "\"" | "\\" => "x".to_owned(),
+                _ => piece,
+            }).collect();
+            let text = format!("\"{}\"", pieces.concat());
+            let spelled = spelled_out(text.as_bytes());
+            let value = |text: &[u8]| serde_json::from_slice::<String>(text).expect("valid");
+            prop_assert_eq!(value(&spelled), value(text.as_bytes()), "{}", text);
+            let veiled = end(text.as_bytes(), 1).expect("a string").veiled;
+            prop_assert_eq!(veiled, spelled.len() < text.len());
+            prop_assert!(!end(&spelled, 1).expect("a string").veiled);
+        }
+
         #[test]
         fn what_is_quoted_is_read_back(text in ".*", control in 0u8..0x20) {
             let text = format!("{text}{}", char::from(control));

@@ -1,7 +1,7 @@
 //! What a client can write into an ordinary call never makes it cost more than what is held for it: the provider's
 //! invoice stays within a Hard budget, however the call is worded.
 
-use tollgate_harness::{Call, KEY, Object, Reply, Stage, Value, json, objects};
+use tollgate_harness::{Call, KEY, Object, Reply, Stage, Step, Tokens, Value, json, ledger_rows, objects};
 use tollgate_money_tests::books::Books;
 use tollgate_money_tests::gauges::{nano, sum, wait_until_idle};
 use tollgate_money_tests::setup::{caller, hard, tries_once};
@@ -111,4 +111,70 @@ async fn a_cap_reaches_the_provider_under_the_name_that_it_reads() {
     }
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
     assert_eq!(rows.iter().map(|row| row.held_nano_usd).collect::<Vec<_>>(), holds);
+}
+
+/// A chat or message with this content part, as text.
+fn with_part(model: &str, part: &str) -> String {
+    format!(r#"{{"model":"{model}","max_tokens":16,"messages":[{{"role":"user","content":[{part}]}}]}}"#)
+}
+
+/// A message with these fields beside.
+fn with_fields(model: &str, fields: &str) -> String {
+    format!(r#"{{"model":"{model}","max_tokens":16,"messages":[{{"role":"user","content":"Hi"}}],{fields}}}"#)
+}
+
+#[tokio::test]
+async fn words_behind_escapes_are_held_for_like_any_others() {
+    let mut stage = Stage::start(|mock| {
+        let like = json!({"like": "anthropic/claude-sonnet-4-5"});
+        let claude = objects::anthropic("a", mock).unset("spec.pricing").set("spec.pricing", like);
+        vec![objects::openai("m", mock), claude, caller(hard("10")), tries_once()]
+    })
+    .await;
+    let image = r#"{"type":"image_url","image_url":{"url":"https://example.com/1.png"}}"#;
+    let cached = r#"{"type":"text","text":"Hi","cache_control":{"type":"ephemeral","ttl":"1h"}}"#;
+    let search = r#""tools":[{"type":"web_search_20250305","name":"web_search","max_uses":50}]"#;
+    let mut pairs = 0;
+    for (path, plain, words) in [
+        (CHAT, with_part("m", image), [("image_url", r"image\u005furl"), ("\"type\"", r#""typ\u0065""#)]),
+        (MESSAGES, with_part("a", cached), [("\"1h\"", r#""\u0031h""#), ("\"1h\"", r#""1\u0068""#)]),
+        (MESSAGES, with_fields("a", search), [("web_search", r"web\u005Fsearch"), ("max_uses", r"max\u005fuses")]),
+        (CHAT, with_fields("m", r#""n":3"#), [("\"n\"", r#""\u006e""#), ("max_tokens", r"max\u005ftokens")]),
+    ] {
+        for body in [plain.clone(), plain.replace(words[0].0, words[0].1), plain.replace(words[1].0, words[1].1)] {
+            let call = stage.gateway.post(path).key(KEY).header("content-type", "application/json").body(body.clone());
+            call.send().await.expect(200);
+            let said: Value = plain.parse().expect("JSON");
+            assert_eq!(stage.last_seen().json()["messages"], said["messages"], "{body}");
+        }
+        pairs += 1;
+    }
+    let document = r#"{"type":"docum\u0065nt","source":{"type":"url","url":"https://example.com/1.pdf"}}"#;
+    for (path, body) in [
+        (MESSAGES, with_part("a", document)),
+        (CHAT, with_part("m", r#"{"type":"fil\u0065","file":{"file_id":"file-1"}}"#)),
+    ] {
+        let refused = stage.gateway.post(path).key(KEY).body(body.clone()).send().await.expect(403);
+        assert_eq!(refused.header("x-tollgate-error"), Some("cost_unbounded"), "{body}");
+    }
+    stage.gateway.stop().await;
+    let held: Vec<i64> = ledger_rows(stage.gateway.data()).iter().map(|row| row.held_nano_usd).collect();
+    assert_eq!(held.len(), 3 * pairs);
+    for each in held.chunks(3) {
+        assert!(each.iter().all(|held| *held == each[0]), "the same call holds the same: {held:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_behind_an_escape_does_not_pass_the_limit() {
+    let stage = Stage::start(|mock| {
+        let gateway = tries_once().set("spec.defaults.reservedWait", "10ms");
+        vec![objects::openai("m", mock), caller(hard("0.4")), gateway]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(48_000, 5)).repeat(100)]);
+    let part = r#"{"type":"image\u005furl","image_url":{"url":"https://example.com/1.png"}}"#;
+    let statuses = twenty(&stage, CHAT, &with_part("m", part)).await;
+    assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
+    assert_within(stage, "0.4").await;
 }
