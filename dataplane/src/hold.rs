@@ -114,6 +114,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         web_searches: call.searches(effects.web_search),
         audio: modalities.audio > 0 || effects.media,
         images: modalities.images > 0 || effects.media,
+        audio_output: modalities.audio > 0 || call.head.asks_for_media || effects.media,
         cache_writes: cache_writes(call, deployment),
         requested_service_tier: effects.service_tier(call.service_tier.as_deref()),
         region: surcharge.region(),

@@ -12,6 +12,7 @@ use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, Short};
 use tollgate_snapshot::model::Deployment;
 use tollgate_snapshot::money::{NanoUsd, Rate};
+use tollgate_snapshot::price::Unit;
 
 use crate::call::Call;
 use crate::error::GatewayError;
@@ -174,6 +175,8 @@ pub fn shows_all(call: &Call, deployment: &Deployment) -> bool {
         && !head.has_tools
         && head.best_of <= head.n
         && head.modalities.audio == 0
+        && !head.asks_for_media
+        && !deployment.price.as_ref().is_some_and(|price| price.charges_for(Unit::OutputImageToken))
         && !call.may_search()
         && !asks_for_thoughts(call)
 }

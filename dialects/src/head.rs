@@ -104,6 +104,8 @@ pub struct Head {
     /// The first field that would stage a fault: `mock_testing_*` or `mock_timeout`.
     pub mock_testing: Option<Field>,
     pub modalities: Modalities,
+    /// The answer may be more than text: `audio`, or `modalities` that name something else.
+    pub asks_for_media: bool,
     /// Some string, which may be a key, has escapes in the place of characters of words. Words that are looked for in
     /// the body are found only after [`json::spelled_out`]; nothing is counted that is written so.
     pub is_veiled: bool,
@@ -396,6 +398,14 @@ impl Reader<'_> {
                 head.has_tools |= field.kind == Kind::Array && !json::is_empty_array(field.of(self.body));
                 if key == b"tools" { once("tools", &mut head.tools, field) } else { Ok(()) }
             }
+            b"modalities" => {
+                head.asks_for_media |= field.kind != Kind::Null && !is_text_alone(field, self.body);
+                Ok(())
+            }
+            b"audio" => {
+                head.asks_for_media |= field.kind != Kind::Null;
+                Ok(())
+            }
             b"tags" => once("tags", &mut head.tags, field),
             b"fallbacks" => once("fallbacks", &mut head.fallbacks, field),
             b"timeout" => once("timeout", &mut head.timeout, field),
@@ -411,6 +421,18 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a list of modalities has text and nothing else.
+#[cold]
+fn is_text_alone(field: Field, body: &[u8]) -> bool {
+    let list = field.of(body);
+    let mut alone = true;
+    let read = json::elements(list, |span, _| {
+        alone &= span.of(list) == b"\"text\"";
+        ControlFlow::Continue(())
+    });
+    alone && read.is_ok()
 }
 
 fn add(sum: &mut Modalities, part: Modalities) {
@@ -675,6 +697,23 @@ mod tests {
             "response_format":{"type":"image"}}"#;
         let head = chat(body).expect("a request");
         assert_eq!(head.modalities, Modalities { images: 2, audio: 1, files: 2, videos: 1 });
+    }
+
+    #[test]
+    fn an_answer_that_may_be_more_than_text_is_noticed() {
+        for (fields, expected) in [
+            (r#""modalities":["text","audio"],"audio":{"voice":"alloy"}"#, true),
+            (r#""modalities":["image","text"]"#, true),
+            (r#""modalities":["text"],"modalities":["audio"]"#, true),
+            (r#""modalities":"audio""#, true),
+            (r#""audio":{"voice":"alloy","format":"wav"}"#, true),
+            (r#""modalities":["text"],"audio":null"#, false),
+            (r#""modalities":null"#, false),
+            (r#""modalities":[ "text" ],"metadata":{"audio":"x"}"#, false),
+        ] {
+            let body = format!(r#"{{"messages":[{{"audio":{{"id":"x"}}}}],{fields}}}"#);
+            assert_eq!(chat(&body).expect("a request").asks_for_media, expected, "{fields}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn check(input: &[u8]) {
             output_tokens: usage.output_tokens,
             web_searches: usage.web_searches,
             audio: true,
+            audio_output: true,
             images: true,
             region: Some("eu"),
             speed: Some("fast"),

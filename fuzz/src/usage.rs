@@ -111,6 +111,7 @@ fn check_cost(usage: &Usage) {
             output_tokens: usage.output_tokens,
             web_searches: usage.web_searches,
             audio: true,
+            audio_output: true,
             images: true,
             ..Bounds::default()
         };

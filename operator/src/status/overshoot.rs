@@ -63,6 +63,7 @@ fn dearest(deployment: &Deployment, unit: BudgetUnit) -> Option<i64> {
         choices: 1,
         web_searches: WEB_SEARCHES,
         audio: true,
+        audio_output: true,
         images: true,
         cache_writes: CacheWrites::OneHour,
         ..Bounds::default()

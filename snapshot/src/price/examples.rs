@@ -262,6 +262,20 @@ fn a_hold_is_tighter_for_who_says_more() {
     assert_eq!(gpt.output_rate_bound(&said).unwrap().to_per_million_text(), "10");
 }
 
+#[test]
+fn output_that_may_be_more_than_text_is_held_at_its_dearest() {
+    let hold = |provider, model, bounds: Bounds<'_>| sheet(provider, model).worst_case(&bounds);
+    let bounds = Bounds { output_tokens: 1000, ..Bounds::default() };
+    assert_eq!(hold("openai", "gpt-audio", bounds), Some(usd("0.01")));
+    assert_eq!(hold("openai", "gpt-audio", Bounds { audio_output: true, ..bounds }), Some(usd("0.064")));
+    // What the request holds says nothing about the answer.
+    assert_eq!(hold("openai", "gpt-audio", Bounds { audio: true, images: true, ..bounds }), Some(usd("0.01")));
+    // Images come unasked.
+    assert_eq!(hold("gemini", "gemini-2.5-flash-image", bounds), Some(usd("0.03")));
+    let image = sheet("gemini", "gemini-2.5-flash-image");
+    assert!(image.charges_for(Unit::OutputImageToken) && !PriceSheet::free().charges_for(Unit::OutputImageToken));
+}
+
 /// Another way to the same figures: straight from the line's JSON, by names, one condition after the other.
 mod reference {
     use super::{PriceTable, Usage, Value};
@@ -442,6 +456,7 @@ fn every_sheet_holds_at_least_what_it_can_cost() {
                 output_tokens: usage.output_tokens,
                 web_searches: usage.web_searches,
                 audio: true,
+                audio_output: true,
                 images: true,
                 region: context.region,
                 speed: context.speed,
@@ -520,6 +535,7 @@ proptest! {
             output_tokens: usage.output_tokens + spare.1,
             web_searches: usage.web_searches,
             audio: true,
+            audio_output: true,
             images: true,
             region,
             speed,

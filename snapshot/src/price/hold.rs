@@ -18,10 +18,12 @@ pub struct Bounds<'a> {
     pub choices: u64,
     /// Searches the model may make; 0 without such a tool.
     pub web_searches: u64,
-    /// The request holds audio or asks for it.
+    /// The request holds audio.
     pub audio: bool,
-    /// The request holds images or asks for them.
+    /// The request holds images. Models that make images may answer with them unasked.
     pub images: bool,
+    /// The request asks for audio.
+    pub audio_output: bool,
     pub cache_writes: CacheWrites,
     /// `service_tier` of the request. `None` and `auto` leave the choice to the provider: all tiers that it may choose
     /// count, so a caller who sends `default` holds less.
@@ -52,6 +54,7 @@ impl Default for Bounds<'_> {
             web_searches: 0,
             audio: false,
             images: false,
+            audio_output: false,
             cache_writes: CacheWrites::OneHour,
             requested_service_tier: None,
             region: None,
@@ -134,9 +137,8 @@ impl PriceSheet {
                     output_known |= usual;
                     raise(&mut dearest.output, row);
                 }
-                Unit::ReasoningToken => raise(&mut dearest.output, row),
-                Unit::OutputAudioToken if bounds.audio => raise(&mut dearest.output, row),
-                Unit::OutputImageToken if bounds.images => raise(&mut dearest.output, row),
+                Unit::ReasoningToken | Unit::OutputImageToken => raise(&mut dearest.output, row),
+                Unit::OutputAudioToken if bounds.audio_output => raise(&mut dearest.output, row),
                 Unit::WebSearch => {
                     search_known |= usual;
                     raise(&mut dearest.web_search, row);

@@ -211,6 +211,11 @@ impl PriceSheet {
             .map(|(row, _)| row.rate)
     }
 
+    /// Whether this unit has a rate of its own, which is not nothing.
+    pub fn charges_for(&self, unit: Unit) -> bool {
+        self.rows_of(unit).iter().any(|row| row.rate > Rate::ZERO)
+    }
+
     fn rows_of(&self, unit: Unit) -> &[Row] {
         let start = self.rows.partition_point(|row| row.unit < unit);
         let count = self.rows[start..].iter().take_while(|row| row.unit == unit).count();

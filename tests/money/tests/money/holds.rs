@@ -1,7 +1,9 @@
 //! What a client can write into an ordinary call never makes it cost more than what is held for it: the provider's
 //! invoice stays within a Hard budget, however the call is worded.
 
-use tollgate_harness::{Call, KEY, Object, Reply, Stage, Step, Tokens, Value, json, ledger_rows, objects};
+use tollgate_harness::{
+    Call, KEY, Mock, Object, Reply, Stage, Step, Tokens, UsageScript, Value, json, ledger_rows, objects,
+};
 use tollgate_money_tests::books::Books;
 use tollgate_money_tests::gauges::{nano, sum, wait_until_idle};
 use tollgate_money_tests::setup::{caller, hard, tries_once};
@@ -38,7 +40,7 @@ async fn assert_within(mut stage: Stage, limit: &str) {
 }
 
 /// A provider that reads `max_tokens` alone.
-fn older(name: &str, mock: &tollgate_harness::Mock) -> Object {
+fn older(name: &str, mock: &Mock) -> Object {
     objects::deployment(name, mock).set("spec.provider", "poe")
 }
 
@@ -177,4 +179,51 @@ async fn an_image_behind_an_escape_does_not_pass_the_limit() {
     let statuses = twenty(&stage, CHAT, &with_part("m", part)).await;
     assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
     assert_within(stage, "0.4").await;
+}
+
+/// A deployment of this provider that is priced like a model of the list.
+fn like(name: &str, provider: &str, model: &str, mock: &Mock) -> Object {
+    let deployment = objects::deployment(name, mock).set("spec.provider", provider).unset("spec.pricing");
+    deployment.set("spec.pricing", json!({"like": model}))
+}
+
+/// An answer that tells this usage.
+fn used(usage: Value) -> Reply {
+    Reply { usage: UsageScript::Raw(usage), ..Reply::default() }
+}
+
+#[tokio::test]
+async fn output_as_audio_or_images_is_held_at_its_own_rate() {
+    let audio =
+        json!({"prompt_tokens": 10, "completion_tokens": 900, "completion_tokens_details": {"audio_tokens": 850}});
+    let image =
+        json!({"prompt_tokens": 10, "completion_tokens": 1290, "completion_tokens_details": {"image_tokens": 1290}});
+    let asked = |fields: &str| format!(r#"{fields},"max_completion_tokens":1400"#);
+    for (model, fields, usage, nano_usd) in [
+        ("openai/gpt-audio", r#""modalities":["text","audio"]"#, audio.clone(), 25_000 + 500_000 + 850 * 64_000),
+        ("openai/gpt-audio", r#""audio":{"voice":"alloy"}"#, audio, 25_000 + 500_000 + 850 * 64_000),
+        ("gemini/gemini-2.5-flash-image", r#""user":"unasked""#, image, 3_000 + 1_290 * 30_000),
+    ] {
+        let stage = Stage::start(|mock| {
+            let gateway = tries_once().set("spec.defaults.reservedWait", "10ms");
+            vec![like("m", "openai", model, mock), caller(hard("0.2")), gateway]
+        })
+        .await;
+        stage.mock.script("up-m", vec![used(usage); 20]);
+        let body = with_fields("m", &asked(fields)).replace(r#""max_tokens":16,"#, "");
+        let statuses = twenty(&stage, CHAT, &body).await;
+        assert!(statuses.contains(&200) && statuses.contains(&429), "{model}: {statuses:?}");
+        assert_priced(stage, &vec![nano_usd; statuses.iter().filter(|status| **status == 200).count()], "0.2").await;
+    }
+}
+
+/// What was booked is that, within what was held and within the limit.
+async fn assert_priced(mut stage: Stage, nano_usd: &[i64], limit: &str) {
+    wait_until_idle(&stage.gateway).await;
+    assert_eq!(sum(&stage.gateway.metrics().await, "tollgate_bound_violation_total"), 0.0);
+    stage.gateway.stop().await;
+    let rows: Vec<_> = ledger_rows(stage.gateway.data()).into_iter().filter(|row| row.outcome != "released").collect();
+    assert_eq!(rows.iter().map(|row| row.cost_nano_usd).collect::<Vec<_>>(), nano_usd);
+    assert!(rows.iter().all(|row| row.outcome == "exact" && row.cost_nano_usd <= row.held_nano_usd), "{rows:?}");
+    assert!(rows.iter().map(|row| row.cost_nano_usd).sum::<i64>() <= nano(limit));
 }
