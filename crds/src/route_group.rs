@@ -170,8 +170,10 @@ pub struct Target {
     #[schemars(range(min = 0, max = 1000))]
     pub priority: Option<i32>,
 
-    /// Condition of the target, in CEL over `request.{tags,headers,model,endUser}` and `key.{name,team,user,labels}`.
-    /// Default: always. Example: `'eu' in request.tags`.
+    /// Condition of the target, in a part of CEL over `request.{tags,headers,model,endUser}` and
+    /// `key.{name,namespace,team,user,labels}`: `==`, `<`, `in`, `&&`, `||`, `!`, `? :`, `size`, `has`, `contains`, `startsWith`
+    /// and `endsWith`, nested 16 deep at most. No loops, no arithmetic, no regular expressions. Default: always. Example:
+    /// `'eu' in request.tags`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub when: Option<String>,

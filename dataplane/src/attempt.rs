@@ -10,6 +10,7 @@ use tollgate_snapshot::model::{Deployment, ErrorClass, Route, Timeouts};
 
 use crate::admit::{Admitted, estimated_tokens};
 use crate::booking::{Booking, InFlight};
+use crate::condition::CallFacts;
 use crate::core::{Core, Entry};
 use crate::dispatch::{self, Judged};
 use crate::error::{GatewayError, UpstreamFailure};
@@ -113,6 +114,7 @@ pub async fn run(
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
     let mut permits = std::mem::take(&mut admitted.permits);
+    let facts = CallFacts::of(&admitted);
     while position < routes.len() {
         let route_index = routes[position];
         let route = &tables.snapshot.routes[route_index as usize];
@@ -133,9 +135,7 @@ pub async fn run(
             let now = Instant::now();
             let operation = admitted.call.operation;
             let targets = &*tables.routes[route_index as usize].targets;
-            let takes = |index: usize| {
-                targets[index].serves(operation) && hold::condition_holds(&tables, route_index, index, &admitted)
-            };
+            let takes = |index: usize| targets[index].serves(operation) && facts.admit(&targets[index]);
             let mut choice = Choice {
                 tables: &tables,
                 route,

@@ -1,96 +1,80 @@
-//! CEL conditions on a route's targets: `request.{model,tags,headers,endUser}` and `key.{name,namespace,team,user,labels}`.
-//! Compiled when tables are built; a target without a condition costs nothing here.
+//! What conditions on a route's targets see of a call. Gathered when a condition asks, and once for a call; a call that
+//! meets none pays nothing here. What a condition is, and what judging one may take, is in [`tollgate_snapshot::condition`].
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::cell::OnceCell;
 
-use cel::{Context, Program, Value};
+use tollgate_snapshot::condition::{Facts, Field, Table};
 
-/// A compiled condition.
-pub struct Condition {
-    program: Program,
-    text: Arc<str>,
+use crate::admit::Admitted;
+use crate::tables::TargetEntry;
+
+/// Headers that are not there for conditions: where calls go would tell what is in them.
+const CREDENTIALS: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-litellm-api-key", "cookie"];
+
+/// The facts of one call.
+pub struct CallFacts<'a> {
+    admitted: &'a Admitted,
+    end_user: OnceCell<Option<Cow<'a, str>>>,
+    tags: OnceCell<Vec<Cow<'a, str>>>,
 }
 
-/// What conditions can see of a call.
-#[derive(Debug, Default)]
-pub struct Facts<'a> {
-    pub model: &'a str,
-    pub tags: Vec<String>,
-    /// Lower-case names; of repeated headers the first.
-    pub headers: HashMap<String, String>,
-    pub end_user: Option<&'a str>,
-    pub key_name: &'a str,
-    pub key_namespace: &'a str,
-    pub team: Option<&'a str>,
-    pub user: Option<&'a str>,
-    pub labels: HashMap<String, String>,
-}
-
-impl Condition {
-    /// Compiles a condition.
-    ///
-    /// # Errors
-    /// The parser's own message.
-    pub fn new(text: &str) -> Result<Condition, String> {
-        let program = Program::compile(text).map_err(|errors| errors.to_string())?;
-        Ok(Condition { program, text: text.into() })
+impl<'a> CallFacts<'a> {
+    pub fn of(admitted: &'a Admitted) -> CallFacts<'a> {
+        CallFacts { admitted, end_user: OnceCell::new(), tags: OnceCell::new() }
     }
 
-    /// Whether the condition holds. One that fails (a missing label, say) does not hold.
-    pub fn holds(&self, facts: &Facts<'_>) -> bool {
-        let mut context = Context::default();
-        let text = |text: &str| Value::from(text.to_owned());
-        let option = |text: Option<&str>| Value::from(text.unwrap_or_default().to_owned());
-        let request: HashMap<String, Value> = HashMap::from([
-            ("model".to_owned(), text(facts.model)),
-            ("tags".to_owned(), Value::from(facts.tags.iter().map(|tag| text(tag)).collect::<Vec<_>>())),
-            ("headers".to_owned(), Value::from(facts.headers.clone())),
-            ("endUser".to_owned(), option(facts.end_user)),
-        ]);
-        let key: HashMap<String, Value> = HashMap::from([
-            ("name".to_owned(), text(facts.key_name)),
-            ("namespace".to_owned(), text(facts.key_namespace)),
-            ("team".to_owned(), option(facts.team)),
-            ("user".to_owned(), option(facts.user)),
-            ("labels".to_owned(), Value::from(facts.labels.clone())),
-        ]);
-        context.add_variable_from_value("request", request);
-        context.add_variable_from_value("key", key);
-        matches!(self.program.execute(&context), Ok(Value::Bool(true)))
-    }
-}
-
-impl std::fmt::Debug for Condition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Condition").field(&self.text).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn conditions_see_the_request_and_the_key() {
-        let facts = Facts {
-            model: "gpt-4o",
-            tags: vec!["eu".into()],
-            headers: HashMap::from([("x-tier".into(), "gold".into())]),
-            key_name: "ci",
-            labels: HashMap::from([("env".into(), "dev".into())]),
-            ..Facts::default()
-        };
-        for (text, expected) in [
-            ("'eu' in request.tags", true),
-            ("'us' in request.tags", false),
-            ("request.headers['x-tier'] == 'gold' && key.labels.env == 'dev'", true),
-            ("key.labels.missing == 'x'", false),
-            ("key.team == ''", true),
-            ("request.model", false),
-        ] {
-            assert_eq!(Condition::new(text).unwrap().holds(&facts), expected, "{text}");
+    /// Whether a target's condition lets this call through.
+    pub fn admit(&self, target: &TargetEntry) -> bool {
+        match &target.condition {
+            Some(condition) => condition.judge(self).holds,
+            // A condition that cannot be read lets nobody through.
+            None => !target.is_conditional,
         }
-        assert!(Condition::new("request.tags ==").is_err());
+    }
+}
+
+impl Facts for CallFacts<'_> {
+    fn text(&self, field: Field) -> &str {
+        let Admitted { call, caller, model, .. } = self.admitted;
+        let key = caller.key();
+        match field {
+            Field::Model => model,
+            Field::EndUser => self.end_user.get_or_init(|| call.end_user()).as_deref().unwrap_or_default(),
+            Field::KeyName => key.map_or("", |key| &key.name),
+            Field::KeyNamespace => {
+                let namespaces = &caller.tables.snapshot.namespaces;
+                caller.policy().map_or("", |policy| &namespaces[policy.namespace as usize].name)
+            }
+            Field::Team => caller.team().map_or("", |team| &team.name),
+            Field::User => key.and_then(|key| key.user.as_deref()).unwrap_or_default(),
+        }
+    }
+
+    /// Of repeated headers the first.
+    fn entry(&self, table: Table, name: &str) -> Option<&str> {
+        match table {
+            Table::Headers => {
+                if CREDENTIALS.iter().any(|credential| credential.eq_ignore_ascii_case(name)) {
+                    return None;
+                }
+                self.admitted.call.headers.get(name)?.to_str().ok()
+            }
+            Table::Labels => {
+                let labels = &self.admitted.caller.policy()?.labels;
+                // `compile` sorts them.
+                let at = labels.binary_search_by(|(label, _)| (**label).cmp(name)).ok()?;
+                Some(&*labels[at].1)
+            }
+        }
+    }
+
+    fn tags(&self) -> &[Cow<'_, str>] {
+        let Admitted { call, caller, .. } = self.admitted;
+        self.tags.get_or_init(|| {
+            let of_key = caller.policy().into_iter().flat_map(|policy| &policy.tags).map(|tag| Cow::Borrowed(&**tag));
+            let of_header = call.options.tags.iter().map(|tag| Cow::Borrowed(tag.as_str()));
+            of_key.chain(of_header).chain(call.head.tags(&call.body)).collect()
+        })
     }
 }

@@ -18,7 +18,6 @@ use crate::admit::Admitted;
 use crate::attempt::Attempting;
 use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
-use crate::condition;
 use crate::core::Core;
 use crate::error::{GatewayError, Result};
 use crate::limits::{Permit, Permits};
@@ -27,7 +26,6 @@ use crate::parameters::Cap;
 use crate::record::Record;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
-use crate::tables::Tables;
 
 /// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
 const FRAMING_TOKENS: u64 = 256;
@@ -389,44 +387,4 @@ pub fn amount(budget: &Budget, units: i64) -> String {
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),
         tollgate_ledger::Unit::Requests => format!("{units} requests"),
     }
-}
-
-/// Whether a target's condition lets this call through.
-pub fn condition_holds(tables: &Tables, route: u32, target: usize, admitted: &Admitted) -> bool {
-    let target = &tables.routes[route as usize].targets[target];
-    let Some(condition) = &target.condition else {
-        // A condition that does not compile lets nobody through.
-        return !target.is_conditional;
-    };
-    let call = &admitted.call;
-    let policy = admitted.caller.policy();
-    let mut tags: Vec<String> = policy.iter().flat_map(|policy| &policy.tags).map(|tag| tag.to_string()).collect();
-    tags.extend(call.options.tags.iter().cloned());
-    tags.extend(call.head.tags(&call.body).into_iter().map(|tag| tag.into_owned()));
-    let end_user = call.end_user();
-    let facts = condition::Facts {
-        model: &admitted.model,
-        tags,
-        headers: call
-            .headers
-            .iter()
-            .filter(|(name, _)| !is_credential(name))
-            .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-            .collect(),
-        end_user: end_user.as_deref(),
-        key_name: admitted.caller.key().map_or("", |key| &key.name),
-        key_namespace: policy.map_or("", |policy| &tables.snapshot.namespaces[policy.namespace as usize].name),
-        team: admitted.caller.team().map(|team| &*team.name),
-        user: admitted.caller.key().and_then(|key| key.user.as_deref()),
-        labels: policy
-            .iter()
-            .flat_map(|policy| &policy.labels)
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect(),
-    };
-    condition.holds(&facts)
-}
-
-fn is_credential(name: &http::HeaderName) -> bool {
-    matches!(name.as_str(), "authorization" | "x-api-key" | "api-key" | "x-litellm-api-key" | "cookie")
 }

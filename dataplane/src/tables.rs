@@ -11,6 +11,7 @@ use http::HeaderValue;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId, PostgresTarget};
+use tollgate_snapshot::condition::{Condition, Fault};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, PerCall, Snapshot, Surface};
 use tollgate_snapshot::{Credential, catalogue};
 
@@ -177,8 +178,8 @@ pub struct TargetEntry {
     serves: [bool; Operation::ALL.len()],
     /// It is for some calls only.
     pub is_conditional: bool,
-    /// `None` where it does not compile.
-    pub condition: Option<Box<crate::condition::Condition>>,
+    /// `None` where it cannot be read.
+    pub condition: Option<Box<Condition>>,
 }
 
 impl TargetEntry {
@@ -438,7 +439,12 @@ impl Builder {
     fn route(&self, route: &model::Route, snapshot: &Snapshot, deployments: &[DeploymentEntry]) -> RouteEntry {
         let target = |target: &model::Target| {
             let index = target.deployment as usize;
-            let condition = target.when.as_deref().and_then(|text| crate::condition::Condition::new(text).ok());
+            let condition = target.when.as_deref().and_then(|text| {
+                // `compile` lets none of these through; what compiled these tables may be of another version.
+                let warn =
+                    |fault: &Fault| tracing::warn!(route = %route.name, %fault, "no call passes a condition: {fault}");
+                Condition::parse(text).inspect_err(warn).ok()
+            });
             TargetEntry {
                 state: deployments[index].state.clone(),
                 serves: Operation::ALL.map(|operation| Mode::of(operation, &snapshot.deployments[index]).is_some()),

@@ -472,7 +472,7 @@ pub struct Target {
     pub deployment: u32,
     pub weight: u32,
     pub priority: i32,
-    /// CEL over `request` and `key`; `None`: always.
+    /// A [`crate::condition::Condition`]; `None`: always.
     #[serde(skip_serializing_if = "says_nothing")]
     pub when: Option<Name>,
 }

@@ -10,6 +10,7 @@ use super::objects::{Everything, Grants};
 use super::previous::Previous;
 use super::report::{Report, Subject};
 use super::values::{Reader, error_classes};
+use crate::condition::Condition;
 use crate::finding::Reason;
 use crate::model::{self, Cooldown, ErrorClass, Name, Retries, Timeouts};
 
@@ -212,7 +213,13 @@ impl<'a> Work<'_, 'a> {
                     Some("false".into())
                 }
                 Some("true") | None => None,
-                Some(condition) => Some(condition.into()),
+                Some(condition) => match Condition::parse(condition) {
+                    Ok(_) => Some(condition.into()),
+                    Err(fault) => {
+                        reader.invalid(format!("{field}.when"), fault.to_string());
+                        continue;
+                    }
+                },
             };
             compiled.push(model::Target { deployment, weight, priority: priority.unwrap_or(source.priority), when });
         }

@@ -54,6 +54,49 @@ fn a_host_that_is_no_longer_allowed_ends_what_used_it() {
     assert!(compiled.deployment("m").is_none());
 }
 
+fn conditional(when: &str) -> String {
+    let when = serde_json::to_string(when).unwrap();
+    let group = format!(
+        "---\nkind: RouteGroup\nmetadata: {{name: r}}\nspec: {{targets: [\
+         {{name: a, modelDeploymentRef: {{name: a}}, when: {when}}}, {{name: b, modelDeploymentRef: {{name: b}}}}]}}\n"
+    );
+    [deployment("default", "a", ""), deployment("default", "b", ""), group].concat()
+}
+
+#[test]
+fn a_condition_that_cannot_be_read_is_a_finding_and_keeps_what_was_good() {
+    let mut loops = "true".to_owned();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        loops = format!("[{}].all({name}, {loops})", ["1"; 60].join(","));
+    }
+    let brackets = format!("{}true{}", "(".repeat(500), ")".repeat(500));
+    let lists = "[".repeat(500);
+    let long = format!("'{}' in request.tags", "x".repeat(1 << 20));
+    for (when, expected) in [
+        ("this is (", "unknown name `this` at character 1; there are `request` and `key`"),
+        ("request.nosuch == ''", "`request` has no `nosuch`, at character 9; it has model, tags, headers and endUser"),
+        (
+            &loops,
+            "`all` at character 123 cannot be used: conditions have no loops; \
+             there are contains, startsWith, endsWith, size and has",
+        ),
+        (&brackets, "brackets and choices nest deeper than 16 at character 17"),
+        (&lists, "brackets and choices nest deeper than 16 at character 17"),
+        (&long, "the condition is longer than 1024 characters"),
+    ] {
+        let broken = World::read(&conditional(when)).compile();
+        assert_eq!(broken.targets("default", "r"), ["default/b"], "{when}");
+        assert_eq!(broken.summary(), ["Error InvalidValue RouteGroup default/r spec.targets[0].when"]);
+        assert_eq!(broken.said("r", Reason::InvalidValue)[0].message, expected);
+
+        let good = World::read(&conditional("'eu' in request.tags"));
+        assert_eq!(good.compile().summary(), [""; 0]);
+        let edited = good.edited(&conditional(when)).compile();
+        assert_eq!(edited.targets("default", "r"), ["default/a", "default/b"], "{when}");
+        assert_eq!(edited.said("r", Reason::LastGoodKept).len(), 1, "{when}");
+    }
+}
+
 fn key(rest: &str) -> String {
     format!("---\nkind: VirtualKey\nmetadata: {{name: k}}\nspec: {{models: [chat], secret: {{name: s}}, {rest}}}\n")
 }

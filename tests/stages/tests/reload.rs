@@ -182,6 +182,54 @@ async fn a_bad_object_does_not_keep_others_from_changing() {
 }
 
 #[tokio::test]
+async fn a_condition_that_cannot_be_used_is_a_finding_and_nobody_else_notices() {
+    let mut stage = Stage::start(|mock| {
+        let mut all: Vec<Object> = ["a", "b"].map(|name| objects::deployment(name, mock)).into();
+        all.push(objects::route("r", ["a", "b"]));
+        all
+    })
+    .await;
+    // Judged, it would take 60^6 steps.
+    let mut loops = "true".to_owned();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        loops = format!("[{}].all({name}, {loops})", ["1"; 60].join(","));
+    }
+    let brackets = format!("{}true{}", "(".repeat(500), ")".repeat(500));
+    for (when, why) in [
+        (&*loops, "no loops"),
+        (&brackets, "nest deeper than 16 at character 17"),
+        (&format!("true && {}", "[".repeat(500)), "nest deeper than 16 at character 25"),
+        ("this is (", "unknown name `this`"),
+        ("Message{}", "`{` at character 8"),
+        ("request.nosuch == ''", "has no `nosuch`"),
+    ] {
+        let target = json!({"name": "a", "modelDeploymentRef": {"name": "a"}, "when": when});
+        let other = json!({"name": "b", "modelDeploymentRef": {"name": "b"}});
+        let targets = json!([target, other]);
+        stage
+            .edit(|objects| {
+                change(objects, "RouteGroup", "r", |object| object.set("spec.targets", targets.clone()));
+            })
+            .await;
+        let is_it = |one: &Value| {
+            let is_said = one["message"].as_str().is_some_and(|message| message.contains(why));
+            is_said && one["field"] == "spec.targets[0].when" && one["reason"] == "InvalidValue"
+        };
+        let told = async {
+            while !findings(&stage.gateway).await.iter().any(is_it) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tollgate_harness::patiently(why, told).await;
+        for _ in 0..4 {
+            stage.gateway.chat("r").send().await.expect(200);
+            stage.gateway.chat("b").send().await.expect(200);
+        }
+    }
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_yaml_keeps_what_was_served() {
     let stage = Stage::one().await;
     stage.gateway.edit("config.yaml", "kind: [unclosed\n  - {");

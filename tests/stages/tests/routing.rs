@@ -419,14 +419,20 @@ async fn wildcards_put_what_they_matched_into_the_providers_name() {
 #[tokio::test]
 async fn conditions_choose_targets_by_tag_header_and_key() {
     let targets = json!([
-        target("a", json!({"when": "'eu' in request.tags"})),
-        target("b", json!({"when": "'x-tier' in request.headers && request.headers['x-tier'] == 'gold'"})),
+        target("a", json!({"when": "'eu' in request.tags || 'Authorization' in request.headers"})),
+        target("b", json!({"when": "'x-tier' in request.headers && request.headers['X-Tier'] == 'gold'"})),
         target(
             "c",
-            json!({"when": "key.name == 'caller' && size(request.tags) == 0 && !('x-tier' in request.headers)"})
+            json!({"when": "key.name == 'caller' && key.labels.env == 'dev' && size(request.tags) == 0 && !('x-tier' in request.headers)"})
         ),
     ]);
-    let stage = routed(|route| route.set("spec.targets", targets)).await;
+    let stage = Stage::start(|mock| {
+        let mut all = three(mock);
+        all.push(objects::route("r", ["a", "b", "c"]).set("spec.targets", targets));
+        all.push(objects::caller().set("metadata.labels", json!({"app": "x", "env": "dev"})));
+        all
+    })
+    .await;
     stage.gateway.chat("r").header("x-litellm-tags", "other, eu").send().await.expect(200);
     stage.gateway.chat("r").header("x-tier", "gold").send().await.expect(200);
     stage.gateway.chat("r").send().await.expect(200);
