@@ -9,6 +9,7 @@ use tollgate_allocator::tally::{Of, Totals};
 use tollgate_crds::{TimestampText, VirtualKeyStatus};
 use tollgate_snapshot::{Credential, KeyHash};
 
+use crate::gateway::served::OF_SPEC;
 use crate::world::Record;
 
 /// `namespace` and `name` of an object whose kind is clear.
@@ -93,6 +94,10 @@ pub struct ProbeFact {
 /// What runs for an LLMGateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayFact {
+    /// Of the gateway: another one of the same name is another one.
+    pub uid: String,
+    /// Whether it is known what there is of it; otherwise the number of replicas says nothing.
+    pub is_looked_at: bool,
     /// Where clients call it. Example: `default.tollgate.svc:4000`.
     pub address: Option<String>,
     /// Replicas of the Deployment.
@@ -101,6 +106,18 @@ pub struct GatewayFact {
     pub selector: Option<String>,
     /// Why its Deployment or Service cannot be made or does not get ready.
     pub problem: Option<Problem>,
+}
+
+impl GatewayFact {
+    /// Whether it cannot be run before its spec or its namespace is changed.
+    pub fn is_refused(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| OF_SPEC.contains(&problem.reason))
+    }
+
+    /// What of it decides whether it is served.
+    fn standing(&self) -> (&str, bool, bool, bool) {
+        (&self.uid, self.is_looked_at, self.is_refused(), self.replicas > 0)
+    }
 }
 
 /// The proxies of an LLMGateway.
@@ -206,6 +223,11 @@ impl Known {
         let found = self.keys.get(&named(namespace, name)).filter(|fact| fact.uid == record.uid);
         found.or(record.seen.key.as_deref())
     }
+
+    /// What was found out about a gateway; nothing of another one that had its name.
+    pub fn gateway(&self, name: &Named, record: &Record) -> Option<&GatewayFact> {
+        self.gateways.get(name).filter(|fact| fact.uid == record.uid)
+    }
 }
 
 /// A handle on [`Known`], cheap to clone.
@@ -254,8 +276,14 @@ impl Facts {
         self.set(|known| known.probes.insert(named(namespace, name), fact.clone()).as_ref() != Some(&fact));
     }
 
+    /// What runs for a gateway; compiles again when it can be run now, or cannot any more.
     pub fn set_gateway(&self, namespace: &str, name: &str, fact: GatewayFact) {
-        self.set(|known| known.gateways.insert(named(namespace, name), fact.clone()).as_ref() != Some(&fact));
+        let before = self.read().gateways.insert(named(namespace, name), fact.clone());
+        if before.as_ref().map(GatewayFact::standing) != Some(fact.standing()) {
+            self.compile_again();
+        } else if before.as_ref() != Some(&fact) {
+            self.show_again();
+        }
     }
 
     pub fn set_proxies(&self, namespace: &str, name: &str, fact: ProxiesFact) {

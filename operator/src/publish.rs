@@ -483,7 +483,7 @@ fn random() -> Result<String, PublishError> {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
-    use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets};
+    use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets, Standing};
 
     use super::*;
     use crate::tables::compiled::{Asked, compile};
@@ -516,8 +516,8 @@ mod tests {
             shard_digits: live.shard_digits(),
             written: None,
         };
-        let (_, mut tables) =
-            compile(&objects, &Secrets::default(), &ConfigMaps::default(), &KeyHashes::default(), &[asked], 0);
+        let (secrets, config_maps, hashes) = (Secrets::default(), ConfigMaps::default(), KeyHashes::default());
+        let (_, mut tables) = compile(&objects, &secrets, &config_maps, &hashes, Standing::default(), &[asked], 0);
         tables.remove(&live.owner.gateway).expect("it was asked for")
     }
 

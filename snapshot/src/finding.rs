@@ -43,7 +43,7 @@ pub enum Reason {
     NotFound,
     /// A reference to an object whose owner does not allow it.
     NotGranted,
-    /// An object that no gateway takes: it names none and none is the default, or none admits its namespace.
+    /// An object that no gateway takes: there is none, or none admits its namespace.
     NotAttached,
     /// A Secret without the key that is named.
     SecretKeyMissing,

@@ -63,6 +63,19 @@ def test_nobody_has_rights_that_grow(values):
                 assert not {"list", "deletecollection", "delete"} & set(rule["verbs"])
 
 
+@pytest.mark.parametrize("for_admins", [False, True])
+def test_gateways_are_for_who_is_told_to_run_them(for_admins):
+    sets = ("rbac.gatewaysForAdmins=true",) if for_admins else ()
+    writing = {}
+    for one in objects_of(None, sets=sets):
+        labels = one["metadata"].get("labels", {})
+        aggregated = [label.rsplit("-", 1)[1] for label in labels if label.startswith("rbac.authorization.k8s.io/aggregate-to-")]
+        for rule in one.get("rules", []):
+            if "llmgateways" in rule["resources"] and "create" in rule["verbs"]:
+                writing[one["metadata"]["name"]] = aggregated
+    assert writing == {"tollgate-gateway-admin": ["admin"] if for_admins else []}
+
+
 def test_bindings_of_all_ways_to_install_agree():
     """An API server refuses to change what a binding refers to, so an upgrade to other values must not ask for it."""
     seen = {}

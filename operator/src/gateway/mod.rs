@@ -9,6 +9,7 @@ mod network_policy;
 mod reconcile;
 mod rollout;
 mod scaling;
+pub mod served;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -101,6 +101,7 @@ impl Reconciler<'_> {
     pub async fn run(&mut self, gateway: &LLMGateway) -> Result<Option<Outcome>, kube::Error> {
         let (namespace, name) = (gateway.namespace().unwrap_or_default(), gateway.name_any());
         let mut again = None;
+        let is_looked_at = Kind::ALL.iter().all(|kind| self.live.listed(*kind, &namespace) == Listed::Yes);
         let problem = match children(gateway, self.settings) {
             Err(problem) => Some(problem),
             Ok(children) => match self.make(gateway, &children, &namespace).await {
@@ -116,6 +117,8 @@ impl Reconciler<'_> {
         let deployment = self.live.get(Kind::Deployment, &namespace, &names::proxies(&name));
         let deployment = deployment.filter(|child| child.owner == gateway.metadata.uid).map(|child| &child.object);
         let fact = GatewayFact {
+            uid: gateway.metadata.uid.clone().unwrap_or_default(),
+            is_looked_at,
             address: service::address(gateway),
             replicas: deployment.map_or(0, rollout::replicas),
             selector: Some(selector_text(&name)),

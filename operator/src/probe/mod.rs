@@ -15,11 +15,12 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tollgate_crds::{ConditionStatus, ModelDeploymentSpec, ProbeMode, SecretKeyRef};
+use tollgate_crds::{ConditionStatus, ModelDeploymentSpec, ObjectRef as Reference, ProbeMode, SecretKeyRef};
 use tollgate_snapshot::compile::{Object, Secrets};
 
 use self::schedule::{Came, PACE, Schedule, Wanted};
 use crate::facts::{Facts, Named, ProbeFact};
+use crate::gateway::served;
 use crate::proxies::{Asker, Fleet, Verdict};
 use crate::world::{Objects, Record};
 use crate::{Context, Ended};
@@ -42,7 +43,8 @@ pub async fn run(context: Context) -> Ended {
         let prober = Prober::new(context.fleet.clone(), context.facts.clone());
         let look = || {
             let objects = context.world.read();
-            candidates(&objects, &context.secrets.compiled())
+            let default = served::default(&objects, &context.facts.read(), &context.settings.lease_namespace);
+            candidates(&objects, default.as_ref(), &context.secrets.compiled())
         };
         context.leadership.while_leading(prober.run(look)).await;
     }
@@ -58,7 +60,8 @@ struct Candidate {
 }
 
 /// Deployments that proxies run as they are now. One that was edited comes with its new version once they run that.
-fn candidates(objects: &Objects, secrets: &Secrets) -> BTreeMap<Named, Candidate> {
+/// `default`: the gateway of those that name none.
+fn candidates(objects: &Objects, default: Option<&Named>, secrets: &Secrets) -> BTreeMap<Named, Candidate> {
     let mut candidates = BTreeMap::new();
     for (deployment, record) in objects.deployments() {
         let ModelDeploymentSpec { probe, gateway_ref, .. } = &deployment.spec;
@@ -69,16 +72,20 @@ fn candidates(objects: &Objects, secrets: &Secrets) -> BTreeMap<Named, Candidate
             continue;
         }
         let namespace = &deployment.meta.namespace;
-        let Some((gateway, _)) = objects.gateway_of(gateway_ref.as_ref(), namespace) else { continue };
+        let gateway = match gateway_ref {
+            Some(Reference { name, namespace: other }) => {
+                Some((other.as_ref().unwrap_or(namespace).clone(), name.clone()))
+            }
+            None => default.cloned(),
+        };
+        let Some(gateway) = gateway.filter(|(namespace, name)| objects.gateway(namespace, name).is_some()) else {
+            continue;
+        };
         let interval = probe.interval.get().unwrap_or(USUAL_INTERVAL);
         let wanted = Wanted { interval, version: version(deployment, record, objects, secrets) };
         candidates.insert(
             (namespace.clone(), deployment.meta.name.clone()),
-            Candidate {
-                gateway: (gateway.meta.namespace.clone(), gateway.meta.name.clone()),
-                generation: record.generation,
-                wanted,
-            },
+            Candidate { gateway, generation: record.generation, wanted },
         );
     }
     candidates

@@ -20,10 +20,8 @@ use super::{Pass, is_sound, moment, text};
 use crate::allocator::CEILING;
 use crate::events::Event;
 use crate::facts::{AllocationFact, GatewayFact, Problem, SpendFact};
+use crate::gateway::served::OF_SPEC;
 use crate::world::{Figures, Record, Seen, SeenCondition, digest, solid, text_of};
-
-/// Problems of a gateway's children that its spec or its namespace must cure; others pass with time.
-const OF_SPEC: [&str; 6] = ["Forbidden", "Invalid", "InvalidName", "NameTaken", "NamespaceNotPrepared", "PortTaken"];
 
 /// What an object is looked at with.
 struct Look<'a> {
@@ -59,7 +57,7 @@ impl<'a> Pass<'a> {
 
     fn gateway(&mut self, document: &Document, object: &Object<LLMGatewaySpec>, look: Look<'a>) {
         let name = (object.meta.namespace.clone(), object.meta.name.clone());
-        let fact = self.known.gateways.get(&name);
+        let fact = self.known.gateway(&name, look.record);
         let (namespace, gateway) = name.clone();
         let compiled = self.compiled.snapshots.get(&GatewayName { namespace, name: gateway });
         let is_counted_here = compiled.is_none_or(|snapshot| snapshot.gateway.redis.is_none());
@@ -70,7 +68,8 @@ impl<'a> Pass<'a> {
             // Better as it was than without its address for a moment.
             return;
         }
-        let GatewayFact { address, replicas, selector, problem } = fact.cloned().unwrap_or_default();
+        let GatewayFact { uid: _, is_looked_at: _, address, replicas, selector, problem } =
+            fact.cloned().unwrap_or_default();
         let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
         // A gateway is in its own tables whatever is wrong with single fields.
         let mut statements = self.common(document, &look, true);
@@ -408,6 +407,9 @@ impl<'a> Pass<'a> {
         let mut sum = 0i64;
         for (GatewayName { namespace, name: gateway }, overshoots) in &self.overshoots {
             let Some(bound) = overshoots.bound(name) else { continue };
+            if !self.gateways.is_served(&GatewayName { namespace: namespace.clone(), name: gateway.clone() }) {
+                continue;
+            }
             let proxies = self.known.proxies.get(&(namespace.clone(), gateway.clone()));
             match overshoots.of(bound, proxies.map_or(1, |proxies| proxies.total.max(1))) {
                 Some(most) => sum = sum.saturating_add(most),

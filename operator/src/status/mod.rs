@@ -19,7 +19,8 @@ use tollgate_crds::{ConditionStatus, TimestampText};
 use tollgate_snapshot::compile::{Document, Gateways};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
-use self::condition::{Common, PROGRAMMED, Running};
+pub use self::condition::{ACCEPTED, PROGRAMMED};
+use self::condition::{Common, Running};
 use self::index::Index;
 use self::members::Members;
 use self::overshoot::Overshoots;
@@ -131,7 +132,7 @@ impl<'a> Pass<'a> {
             tables,
             asserted,
             term,
-            gateways: Gateways::new(objects.documents(), objects.namespaces()),
+            gateways: Gateways::new(objects.documents(), objects.namespaces(), &compiled.standing),
             index: Index::new(objects, compiled, seconds),
             overshoots: compiled.snapshots.iter().map(|(name, snapshot)| (name, Overshoots::new(snapshot))).collect(),
             timestamp: now,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 use tollgate_crds::{BudgetSpec, LLMGatewaySpec, VirtualKeySpec};
-use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets};
+use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets, Standing};
 use tollgate_snapshot::{GatewayName, KeyHash, ObjectRef};
 
 use super::queue::{Asserted, Waiting};
@@ -69,7 +69,8 @@ impl World {
             written: None,
         };
         let (hashes, secrets, config_maps) = (KeyHashes::default(), Secrets::default(), ConfigMaps::default());
-        let (compiled, _) = compiled::compile(&objects, &secrets, &config_maps, &hashes, &[asked], 0);
+        let (compiled, _) =
+            compiled::compile(&objects, &secrets, &config_maps, &hashes, Standing::default(), &[asked], 0);
         let since = objects.round();
         let tables = BTreeMap::from([(name(), Tables::default())]);
         World { objects, known: Known::default(), compiled, tables, since, first: true }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tollgate_crds::KeyPolicy;
 use tollgate_snapshot::compile::{
-    self, ConfigMaps, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Unread,
+    self, ConfigMaps, Gateways, Input, KeyHashes, Meta, Mode, ReplacedKey, Secrets, Standing, Unread,
 };
 use tollgate_snapshot::wire::{self, Last, Sealing, ShardDigits, Tables};
 use tollgate_snapshot::{Credential, Finding, GatewayName, ObjectRef, Severity, Snapshot};
@@ -28,6 +28,8 @@ pub struct Asked {
 /// What came out, but for the texts that are to be written.
 #[derive(Default)]
 pub struct Compiled {
+    /// What was known of the gateways.
+    pub standing: Standing,
     pub snapshots: BTreeMap<GatewayName, Arc<Snapshot>>,
     /// URLs that are told of budgets.
     pub webhooks: BTreeMap<GatewayName, Arc<[Credential]>>,
@@ -43,6 +45,7 @@ pub fn compile(
     secrets: &Secrets,
     config_maps: &ConfigMaps,
     hashes: &KeyHashes,
+    standing: Standing,
     asked: &[Asked],
     now: i64,
 ) -> (Compiled, BTreeMap<GatewayName, Arc<Tables>>) {
@@ -53,6 +56,7 @@ pub fn compile(
     for Asked { gateway, previous, salt, token, shard_digits, written } in asked {
         let input = Input {
             gateway: Some(gateway),
+            standing: &standing,
             config_maps,
             namespaces: objects.namespaces(),
             previous: previous.as_deref(),
@@ -66,12 +70,12 @@ pub fn compile(
         snapshots.insert(gateway.clone(), Arc::new(snapshot));
         findings.extend(found);
     }
-    let gateways = Gateways::new(objects.documents(), objects.namespaces());
+    let gateways = Gateways::new(objects.documents(), objects.namespaces(), &standing);
     findings
         .extend(objects.documents().iter().filter_map(|document| gateways.of(document).err().map(|finding| *finding)));
     findings.extend(objects.iter().flat_map(|(_, record)| record.findings.iter().cloned()));
     findings.extend(objects.unreadable().flat_map(|(_, record)| record.findings.iter().cloned()));
-    (Compiled { webhooks, ..gather(snapshots, findings) }, tables)
+    (Compiled { standing, webhooks, ..gather(snapshots, findings) }, tables)
 }
 
 /// The same finding of several gateways is one.
@@ -87,7 +91,7 @@ fn gather(snapshots: BTreeMap<GatewayName, Arc<Snapshot>>, mut findings: Vec<Fin
     for finding in findings {
         by_object.entry(finding.object.clone()).or_default().push(finding);
     }
-    Compiled { snapshots, webhooks: BTreeMap::new(), findings: by_object, errors, warnings }
+    Compiled { snapshots, findings: by_object, errors, warnings, ..Compiled::default() }
 }
 
 /// The hashes of keys as compile takes them. Where nobody looked at a key yet, its status remembers it: a new leader must

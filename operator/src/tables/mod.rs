@@ -27,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::config_maps;
 use crate::error::Ended;
 use crate::facts::Problem;
+use crate::gateway::served;
 use crate::kind;
 use crate::proxies;
 use crate::publish::{Live, Owner, PublishError};
@@ -381,7 +382,7 @@ impl Lead<'_> {
 
     /// What is to be written; nothing where compiling failed.
     async fn compile(&mut self) -> BTreeMap<GatewayName, Arc<Tables>> {
-        let Context { world, facts, secrets, config_maps, metrics, .. } = self.context;
+        let Context { world, facts, secrets, config_maps, metrics, settings, .. } = self.context;
         let asked = self.gateways.iter().map(|(name, gateway)| Asked {
             gateway: name.clone(),
             previous: gateway.previous.clone(),
@@ -398,11 +399,12 @@ impl Lead<'_> {
             }
         }
         let hashes = compiled::hashes(&world.read(), &facts.read(), &secrets);
+        let standing = served::standing(&world.read(), &facts.read(), &settings.lease_namespace);
         let config_maps = config_maps.compiled(&config_maps::wanted(&world.read()));
         let world = world.clone();
         let begun = Instant::now();
         let compiling = tokio::task::spawn_blocking(move || {
-            compiled::compile(&world.read(), &secrets, &config_maps, &hashes, &asked, now())
+            compiled::compile(&world.read(), &secrets, &config_maps, &hashes, standing, &asked, now())
         });
         let compiled = compiling.await;
         metrics.compiled(begun.elapsed());

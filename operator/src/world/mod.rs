@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Notify, watch as signal};
 use tollgate_crds::{
-    BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ObjectRef as Reference, ProviderAccountSpec, RouteGroupSpec,
-    TeamSpec, VirtualKeySpec,
+    BudgetSpec, LLMGatewaySpec, ModelDeploymentSpec, ProviderAccountSpec, RouteGroupSpec, TeamSpec, VirtualKeySpec,
 };
 use tollgate_snapshot::compile::{Document, Labels, Object};
 use tollgate_snapshot::{Finding, ObjectRef};
@@ -130,29 +129,6 @@ impl Objects {
     /// The UID of a gateway, which owns what is kept for it.
     pub fn gateway_uid(&self, namespace: &str, name: &str) -> Option<String> {
         self.gateway(namespace, name).map(|(_, record)| record.uid.clone())
-    }
-
-    /// The gateway that serves an object with this `gatewayRef` in this namespace: the one it names, else the default
-    /// one. `None`: there is none. Whether it lets the namespace attach is for compile to say.
-    pub fn gateway_of(
-        &self,
-        reference: Option<&Reference>,
-        namespace: &str,
-    ) -> Option<(&Object<LLMGatewaySpec>, &Record)> {
-        match reference {
-            Some(Reference { name, namespace: other }) => self.gateway(other.as_deref().unwrap_or(namespace), name),
-            None => self.default_gateway(),
-        }
-    }
-
-    /// The oldest that is marked `default`, or the only one there is; as compile has it.
-    pub fn default_gateway(&self) -> Option<(&Object<LLMGatewaySpec>, &Record)> {
-        let mut all = self.gateways();
-        if let (Some(only), None) = (all.next(), all.next()) {
-            return Some(only);
-        }
-        let marked = self.gateways().filter(|(gateway, _)| gateway.spec.default);
-        marked.min_by_key(|(gateway, _)| gateway.meta.created_at.unwrap_or(i64::MAX))
     }
 
     fn position(&self, kind: &str, namespace: &str, name: &str) -> Option<usize> {

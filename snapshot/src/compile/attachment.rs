@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use tollgate_crds::{LLMGatewaySpec, ObjectRef as Reference};
 
-use super::input::{Document, Labels, Object};
+use super::input::{Document, Labels, Object, Standing};
 use super::objects::{Grants, age};
 use super::report::{Report, Subject};
 use crate::finding::{Finding, Reason};
@@ -18,6 +18,8 @@ use crate::model::GatewayName;
 pub struct Gateways<'a> {
     /// Sorted by namespace and name.
     all: Vec<&'a Object<LLMGatewaySpec>>,
+    /// Those of them that are passed over where another one can be had.
+    unserved: Vec<&'a Object<LLMGatewaySpec>>,
     default: Option<&'a Object<LLMGatewaySpec>>,
     grants: Grants<'a>,
 }
@@ -27,6 +29,7 @@ impl<'a> Gateways<'a> {
     pub fn new(
         documents: impl IntoIterator<Item = &'a Document>,
         namespaces: &'a BTreeMap<String, Labels>,
+        standing: &Standing,
     ) -> Gateways<'a> {
         let gateways = documents.into_iter().filter_map(|document| match document {
             Document::LLMGateway(object) if !object.meta.deleting => Some(&**object),
@@ -34,16 +37,26 @@ impl<'a> Gateways<'a> {
         });
         let mut all: Vec<&'a Object<LLMGatewaySpec>> = gateways.collect();
         all.sort_by(|a, b| (&a.meta.namespace, &a.meta.name).cmp(&(&b.meta.namespace, &b.meta.name)));
-        Gateways::of_sorted(all, Grants { namespaces })
+        Gateways::of_sorted(all, Grants { namespaces }, standing)
     }
 
-    pub(super) fn of_sorted(all: Vec<&'a Object<LLMGatewaySpec>>, grants: Grants<'a>) -> Gateways<'a> {
-        let marked = || all.iter().copied().filter(|object| object.spec.default);
-        let default = match &all[..] {
-            [only] => Some(*only),
-            _ => marked().min_by_key(|object| age(object.meta.created_at)),
+    pub(super) fn of_sorted(
+        all: Vec<&'a Object<LLMGatewaySpec>>,
+        grants: Grants<'a>,
+        standing: &Standing,
+    ) -> Gateways<'a> {
+        let is_unserved = |object: &&'a Object<LLMGatewaySpec>| standing.unserved.contains(&name_of(object));
+        let mut unserved: Vec<_> = all.iter().copied().filter(is_unserved).collect();
+        if unserved.len() == all.len() {
+            unserved.clear();
+        }
+        let rank = |object: &&'a Object<LLMGatewaySpec>| {
+            let is_at_home = standing.home.as_ref() == Some(&object.meta.namespace);
+            (!object.spec.default, !is_at_home, age(object.meta.created_at))
         };
-        Gateways { all, default, grants }
+        let is_served = |object: &&'a Object<LLMGatewaySpec>| !is_one_of(&unserved, object);
+        let default = all.iter().copied().filter(is_served).min_by_key(rank);
+        Gateways { all, unserved, default, grants }
     }
 
     /// Sorted by namespace and name.
@@ -51,7 +64,13 @@ impl<'a> Gateways<'a> {
         self.all.iter().map(|object| name_of(object))
     }
 
-    /// The one that objects attach to which name none: the oldest that is marked `default`, or the only one there is.
+    /// Whether objects that may attach to several gateways count on this one: it is not one that is passed over.
+    pub fn is_served(&self, gateway: &GatewayName) -> bool {
+        self.get(gateway).is_some_and(|gateway| !self.passes_over(gateway))
+    }
+
+    /// The one that objects attach to which name none: one that is marked `default` goes before the others, one of the
+    /// operator's own namespace before those elsewhere, an older one before a younger one.
     pub fn default_name(&self) -> Option<GatewayName> {
         self.default.map(name_of)
     }
@@ -90,12 +109,22 @@ impl<'a> Gateways<'a> {
         }
     }
 
+    /// Whether another one is had instead where one can be chosen.
+    pub(super) fn passes_over(&self, gateway: &Object<LLMGatewaySpec>) -> bool {
+        is_one_of(&self.unserved, gateway)
+    }
+
     pub(super) fn get(&self, gateway: &GatewayName) -> Option<&'a Object<LLMGatewaySpec>> {
         self.find_named(&gateway.namespace, &gateway.name)
     }
 
     pub(super) fn default_gateway(&self) -> Option<&'a Object<LLMGatewaySpec>> {
         self.default
+    }
+
+    /// Whether several gateways are served, so that one of them should be marked `default`.
+    pub(super) fn has_choice(&self) -> bool {
+        self.all.len() - self.unserved.len() > 1
     }
 
     pub(super) fn is_gateway_namespace(&self, namespace: &str) -> bool {
@@ -119,11 +148,16 @@ impl<'a> Gateways<'a> {
     }
 
     /// Whether an object of a kind without `gatewayRef` is looked at for the gateway. What only works through others that
-    /// refer to it is looked at somewhere in any case, so that its owner sees what is wrong with it.
+    /// refer to it is looked at somewhere in any case, so that its owner sees what is wrong with it. A gateway that is not
+    /// served has a say only where no other one has.
     pub(super) fn concerns(&self, gateway: &Object<LLMGatewaySpec>, subject: Subject<'_>) -> bool {
         let is_admitted = |gateway: &Object<LLMGatewaySpec>| self.admits(gateway, subject.namespace);
+        let is_served = |gateway: &Object<LLMGatewaySpec>| !self.passes_over(gateway);
         let works_through_others = subject.kind != "RouteGroup";
-        is_admitted(gateway) || works_through_others && !self.all.iter().any(|one| is_admitted(one))
+        if is_admitted(gateway) {
+            return is_served(gateway) || !self.all.iter().any(|one| is_served(one) && is_admitted(one));
+        }
+        works_through_others && is_served(gateway) && !self.all.iter().any(|one| is_admitted(one))
     }
 
     pub(super) fn admits(&self, gateway: &Object<LLMGatewaySpec>, namespace: &str) -> bool {
@@ -159,16 +193,13 @@ impl<'a> Gateways<'a> {
 
     fn report_none(&self, subject: Subject<'_>, report: &mut Report) {
         let has_reference = matches!(subject.kind, "VirtualKey" | "ModelDeployment");
-        let (message, hint) = match (self.all.is_empty(), has_reference) {
-            (true, _) => ("there is no LLMGateway", "create one"),
-            (false, true) => (
-                "it names no LLMGateway, and none is marked default",
-                "name one in spec.gatewayRef, or mark one with spec.default: true",
-            ),
-            (false, false) => (
+        let (message, hint) = if self.all.is_empty() {
+            ("there is no LLMGateway", "create one")
+        } else {
+            (
                 "no LLMGateway lets this namespace attach",
                 "the owner of one can allow the namespace in spec.allowedNamespaces",
-            ),
+            )
         };
         let field = if has_reference { "spec.gatewayRef" } else { "metadata.namespace" };
         report.error(subject, Reason::NotAttached, field, message).hint = hint.to_owned();
@@ -179,7 +210,7 @@ impl<'a> Gateways<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unattached<'a> {
     NoSuchGateway,
-    /// The object names none.
+    /// The object names none, and there is none.
     NoDefault,
     NotAdmitted(&'a Object<LLMGatewaySpec>),
 }
@@ -199,6 +230,10 @@ pub(super) fn report_not_admitted(gateway: &GatewayName, is_named: bool, subject
 
 fn name_of(object: &Object<LLMGatewaySpec>) -> GatewayName {
     GatewayName { namespace: object.meta.namespace.clone(), name: object.meta.name.clone() }
+}
+
+fn is_one_of(gateways: &[&Object<LLMGatewaySpec>], gateway: &Object<LLMGatewaySpec>) -> bool {
+    gateways.iter().any(|one| std::ptr::eq(*one, gateway))
 }
 
 fn only_finding(report: Report) -> Box<Finding> {

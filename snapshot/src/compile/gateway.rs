@@ -61,12 +61,12 @@ impl<'a> Gateway<'a> {
         grants: Grants<'a>,
         report: &mut Report,
     ) -> Gateway<'a> {
-        let all = Gateways::of_sorted(gateways.iter().collect(), grants);
+        let all = Gateways::of_sorted(gateways.iter().collect(), grants, input.standing);
         let (scope, object) = match input.gateway {
             Some(name) => {
                 let object = all.get(name);
                 if let Some(object) = object {
-                    report_second_default(object, &all, report);
+                    report_default(object, &all, report);
                 }
                 (Scope::OneOfMany(object), object)
             }
@@ -207,11 +207,17 @@ impl<'a> Gateway<'a> {
     }
 }
 
-/// Of several that are marked, each but the oldest says so itself.
-fn report_second_default(object: &Object<LLMGatewaySpec>, all: &Gateways<'_>, report: &mut Report) {
+/// Of several that are marked, each but the one that is taken says so itself; where none is marked, the one that is taken.
+/// One that cannot be run has something else to say first.
+fn report_default(object: &Object<LLMGatewaySpec>, all: &Gateways<'_>, report: &mut Report) {
     let Some(default) = all.default_gateway() else { return };
-    if object.spec.default && !std::ptr::eq(object, default) {
+    let is_default = std::ptr::eq(object, default);
+    if object.spec.default && !is_default && !all.passes_over(object) {
         report_default_already(object, default, report);
+    } else if is_default && !object.spec.default && all.has_choice() {
+        let message = "of several LLMGateways none is marked default; objects that name none attach to this one";
+        report.warning(object.subject(), Reason::Duplicate, "spec.default", message).hint =
+            "mark one with spec.default: true".to_owned();
     }
 }
 

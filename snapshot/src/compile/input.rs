@@ -1,7 +1,7 @@
 //! What `compile` is given: documents as users wrote them, Secrets, and the few facts that a pure function cannot know
 //! (the time, where the mock listens, hashes of generated keys). Slim: ten thousand keys are held like this.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -264,6 +264,16 @@ pub enum Mode {
     Cluster,
 }
 
+/// What decides between gateways beside what is written in them. The default one has nothing against any of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Gateways that cannot be run, or of which nobody knows yet whether they can. What is left to choose is chosen among
+    /// the others; these count only where there are no others.
+    pub unserved: BTreeSet<GatewayName>,
+    /// The operator's own namespace: its gateways go before older ones elsewhere.
+    pub home: Option<String>,
+}
+
 /// Everything that decides. [`Input::new`] fills in what most callers do not need.
 #[derive(Clone, Debug)]
 pub struct Input<'a> {
@@ -272,6 +282,7 @@ pub struct Input<'a> {
     /// Which of the gateways that the documents describe the snapshot is for. What attaches to others is passed over in
     /// silence; `Gateways` tells for each object where it attaches. `None`: the only one, or the default one.
     pub gateway: Option<&'a GatewayName>,
+    pub standing: &'a Standing,
     pub secrets: &'a Secrets,
     pub config_maps: &'a ConfigMaps,
     /// The price list that overlays and deployments change.
@@ -299,10 +310,12 @@ impl<'a> Input<'a> {
         now: i64,
     ) -> Input<'a> {
         static NO_NAMESPACES: BTreeMap<String, Labels> = BTreeMap::new();
+        static NOTHING_AGAINST_ANY: Standing = Standing { unserved: BTreeSet::new(), home: None };
         static NO_CONFIG_MAPS: ConfigMaps = ConfigMaps { known: BTreeMap::new(), unread: BTreeMap::new() };
         Input {
             documents: documents.into_iter().collect(),
             gateway: None,
+            standing: &NOTHING_AGAINST_ANY,
             secrets,
             config_maps: &NO_CONFIG_MAPS,
             prices: *PriceTable::embedded(),

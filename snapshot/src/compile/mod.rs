@@ -41,7 +41,8 @@ pub use attachment::Gateways;
 pub use bounds::with_bounds;
 pub use budget::{MOST_OF_A_CALL, next_change};
 pub use input::{
-    ConfigMaps, Document, Input, KeyHashes, Kind, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Unread,
+    ConfigMaps, Document, Input, KeyHashes, Kind, Labels, Meta, Mode, Object, ReplacedKey, Secret, Secrets, Standing,
+    Unread,
 };
 
 use std::collections::BTreeSet;

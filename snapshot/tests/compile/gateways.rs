@@ -41,7 +41,7 @@ fn compile_for(world: &World, gateway: &str) -> tollgate_snapshot::compile::Comp
 
 /// Where an object attaches, or the reason and field of the finding.
 fn attaches(world: &World, kind: &str, object: &str) -> Result<Vec<String>, (Reason, String)> {
-    let gateways = Gateways::new(&world.documents, &world.namespaces);
+    let gateways = Gateways::new(&world.documents, &world.namespaces, &world.standing);
     let is_it = |one: &&tollgate_snapshot::compile::Document| one.kind() == kind && one.meta().name == object;
     let document = world.documents.iter().find(is_it).unwrap();
     match gateways.of(document) {
@@ -115,19 +115,20 @@ fn keys_and_deployments_attach_to_the_gateway_they_name_or_to_the_default_one() 
 }
 
 #[test]
-fn the_only_gateway_takes_all_and_of_several_one_must_be_marked() {
-    let one = "kind: LLMGateway\nmetadata: {name: one}\nspec: {allowedNamespaces: {from: All}}\n";
-    let two = "---\nkind: LLMGateway\nmetadata: {name: two}\nspec: {allowedNamespaces: {from: All}}\n";
+fn the_only_gateway_takes_all_and_of_several_the_oldest_where_none_is_marked() {
+    let one = "kind: LLMGateway\nmetadata: {name: one, createdAt: 2}\nspec: {allowedNamespaces: {from: All}}\n";
+    let two = "---\nkind: LLMGateway\nmetadata: {name: two, createdAt: 1}\nspec: {allowedNamespaces: {from: All}}\n";
     let world = cluster(&[one, &key("team-a", "k", "")].concat());
     assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["default/one"]));
     assert!(compile_for(&world, "default/one").key("k").is_some());
 
     let world = cluster(&[one, two, &key("team-a", "k", "")].concat());
-    assert_eq!(attaches(&world, "VirtualKey", "k"), Err((Reason::NotAttached, "spec.gatewayRef".into())));
-    for gateway in ["default/one", "default/two"] {
-        let compiled = compile_for(&world, gateway);
-        assert!(compiled.key("k").is_none() && compiled.findings.is_empty(), "{:?}", compiled.findings);
-    }
+    assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["default/two"]));
+    let compiled = compile_for(&world, "default/two");
+    assert!(compiled.key("k").is_some());
+    assert_eq!(compiled.summary()[0], "Warning Duplicate LLMGateway default/two spec.default");
+    let compiled = compile_for(&world, "default/one");
+    assert!(compiled.key("k").is_none() && compiled.findings.is_empty(), "{:?}", compiled.findings);
 
     let nothing = cluster(key("team-a", "k", "").trim_start_matches("---\n"));
     assert_eq!(attaches(&nothing, "VirtualKey", "k"), Err((Reason::NotAttached, "spec.gatewayRef".into())));
@@ -152,6 +153,75 @@ fn of_several_defaults_the_oldest_counts_and_the_others_say_so() {
     }
 }
 
+/// The platform's gateway in `platform`, which is the operator's namespace, and that of a tenant. For each a spec and when
+/// it was made.
+fn two_gateways(platform: (&str, u32), tenant: (&str, u32)) -> World {
+    let gateway = |place: &str, (spec, created): (&str, u32)| {
+        format!(
+            "---\nkind: LLMGateway\nmetadata: {{name: g, namespace: {place}, createdAt: {created}}}\nspec: {spec}\n"
+        )
+    };
+    let yaml = [gateway("platform", platform), gateway("team-b", tenant), key("team-a", "k", "")].concat();
+    let mut world = cluster(yaml.trim_start_matches("---\n"));
+    world.standing.home = Some("platform".to_owned());
+    world
+}
+
+#[test]
+fn a_gateway_that_cannot_be_run_takes_nothing_from_others() {
+    const ALL: &str = "{allowedNamespaces: {from: All}}";
+    const DEFAULT: &str = "{default: true, allowedNamespaces: {from: All}}";
+    for tenant in [("{}", 2), (DEFAULT, 2), (DEFAULT, 1), (ALL, 1)] {
+        let mut world = two_gateways((ALL, 1), tenant);
+        world.standing.unserved.insert(name("team-b/g"));
+        assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["platform/g"]), "{tenant:?}");
+        let compiled = compile_for(&world, "platform/g");
+        assert!(compiled.key("k").is_some());
+        assert_eq!(
+            compiled.summary(),
+            ["Warning NotFound VirtualKey team-a/k spec.models"],
+            "nobody else is to choose"
+        );
+        assert_eq!(compile_for(&world, "team-b/g").summary(), Vec::<String>::new());
+    }
+    // There is nothing better.
+    let mut world = two_gateways(("{}", 1), (DEFAULT, 2));
+    world.standing.unserved.extend([name("platform/g"), name("team-b/g")]);
+    assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["team-b/g"]));
+    assert_eq!(
+        Gateways::new(&world.documents, &world.namespaces, &world.standing).default_name(),
+        Some(name("team-b/g"))
+    );
+}
+
+#[test]
+fn a_gateway_of_the_operators_namespace_goes_before_older_ones_elsewhere() {
+    const DEFAULT: &str = "{default: true, allowedNamespaces: {from: All}}";
+    let mut world = two_gateways((DEFAULT, 2), (DEFAULT, 1));
+    assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["platform/g"]));
+    assert_eq!(compile_for(&world, "team-b/g").summary(), ["Error Duplicate LLMGateway team-b/g spec.default"]);
+    world.standing.home = None;
+    assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["team-b/g"]));
+    // A mark is a wish, the namespace is not.
+    let world = two_gateways(("{}", 1), (DEFAULT, 2));
+    assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["team-b/g"]));
+}
+
+#[test]
+fn what_a_gateway_that_cannot_be_run_thinks_of_others_is_not_told() {
+    let account = "---\nkind: ProviderAccount\nmetadata: {name: idle, namespace: team-a}\nspec: {provider: vllm, endpoint: {baseURL: 'http://idle.example'}}\n";
+    let group = "---\nkind: RouteGroup\nmetadata: {name: r, namespace: team-b}\nspec: {targets: [{name: t, modelDeploymentRef: {name: gone}}]}\n";
+    let mut world = cluster(&[GATEWAYS.trim_end_matches("---\n"), account, group].concat());
+    assert_eq!(attaches(&world, "ProviderAccount", "idle"), to(&["jobs/batch", "platform/main"]));
+    world.standing.unserved.insert(name("jobs/batch"));
+    assert_eq!(attaches(&world, "ProviderAccount", "idle"), to(&["platform/main"]));
+    assert_eq!(compile_for(&world, "jobs/batch").summary(), Vec::<String>::new());
+    // Where no other one takes a namespace it has its say.
+    world.standing.unserved = [name("platform/main")].into();
+    assert_eq!(attaches(&world, "ProviderAccount", "idle"), to(&["jobs/batch"]));
+    assert_eq!(attaches(&world, "RouteGroup", "r"), to(&["platform/main"]));
+}
+
 #[test]
 fn what_is_being_deleted_counts_as_gone() {
     let yaml = [
@@ -166,7 +236,7 @@ fn what_is_being_deleted_counts_as_gone() {
     let world = cluster(&yaml);
     assert_eq!(attaches(&world, "VirtualKey", "k"), to(&["default/new"]));
     assert_eq!(attaches(&world, "VirtualKey", "named"), Err((Reason::NotFound, "spec.gatewayRef".into())));
-    let gateways = Gateways::new(&world.documents, &world.namespaces);
+    let gateways = Gateways::new(&world.documents, &world.namespaces, &world.standing);
     assert_eq!(gateways.names().collect::<Vec<_>>(), [name("default/new")]);
     assert_eq!(gateways.default_name(), Some(name("default/new")));
     let compiled = compile_for(&world, "default/new");

@@ -58,7 +58,7 @@ fn samples_compile_in_a_cluster_too() {
     let compiled = World { gateway: Some(gateway.clone()), ..world.clone() }.compile();
     let expected = ["Warning NotSupportedYet Team team-a/research spec.members[0].role"];
     assert_eq!(compiled.summary(), expected);
-    let gateways = Gateways::new(&world.documents, &world.namespaces);
+    let gateways = Gateways::new(&world.documents, &world.namespaces, &world.standing);
     let members = Members::of(&compiled.snapshot);
     for document in &world.documents {
         assert_eq!(gateways.of(document), Ok(vec![gateway.clone()]), "{}", document.object_ref());

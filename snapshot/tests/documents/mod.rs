@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tollgate_snapshot::GatewayName;
 use tollgate_snapshot::compile::{
-    Compiled, ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, compile,
+    Compiled, ConfigMaps, Document, Input, KeyHashes, Labels, Meta, Mode, Object, Secret, Secrets, Standing, compile,
 };
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::price::PriceTable;
@@ -27,6 +27,7 @@ pub struct World {
     pub now: i64,
     pub previous: Option<Snapshot>,
     pub gateway: Option<GatewayName>,
+    pub standing: Standing,
 }
 
 impl World {
@@ -41,6 +42,7 @@ impl World {
             now: NOW,
             previous: None,
             gateway: None,
+            standing: Standing::default(),
         }
     }
 
@@ -103,6 +105,7 @@ impl World {
         compile(Input {
             documents: self.documents.iter().collect(),
             gateway: self.gateway.as_ref(),
+            standing: &self.standing,
             secrets: &self.secrets,
             config_maps: &self.config_maps,
             prices: *PriceTable::embedded(),

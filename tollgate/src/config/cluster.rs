@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tollgate_crds::{KeyPolicy, SecretKeyRef};
 use tollgate_snapshot::compile::{
-    Compiled, Document, Gateways, Input, KeyHashes, Labels, Meta, Mode, Secret, Unread, compile,
+    Compiled, Document, Gateways, Input, KeyHashes, Labels, Meta, Mode, Secret, Standing, Unread, compile,
 };
 use tollgate_snapshot::model::{Gateway, GatewayName, KeyHash, Snapshot};
 use tollgate_snapshot::{Finding, ObjectRef, Reason, Severity};
@@ -206,10 +206,13 @@ fn compile_each(
     settings: &Settings<'_>,
 ) -> (Vec<Snapshot>, Vec<Finding>) {
     let Gathered { documents, secrets, config_maps, namespaces, .. } = gathered;
+    // Only the operator knows which gateways can be run.
+    let standing = Standing::default();
     let compile_for = |gateway: Option<&GatewayName>| {
         compile(Input {
             documents: documents.iter().collect(),
             gateway,
+            standing: &standing,
             secrets,
             config_maps,
             prices: settings.prices,
@@ -222,7 +225,7 @@ fn compile_each(
             now: settings.now,
         })
     };
-    let gateways = Gateways::new(documents, namespaces);
+    let gateways = Gateways::new(documents, namespaces, &standing);
     let names: Vec<GatewayName> = gateways.names().collect();
     if names.is_empty() && *scope != Scope::All {
         let Compiled { snapshot, findings, .. } = compile_for(None);

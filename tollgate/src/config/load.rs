@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use tollgate_snapshot::compile::{
-    Compiled, ConfigMaps, Document, Input, KeyHashes, Mode, Secret, Secrets, compile, next_change,
+    Compiled, ConfigMaps, Document, Input, KeyHashes, Mode, Secret, Secrets, Standing, compile, next_change,
 };
 use tollgate_snapshot::model::{Endpoint, KeyHash, Snapshot};
 use tollgate_snapshot::price::PriceTable;
@@ -144,6 +144,7 @@ pub fn load(source: &Source, settings: &Settings<'_>, before: Option<Before<'_>>
     let input = Input {
         documents: gathered.documents.iter().collect(),
         gateway: None,
+        standing: &Standing::default(),
         secrets: &gathered.secrets,
         config_maps: &gathered.config_maps,
         prices: settings.prices,
