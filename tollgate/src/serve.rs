@@ -329,8 +329,10 @@ impl Follower {
         open.take(listeners);
         *next_change = next;
         told.store(Arc::new(webhooks));
-        let old = shared.tables.swap(shared.builder.build(generation, snapshot, &credentials));
+        let tables = shared.builder.build(generation, snapshot, &credentials);
+        // Who sees the generation finds what was found in it.
         note(shared, loader, generation, &new);
+        let old = shared.tables.swap(tables);
         report(&new, findings, loader);
         *findings = new;
         loader.remember(shared, &kept, secrets);
