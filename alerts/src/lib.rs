@@ -13,5 +13,5 @@
 mod state;
 mod webhook;
 
-pub use state::{Crossing, Delivery, Standing, State};
+pub use state::{Crossing, Delivery, Standing, State, is_near_limit};
 pub use webhook::{Sender, deliver};

@@ -17,6 +17,9 @@ const PATIENCE: i64 = 24 * 3_600;
 const FIRST_PAUSE: i64 = 1;
 const LONGEST_PAUSE: i64 = 300;
 
+/// The share that says that a budget is at its end. Percent.
+const END: u32 = 100;
+
 /// Where a budget stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing<'a> {
@@ -24,11 +27,21 @@ pub struct Standing<'a> {
     pub budget: &'a str,
     pub unit: BudgetUnit,
     pub spent: i64,
+    /// By calls in flight.
+    pub held: i64,
+    /// The least that a call had to reserve which was refused since one was admitted; 0: none was.
+    pub refused: i64,
     pub limit: i64,
     /// Tells periods apart, for people too; empty where periods do not begin anew at one moment.
     pub period: &'a str,
     /// Unix seconds.
     pub resets_at: Option<i64>,
+}
+
+/// Whether so little is left of a budget that calls are refused. A call that asks for most of a budget says nothing about
+/// others. `committed`: settled or held; `refused`: as in [`Standing`].
+pub fn is_near_limit(committed: i64, refused: i64, limit: i64) -> bool {
+    refused > 0 && committed >= limit / 2 && committed.saturating_add(refused) > limit
 }
 
 /// A budget passed a share of its limit.
@@ -75,6 +88,25 @@ fn event(standing: &Standing<'_>, percent: u32) -> String {
 struct Told {
     period: String,
     percents: BTreeSet<u32>,
+    /// That it is at its end was told because it refuses calls, although something is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    near_limit: Option<NearLimit>,
+}
+
+/// Where a budget stood when no call fitted into what was left.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct NearLimit {
+    spent: i64,
+    limit: i64,
+}
+
+impl Told {
+    /// Whether a share that was told is no news when it happens again. A budget that refused all calls is at its end until
+    /// its limit is another, or less is spent.
+    fn holds(&self, standing: &Standing<'_>, percent: u32) -> bool {
+        let is_near = |near: NearLimit| near.limit == standing.limit && standing.spent >= near.spent;
+        is_passed(standing, percent) || percent == END && self.near_limit.is_some_and(is_near)
+    }
 }
 
 /// All that must survive a restart.
@@ -93,10 +125,17 @@ impl State {
         let before = self.told.get(standing.budget);
         let mut told = before.filter(|told| told.period == standing.period).cloned().unwrap_or_default();
         told.period = standing.period.to_owned();
-        told.percents.retain(|percent| is_passed(standing, *percent));
+        let before = told.clone();
+        told.percents.retain(|percent| before.holds(standing, *percent));
+        told.near_limit = told.near_limit.filter(|_| told.percents.contains(&END));
         for Threshold { percent, webhook } in thresholds {
-            if !is_passed(standing, *percent) || !told.percents.insert(*percent) {
+            let is_near = *percent == END && !is_passed(standing, END);
+            let is_so = if is_near { standing.is_near_limit() } else { is_passed(standing, *percent) };
+            if !is_so || !told.percents.insert(*percent) {
                 continue;
+            }
+            if is_near {
+                told.near_limit = Some(NearLimit { spent: standing.spent, limit: standing.limit });
             }
             let (text, event) = (sentence(standing, *percent), event(standing, *percent));
             if let Some(webhook) = webhook {
@@ -121,8 +160,9 @@ impl State {
     /// Events that were told in this period, and may now happen again, because less is spent or the limit was raised.
     pub fn undone(&self, standing: &Standing<'_>) -> Vec<String> {
         let told = self.told.get(standing.budget).filter(|told| told.period == standing.period);
-        let percents = told.into_iter().flat_map(|told| &told.percents);
-        percents.filter(|percent| !is_passed(standing, **percent)).map(|percent| event(standing, *percent)).collect()
+        let percents = told.iter().flat_map(|told| &told.percents);
+        let told = told.cloned().unwrap_or_default();
+        percents.filter(|percent| !told.holds(standing, **percent)).map(|percent| event(standing, *percent)).collect()
     }
 
     /// Forgets budgets that are not there any more.
@@ -157,6 +197,13 @@ impl State {
     }
 }
 
+impl Standing<'_> {
+    /// As [`is_near_limit`].
+    fn is_near_limit(&self) -> bool {
+        is_near_limit(self.spent.saturating_add(self.held), self.refused, self.limit)
+    }
+}
+
 fn is_passed(standing: &Standing<'_>, percent: u32) -> bool {
     standing.spent > 0 && i128::from(standing.spent) * 100 >= i128::from(standing.limit) * i128::from(percent)
 }
@@ -186,18 +233,25 @@ fn amount(units: i64, unit: BudgetUnit) -> String {
 }
 
 fn sentence(standing: &Standing<'_>, percent: u32) -> String {
-    let Standing { budget, unit, spent, limit, period, resets_at } = standing;
+    let Standing { budget, unit, spent, held: _, refused, limit, period, resets_at } = standing;
     let (name, member) = names(budget);
     let member = member.map(|member| format!(" (`{member}`)")).unwrap_or_default();
     let (spent, limit) = (amount(*spent, *unit), amount(*limit, *unit));
     let period = if period.is_empty() { String::new() } else { format!(" in {period}") };
     let reset = resets_at.and_then(moment).map(|at| format!("; it resets at {at}")).unwrap_or_default();
-    format!("Budget `{name}`{member} has passed {percent} %: {spent} of {limit} are spent{period}{reset}")
+    if is_passed(standing, percent) {
+        return format!("Budget `{name}`{member} has passed {percent} %: {spent} of {limit} are spent{period}{reset}");
+    }
+    let refused = amount(*refused, *unit);
+    format!(
+        "Budget `{name}`{member} is near its limit and refuses calls: {spent} of {limit} are spent{period}, and the last \
+         calls had to reserve {refused} or more{reset}"
+    )
 }
 
 /// `text` is what Slack and those who follow it show; the rest is for programs.
 fn body(standing: &Standing<'_>, percent: u32, id: &str, text: &str) -> Value {
-    let Standing { budget, unit, spent, limit, period, resets_at } = standing;
+    let Standing { budget, unit, spent, held: _, refused: _, limit, period, resets_at } = standing;
     let (name, member) = names(budget);
     let unit_name = match unit {
         BudgetUnit::Usd => "USD",
@@ -211,6 +265,7 @@ fn body(standing: &Standing<'_>, percent: u32, id: &str, text: &str) -> Value {
         "budget": name,
         "member": member,
         "percent": percent,
+        "nearLimit": !is_passed(standing, percent),
         "spent": number(*spent, *unit),
         "limit": number(*limit, *unit),
         "unit": unit_name,
@@ -231,7 +286,16 @@ mod tests {
 
     fn standing(spent: i64, period: &str) -> Standing<'_> {
         let budget = "team-a/Budget/daily";
-        Standing { budget, unit: BudgetUnit::Usd, spent, limit: 20_000_000_000, period, resets_at: Some(NOW + 3_600) }
+        Standing {
+            budget,
+            unit: BudgetUnit::Usd,
+            spent,
+            held: 0,
+            refused: 0,
+            limit: 20_000_000_000,
+            period,
+            resets_at: Some(NOW + 3_600),
+        }
     }
 
     fn rules() -> Vec<Threshold> {
@@ -270,6 +334,41 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_refuses_calls_before_its_end_is_told_as_at_its_end_once() {
+        let mut state = State::default();
+        let at = |spent, refused, limit| Standing { refused, limit, ..standing(spent, "2026-11-28") };
+        const LIMIT: i64 = 20_000_000_000;
+        for (standing, told) in [
+            (at(19_500_000_000, 0, LIMIT), vec![80]),
+            (at(19_500_000_000, 500_000_000, LIMIT), vec![]),
+            (at(19_500_000_000, 600_000_000, LIMIT), vec![100]),
+            // A smaller one was admitted, then nothing fits again, then it is spent.
+            (at(19_600_000_000, 0, LIMIT), vec![]),
+            (at(19_600_000_000, 600_000_000, LIMIT), vec![]),
+            (at(20_000_000_000, 0, LIMIT), vec![]),
+            // Raised, and at its end again.
+            (at(20_000_000_000, 0, 2 * LIMIT), vec![]),
+            (at(39_800_000_000, 0, 2 * LIMIT), vec![80]),
+            (at(39_800_000_000, 300_000_000, 2 * LIMIT), vec![100]),
+            // A rolling one, of which something expired.
+            (at(39_000_000_000, 0, 2 * LIMIT), vec![]),
+            (at(39_000_000_000, 1_300_000_000, 2 * LIMIT), vec![100]),
+            // A call that wants nearly all of a budget says nothing of others.
+            (Standing { period: "2026-11-29", ..at(1_000_000_000, 19_500_000_000, LIMIT) }, vec![]),
+        ] {
+            let undone = state.undone(&standing);
+            assert_eq!(percents(&state.look(&standing, &rules(), NOW)), told, "{standing:?}");
+            assert!(undone.iter().all(|event| !state.undone(&standing).contains(event)));
+            let text = serde_json::to_string(&state).unwrap();
+            state = serde_json::from_str(&text).unwrap();
+        }
+        let body = &state.waiting[0].body;
+        let text = "Budget `team-a/daily` is near its limit and refuses calls: $19.5 of $20 are spent in 2026-11-28, and \
+                    the last calls had to reserve $0.6 or more; it resets at 2026-11-21T13:00:00Z";
+        assert_eq!((&body["text"], &body["percent"], &body["nearLimit"]), (&json!(text), &json!(100), &json!(true)));
+    }
+
+    #[test]
     fn a_message_says_it_for_people_and_for_programs() {
         let mut state = State::default();
         let standing = Standing { budget: "team-a/Budget/daily/keys/k", ..standing(20_500_000_000, "2026-11-28") };
@@ -279,7 +378,7 @@ mod tests {
         assert_eq!(crossings[1].text, text);
         let expected = json!({
             "text": text, "type": "budget.threshold", "id": format!("team-a/Budget/daily/keys/k 2026-11-28 100 {NOW}"),
-            "budget": "team-a/daily", "member": "keys/k", "percent": 100, "spent": "20.5", "limit": "20", "unit": "USD",
+            "budget": "team-a/daily", "member": "keys/k", "percent": 100, "nearLimit": false, "spent": "20.5", "limit": "20", "unit": "USD",
             "period": "2026-11-28", "resetsAt": "2026-11-21T13:00:00Z",
         });
         assert_eq!(state.due(NOW)[0].body, expected);

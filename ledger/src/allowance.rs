@@ -112,7 +112,7 @@ impl Elsewhere {
     }
 
     /// The least that was refused since a call was admitted; 0: none was.
-    fn refused(&self, used: i64, held: i64) -> i64 {
+    pub fn refused(&self, used: i64, held: i64) -> i64 {
         let is_so = held == 0 && self.refused_at_used.load(Relaxed) == used;
         if is_so { self.refused.load(Relaxed) } else { 0 }
     }

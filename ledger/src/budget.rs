@@ -227,6 +227,10 @@ impl Budget {
             mode: books.terms.mode,
             resets_at: resets_at(&books, current.as_deref(), &span, now),
             period_label: span.label,
+            refused: current.as_ref().map_or(0, |account| {
+                let used = account.used();
+                account.elsewhere.refused(used, account.committed() - used)
+            }),
             is_known: !self.is_shared
                 || current.is_some_and(|account| is_live && account.elsewhere.answered_at_ms() > 0),
         }

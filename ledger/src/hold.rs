@@ -207,7 +207,7 @@ impl Writer {
                 Err(Refusal::Pending(wait))
             }
             Decision::Exhausted => {
-                if let Some(account) = budget.current().filter(|_| budget.is_shared()) {
+                if let Some(account) = budget.current() {
                     account.elsewhere.refuse(amount.max(1), account.used());
                 }
                 Err(Refusal::Exhausted {

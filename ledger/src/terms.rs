@@ -210,6 +210,8 @@ pub struct BudgetView {
     pub period_label: String,
     /// Unix seconds.
     pub resets_at: Option<i64>,
+    /// The least that a call had to reserve here which was refused since one was admitted; 0: none was.
+    pub refused: i64,
     /// What others have spent was heard, where limits are shared.
     pub is_known: bool,
 }

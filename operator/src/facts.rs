@@ -212,8 +212,7 @@ impl SpendFact {
 
     /// So little is left that calls are refused. A call that asks for most of a budget says nothing about others.
     pub fn is_near_limit(&self) -> bool {
-        let committed = self.used.saturating_add(self.held);
-        self.refused > 0 && committed >= self.limit / 2 && committed.saturating_add(self.refused) > self.limit
+        tollgate_alerts::is_near_limit(self.used.saturating_add(self.held), self.refused, self.limit)
     }
 }
 

@@ -49,6 +49,8 @@ pub async fn run(data: &Path, shared: &Arc<Shared>, webhooks: &ArcSwap<Vec<Crede
                     budget: &view.id,
                     unit: budget.unit,
                     spent: view.spent,
+                    held: view.held,
+                    refused: view.refused,
                     limit: view.limit,
                     period: if is_rolling { "" } else { &view.period_label },
                     resets_at: view.resets_at.filter(|_| !is_rolling),

@@ -148,7 +148,7 @@ async fn round(
 fn tell(context: &Context, Crossing { budget, percent, text, event: _ }: &Crossing) {
     let Some((namespace, name)) = object_of(budget) else { return };
     context.metrics.threshold_passed(&format!("{namespace}/Budget/{name}"), *percent);
-    tracing::info!(budget = %format!("{namespace}/{name}"), percent, "a budget passed {percent} % of its limit");
+    tracing::info!(budget = %format!("{namespace}/{name}"), percent, "it is told that a budget passed {percent} % of its limit");
     let object = ObjectRef { kind: "Budget", namespace: namespace.to_owned(), name: name.to_owned() };
     let Some(uid) = context.world.read().record(&object).map(|record| record.uid.clone()) else { return };
     context.events.put(Event {

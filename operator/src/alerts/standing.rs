@@ -19,6 +19,8 @@ pub struct Stands {
     budget: String,
     unit: BudgetUnit,
     spent: i64,
+    held: i64,
+    refused: i64,
     limit: i64,
     period: String,
     resets_at: Option<i64>,
@@ -32,6 +34,8 @@ impl Stands {
             budget: budget.to_owned(),
             unit: row.unit,
             spent: spend.used,
+            held: spend.held,
+            refused: spend.refused,
             limit: spend.limit,
             period: if begins_anew { span.label.clone() } else { String::new() },
             resets_at: matches!(period, Period::Calendar { .. }).then_some(span.ends_at),
@@ -39,8 +43,17 @@ impl Stands {
     }
 
     pub fn as_ref(&self) -> Standing<'_> {
-        let Stands { budget, unit, spent, limit, period, resets_at } = self;
-        Standing { budget, unit: *unit, spent: *spent, limit: *limit, period, resets_at: *resets_at }
+        let Stands { budget, unit, spent, held, refused, limit, period, resets_at } = self;
+        Standing {
+            budget,
+            unit: *unit,
+            spent: *spent,
+            held: *held,
+            refused: *refused,
+            limit: *limit,
+            period,
+            resets_at: *resets_at,
+        }
     }
 }
 

@@ -78,6 +78,36 @@ async fn a_webhook_is_told_once_for_each_share_and_a_restart_does_not_repeat_it(
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_no_call_fits_into_any_more_is_told_as_at_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook?secret=part", listener.local_addr().expect("it has an address"));
+    let mut stage = Stage::start(|mock| {
+        let webhook = json!({"secretRef": {"name": "alerts", "key": "api-key"}});
+        let end = json!([{"percent": 100, "webhook": webhook}]);
+        let budget = objects::budget("b", "0.0045").set("spec.thresholds", end);
+        vec![objects::deployment("m", mock), objects::secret_of("alerts", &url), budget]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).repeat(100)]);
+    let mut answered = 0;
+    let refusal = loop {
+        let reply = stage.gateway.chat("m").json(&chat("m", "Hello", 20)).send().await;
+        if reply.status != 200 {
+            break reply;
+        }
+        answered += 1;
+    };
+    assert_eq!((refusal.status, refusal.header("x-tollgate-error")), (429, Some("budget_exhausted")));
+    let told = receive(&listener, "200 OK").await;
+    assert!(answered * 350_000 < 4_500_000, "something is left");
+    let text = told["text"].as_str().expect("a text");
+    assert!(text.starts_with("Budget `default/b` is near its limit and refuses calls: $0.00"), "{text}");
+    assert_eq!((&told["percent"], &told["nearLimit"]), (&json!(100), &json!(true)));
+    wait_for(&stage.gateway, "it is told once", |text| sum(text, "tollgate_budget_thresholds_total") == 1.0).await;
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
 /// Waits until a gateway noted that these shares were told, and has nothing left to send.
 async fn wait_until_told(gateway: &Gateway, percents: &Value) {
     let told = async {
