@@ -20,15 +20,13 @@ use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::core::Core;
 use crate::error::{GatewayError, Result};
+use crate::input;
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
 use crate::parameters::Cap;
 use crate::record::Record;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
-
-/// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
-const FRAMING_TOKENS: u64 = 256;
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
@@ -99,7 +97,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     if price.is_none() && needs_price {
         return Err(unpriced().into());
     }
-    let input_tokens = match input_bound(call, deployment) {
+    let input_tokens = match input::bound(call, deployment) {
         Ok(bound) => bound.saturating_add(effects.bytes),
         Err(error) if hard_usd || hard_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
@@ -190,27 +188,6 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
 pub fn binds(budget: &model::Budget, model: &str, deployment: &model::Deployment) -> bool {
     budget.models.as_ref().is_none_or(|models| models.contains(model))
         && (budget.providers.is_empty() || budget.providers.contains(&deployment.provider))
-}
-
-/// An upper bound of the input tokens: no tokenizer makes more tokens of a text than it has UTF-8 bytes, and the body
-/// holds all of the text; images by the provider's formula.
-fn input_bound(call: &crate::call::Call, deployment: &model::Deployment) -> Result<u64> {
-    let modalities = &call.head.modalities;
-    let unbounded = |reason: &str| GatewayError::CostUnbounded { reason: reason.to_owned() };
-    if modalities.files > 0 {
-        return Err(unbounded("files and documents have no bound on their tokens").into());
-    }
-    if modalities.videos > 0 {
-        return Err(unbounded("videos have no bound on their tokens").into());
-    }
-    let text = call.body.len() as u64;
-    if modalities.images == 0 {
-        return Ok(text.saturating_add(FRAMING_TOKENS));
-    }
-    let Some(image) = deployment.image_token_bound else {
-        return Err(unbounded("no bound on the tokens of an image is known for this provider").into());
-    };
-    Ok(text.saturating_add(FRAMING_TOKENS).saturating_add(image.saturating_mul(u64::from(modalities.images))))
 }
 
 /// Which cache writes a call can cause: an hour's only where it says so, and only Anthropic's API has such words.

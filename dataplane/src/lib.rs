@@ -23,6 +23,7 @@ pub mod exposition;
 pub mod framing;
 pub mod head_guard;
 pub mod hold;
+pub mod input;
 pub mod lease;
 pub mod limits;
 pub mod lines;

@@ -53,6 +53,8 @@ pub struct Modalities {
     /// Documents of any kind.
     pub files: u32,
     pub videos: u32,
+    /// Audio of which the request only says where it is.
+    pub elsewhere: u32,
 }
 
 /// The outline of a request body. Spans are of the body it was read from; a field that is there
@@ -104,6 +106,9 @@ pub struct Head {
     /// The first field that would stage a fault: `mock_testing_*` or `mock_timeout`.
     pub mock_testing: Option<Field>,
     pub modalities: Modalities,
+    /// The first field that lets the provider read or run more than the body holds: `tools` that run there,
+    /// `mcp_servers`, `container`, or `context_management` that has the model summarise.
+    pub reaches_out: Option<&'static str>,
     /// The answer may be more than text: `audio`, or `modalities` that name something else.
     pub asks_for_media: bool,
     /// Some string, which may be a key, has escapes in the place of characters of words. Words that are looked for in
@@ -257,14 +262,28 @@ fn count_prompts(array: &[u8]) -> u32 {
     prompts.max(1)
 }
 
-/// Counts the parts of what the model reads by the words that follow the key `type`.
+/// Counts the parts of what the model reads by the words that follow the key `type`, and by keys, for parts that have no
+/// `type`.
 #[derive(Default)]
 struct Counting {
     /// Where a `type` was just passed.
     type_at: Option<u32>,
+    /// Where an `audio` was just passed.
+    audio_at: Option<u32>,
     /// Of the outermost field that is being passed.
-    seen: Modalities,
+    seen: Seen,
 }
+
+#[derive(Default)]
+struct Seen {
+    typed: Modalities,
+    keyed: Modalities,
+    /// A type that would be a tool's, and of one that the provider runs.
+    server_tool: bool,
+}
+
+/// Where the types of tools stand: in objects in a list in the body.
+const TOOL_DEPTH: u32 = 3;
 
 struct Reader<'b> {
     body: &'b [u8],
@@ -291,9 +310,9 @@ impl Visitor for Reader<'_> {
     #[inline(always)]
     fn short(&mut self, text: &[u8], depth: u32, is_key: bool) {
         if is_key {
-            self.counting.type_at = if text == b"type" { Some(depth) } else { None };
+            self.counting.key(text, depth);
         } else if self.counting.type_at == Some(depth) {
-            self.counting.count(text);
+            self.counting.count(text, depth);
         }
     }
 
@@ -304,23 +323,79 @@ impl Visitor for Reader<'_> {
 }
 
 impl Counting {
-    fn count(&mut self, word: &[u8]) {
-        self.type_at = None;
-        let seen = &mut self.seen;
-        let counter = match word {
-            b"image_url" | b"image" | b"input_image" => &mut seen.images,
-            b"input_audio" | b"audio" | b"audio_url" => &mut seen.audio,
-            b"document" | b"file" | b"input_file" => &mut seen.files,
-            b"video_url" | b"video" | b"input_video" => &mut seen.videos,
+    #[inline(always)]
+    fn key(&mut self, key: &[u8], depth: u32) {
+        self.end_type();
+        if let Some(at) = self.audio_at.take()
+            && depth == at + 1
+        {
+            // An object: what was said before, by its id.
+            self.seen.keyed.elsewhere += 1;
+        }
+        let keyed = &mut self.seen.keyed;
+        let counter = match key {
+            b"type" => {
+                self.type_at = Some(depth);
+                return;
+            }
+            b"audio" => {
+                self.audio_at = Some(depth);
+                return;
+            }
+            b"image_url" => &mut keyed.images,
+            b"input_audio" => &mut keyed.audio,
+            b"audio_url" => &mut keyed.elsewhere,
+            b"file" | b"file_url" => &mut keyed.files,
+            b"video_url" => &mut keyed.videos,
             _ => return,
         };
         *counter = counter.saturating_add(1);
     }
+
+    fn count(&mut self, word: &[u8], depth: u32) {
+        self.type_at = None;
+        let Seen { typed, server_tool, .. } = &mut self.seen;
+        let counter = match word {
+            b"image_url" | b"image" | b"input_image" => &mut typed.images,
+            b"input_audio" => &mut typed.audio,
+            b"audio" | b"audio_url" => &mut typed.elsewhere,
+            b"document" | b"file" | b"input_file" | b"file_url" | b"container_upload" => &mut typed.files,
+            b"video_url" | b"video" | b"input_video" => &mut typed.videos,
+            _ => {
+                *server_tool |= depth == TOOL_DEPTH && !is_run_by_clients(word);
+                return;
+            }
+        };
+        *counter = counter.saturating_add(1);
+    }
+
+    /// A `type` whose word was not told is longer than those that are known.
+    #[inline(always)]
+    fn end_type(&mut self) {
+        self.seen.server_tool |= self.type_at.take() == Some(TOOL_DEPTH);
+    }
+
+    /// What was seen of the outermost field that ends.
+    #[inline(always)]
+    fn end_field(&mut self) -> Seen {
+        self.end_type();
+        self.audio_at = None;
+        std::mem::take(&mut self.seen)
+    }
+}
+
+/// Whether a tool of this type is run by the client, or costs no more than is held: searches are counted, and what looks
+/// for tools reads only those of the body.
+fn is_run_by_clients(kind: &[u8]) -> bool {
+    const KINDS: [&[u8]; 6] = [b"bash", b"text_editor", b"computer", b"memory", b"web_search", b"tool_search_tool"];
+    // With the day of its version, or as it is.
+    let is = |known: &&[u8]| kind.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest[0] == b'_');
+    matches!(kind, b"function" | b"custom") || KINDS.iter().any(|known| is(&known))
 }
 
 impl Reader<'_> {
     fn take(&mut self, key: &[u8], field: Field) -> Result<(), HeadError> {
-        let seen = std::mem::take(&mut self.counting.seen);
+        let Seen { typed: mut seen, keyed, server_tool } = self.counting.end_field();
         let content_field = self.operation.content_field();
         let head = &mut self.head;
         match key {
@@ -331,6 +406,10 @@ impl Reader<'_> {
             }
             b"messages" | b"prompt" | b"input" if key == content_field.as_bytes() => {
                 once(content_field, &mut head.content, field)?;
+                if self.operation == Operation::Chat {
+                    // Elsewhere a part must have its type, and a tool's input may have any key.
+                    seen = most(seen, keyed);
+                }
                 add(&mut head.modalities, seen);
                 match (field.kind, self.operation) {
                     (Kind::Array, _) | (Kind::String, Operation::Completions | Operation::Embeddings) => Ok(()),
@@ -396,7 +475,22 @@ impl Reader<'_> {
             }
             b"tools" | b"functions" => {
                 head.has_tools |= field.kind == Kind::Array && !json::is_empty_array(field.of(self.body));
+                if server_tool {
+                    head.reaches_out.get_or_insert("tools");
+                }
                 if key == b"tools" { once("tools", &mut head.tools, field) } else { Ok(()) }
+            }
+            b"mcp_servers" | b"container" => {
+                if field.kind != Kind::Null && !json::is_empty_array(field.of(self.body)) {
+                    head.reaches_out.get_or_insert(if key == b"container" { "container" } else { "mcp_servers" });
+                }
+                Ok(())
+            }
+            b"context_management" => {
+                if memchr::memmem::find(field.of(self.body), b"\"compact").is_some() {
+                    head.reaches_out.get_or_insert("context_management");
+                }
+                Ok(())
             }
             b"modalities" => {
                 head.asks_for_media |= field.kind != Kind::Null && !is_text_alone(field, self.body);
@@ -435,12 +529,23 @@ fn is_text_alone(field: Field, body: &[u8]) -> bool {
     alone && read.is_ok()
 }
 
+fn most(one: Modalities, other: Modalities) -> Modalities {
+    Modalities {
+        images: one.images.max(other.images),
+        audio: one.audio.max(other.audio),
+        files: one.files.max(other.files),
+        videos: one.videos.max(other.videos),
+        elsewhere: one.elsewhere.max(other.elsewhere),
+    }
+}
+
 fn add(sum: &mut Modalities, part: Modalities) {
-    let Modalities { images, audio, files, videos } = part;
+    let Modalities { images, audio, files, videos, elsewhere } = part;
     sum.images = sum.images.saturating_add(images);
     sum.audio = sum.audio.saturating_add(audio);
     sum.files = sum.files.saturating_add(files);
     sum.videos = sum.videos.saturating_add(videos);
+    sum.elsewhere = sum.elsewhere.saturating_add(elsewhere);
 }
 
 #[inline(always)]
@@ -696,7 +801,72 @@ mod tests {
             {"type":"text","text":"image_url"}, {"type":["image"]}, {"type":{"image":"image"}}]}],
             "response_format":{"type":"image"}}"#;
         let head = chat(body).expect("a request");
-        assert_eq!(head.modalities, Modalities { images: 2, audio: 1, files: 2, videos: 1 });
+        assert_eq!(head.modalities, Modalities { images: 2, audio: 1, files: 2, videos: 1, elsewhere: 0 });
+    }
+
+    #[test]
+    fn parts_without_a_type_are_counted_by_their_keys_in_chats() {
+        let one = |images, audio, files, videos, elsewhere| Modalities { images, audio, files, videos, elsewhere };
+        for (part, of_chat, of_message) in [
+            (r#"{"image_url":{"url":"x"}}"#, one(1, 0, 0, 0, 0), one(0, 0, 0, 0, 0)),
+            (r#"{"image_url":{"url":"x"},"type":"image_url"}"#, one(1, 0, 0, 0, 0), one(1, 0, 0, 0, 0)),
+            (r#"{"type":"input_audio","input_audio":{"data":""}}"#, one(0, 1, 0, 0, 0), one(0, 1, 0, 0, 0)),
+            (r#"{"input_audio":{"data":""}},{"file":{"file_id":"x"}}"#, one(0, 1, 1, 0, 0), one(0, 0, 0, 0, 0)),
+            (r#"{"video_url":{"url":"x"}},{"audio_url":{"url":"x"}}"#, one(0, 0, 0, 1, 1), one(0, 0, 0, 0, 0)),
+            (r#"{"type":"audio_url"},{"type":"audio"}"#, one(0, 0, 0, 0, 2), one(0, 0, 0, 0, 2)),
+            (r#"{"type":"tool_use","input":{"file":"a.rs","image_url":"x"}}"#, one(1, 0, 1, 0, 0), one(0, 0, 0, 0, 0)),
+            (r#"{"type":"container_upload","file_id":"x"}"#, one(0, 0, 1, 0, 0), one(0, 0, 1, 0, 0)),
+        ] {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#);
+            assert_eq!(chat(&body).expect("a request").modalities, of_chat, "{part}");
+            let message = read_head(Operation::Messages, body.as_bytes()).expect("a request");
+            assert_eq!(message.modalities, of_message, "{part}");
+        }
+        for (said, elsewhere) in [
+            (r#"{"role":"assistant","audio":{"id":"audio_1"}}"#, 1),
+            (r#"{"role":"assistant","audio": { "id" : "audio_1" } },{"audio":{"id":"audio_2"}}"#, 2),
+            (r#"{"role":"assistant","audio":null,"content":"x"},{"audio":null,"tool_calls":[{"id":"x"}]}"#, 0),
+            (r#"{"role":"user","content":"audio"}"#, 0),
+        ] {
+            let body = format!(r#"{{"messages":[{said}],"audio":{{"voice":"alloy"}}}}"#);
+            assert_eq!(chat(&body).expect("a request").modalities.elsewhere, elsewhere, "{said}");
+        }
+    }
+
+    #[test]
+    fn what_a_provider_may_read_or_run_beyond_the_body_is_noticed() {
+        let long = "x".repeat(json::SHORT + 1);
+        for (fields, expected) in [
+            (r#""tools":[{"type":"web_fetch_20250910","name":"web_fetch"}]"#, Some("tools")),
+            (r#""tools":[{"type":"function","function":{}},{"type":"code_execution_20250825"}]"#, Some("tools")),
+            (r#""tools":[{"name":"x","type":"advisor_20270101"}]"#, Some("tools")),
+            (r#""tools":[{"type":"code_interpreter"}]"#, Some("tools")),
+            (
+                r#""tools":[{"type":"bash_20250124"},{"type":"text_editor_20250728"},{"type":"computer_20250124"}]"#,
+                None,
+            ),
+            (r#""tools":[{"type":"memory_20250818"},{"type":"web_search_20250305"},{"type":"web_search"}]"#, None),
+            (r#""tools":[{"type":"tool_search_tool_regex_20251119"},{"type":"custom"},{"name":"x"}]"#, None),
+            (
+                r#""tools":[{"name":"x","input_schema":{"type":"object","properties":{"type":{"type":["x","y"]}}}}]"#,
+                None,
+            ),
+            (r#""tools":[{"type":"function","function":{"parameters":{"type":"object"}}}]"#, None),
+            (r#""tools":[{"type":"bashful_20250124"}]"#, Some("tools")),
+            (r#""mcp_servers":[{"type":"url"}]"#, Some("mcp_servers")),
+            (r#""mcp_servers":[],"container":null,"context_management":null"#, None),
+            (r#""container":"container_1""#, Some("container")),
+            (r#""context_management":{"edits":[{"type":"compact_20260112"}]}"#, Some("context_management")),
+            (r#""context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}"#, None),
+            (r#""metadata":{"type":"x"},"response_format":{"type":"json_schema"},"x":[{"type":"y"}]"#, None),
+        ] {
+            let body = format!(r#"{{"messages":[{{"type":"message","content":[{{"type":"text"}}]}}],{fields}}}"#);
+            assert_eq!(chat(&body).expect("a request").reaches_out, expected, "{fields}");
+        }
+        for tools in [format!(r#"[{{"type":"{long}"}}]"#), format!(r#"[{{"type":"{long}","name":"x"}}]"#)] {
+            let body = format!(r#"{{"messages":[],"tools":{tools}}}"#);
+            assert_eq!(chat(&body).expect("a request").reaches_out, Some("tools"), "a type too long to be known");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use string::{decode, decode_quoted, push_quoted, quoted, spelled_out};
 pub const MAX_DEPTH: u32 = 128;
 
 /// The longest string content that [`Visitor::short`] is told of, in bytes.
-pub const SHORT: usize = 24;
+pub const SHORT: usize = 32;
 
 /// A half-open range of bytes of the text that was scanned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use tollgate_harness::{
 };
 use tollgate_money_tests::books::Books;
 use tollgate_money_tests::gauges::{nano, sum, wait_until_idle};
-use tollgate_money_tests::setup::{caller, hard, tries_once};
+use tollgate_money_tests::setup::{caller, hard, soft, tries_once};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -226,4 +226,50 @@ async fn assert_priced(mut stage: Stage, nano_usd: &[i64], limit: &str) {
     assert_eq!(rows.iter().map(|row| row.cost_nano_usd).collect::<Vec<_>>(), nano_usd);
     assert!(rows.iter().all(|row| row.outcome == "exact" && row.cost_nano_usd <= row.held_nano_usd), "{rows:?}");
     assert!(rows.iter().map(|row| row.cost_nano_usd).sum::<i64>() <= nano(limit));
+}
+
+#[tokio::test]
+async fn what_the_body_does_not_hold_has_no_bound_and_a_hard_budget_refuses_it() {
+    let mut stage =
+        Stage::start(|mock| vec![objects::openai("m", mock), objects::anthropic("a", mock), caller(hard("9"))]).await;
+    let audio_url = r#"{"type":"audio_url","audio_url":{"url":"https://example.com/1h.mp3"}}"#;
+    let by_address = r#"{"type":"input_audio","input_audio":{"data":"https://example.com/1h.mp3","format":"mp3"}}"#;
+    let said = with_fields("m", r#""user":"x""#);
+    let said = said.replace(r#"[{"role""#, r#"[{"role":"assistant","audio":{"id":"audio_1"}},{"role""#);
+    let tool = |kind: &str| with_fields("a", &format!(r#""tools":[{{"type":"{kind}","name":"x","max_uses":5}}]"#));
+    let refused = [
+        (CHAT, with_part("m", audio_url)),
+        (CHAT, with_part("m", by_address)),
+        (CHAT, with_part("m", r#"{"file":{"file_id":"file-1"}}"#)),
+        (CHAT, said),
+        (MESSAGES, tool("web_fetch_20250910")),
+        (MESSAGES, tool("code_execution_20250825")),
+        (MESSAGES, tool("something_20290101")),
+        (MESSAGES, with_fields("a", r#""mcp_servers":[{"type":"url","url":"https://example.com","name":"x"}]"#)),
+        (MESSAGES, with_fields("a", r#""container":"container_1""#)),
+    ];
+    for (path, body) in &refused {
+        let answer = stage.gateway.post(path).key(KEY).body(body.clone()).send().await.expect(403);
+        assert_eq!(answer.header("x-tollgate-error"), Some("cost_unbounded"), "{body}");
+    }
+    assert_eq!(stage.mock.requests().len(), 0);
+    let inline = r#"{"type":"input_audio","input_audio":{"data":"SUQz","format":"mp3"}}"#;
+    let echoed = with_fields("m", r#""user":"x""#);
+    let echoed = echoed.replace(r#"[{"role""#, r#"[{"role":"assistant","content":"Hi","audio":null},{"role""#);
+    let taken = [
+        (CHAT, with_part("m", inline)),
+        (CHAT, echoed),
+        (CHAT, with_part("m", r#"{"image_url":{"url":"https://example.com/1.png"}}"#)),
+        (MESSAGES, with_fields("a", r#""tools":[{"type":"bash_20250124","name":"bash"}],"mcp_servers":[]"#)),
+    ];
+    for (path, body) in taken {
+        stage.gateway.post(path).key(KEY).body(body.clone()).send().await.expect(200);
+    }
+    stage.edit(|objects| *objects.last_mut().expect("the key") = caller(soft("9"))).await;
+    for (path, body) in refused {
+        stage.gateway.post(path).key(KEY).body(body.clone()).send().await.expect(200);
+    }
+    let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+    // The image without a type is held as one with it: a token of OpenAI's dearest image is one of input.
+    assert!(rows[2].held_nano_usd > 48_169 * 2_500, "{:?}", rows[2]);
 }
