@@ -4,7 +4,7 @@ others."""
 import pytest
 
 from harness.api import path
-from harness.objects import condition, object_of, wait_for, where
+from harness.objects import object_of, wait_for, where
 from harness.operator import Operator
 from harness.proxies import Proxies
 
@@ -75,3 +75,40 @@ def test_the_platforms_default_gateway_is_the_default_again_when_it_is_made_anew
     wait_for(own_plane, namespace, "LLMGateway", "g", Accepted=("True", "Accepted"))
     wait_for(own_plane, tenant, "LLMGateway", "mine", Accepted=("False", "Duplicate"))
     wait_for_key(own_plane, namespace, tenant)
+
+
+def test_a_gateway_that_is_not_up_makes_nothing_of_others_unready(own_plane, operator, namespace, tenant):
+    api = own_plane.api
+    own_plane.kubectl.apply([ACCOUNT, object_of("LLMGateway", "g", replicas=1, default=True, allowedNamespaces=ALL)], namespace=namespace)
+    proxies = Proxies(api, namespace, "g")
+    try:
+        own_plane.kubectl.apply([
+            object_of("Team", "t"),
+            object_of("Budget", "b", limit="1", period={"lifetime": {}}),
+            object_of("ProviderAccount", "a", provider="vllm", endpoint={"baseURL": "http://vllm.example"}),
+            object_of("ModelDeployment", "m", accountRef={"name": "a"}, model="m", pricing={"free": True}),
+            object_of("RouteGroup", "r", targets=[{"name": "m", "modelDeploymentRef": {"name": "m"}}]),
+        ], namespace=namespace)
+        objects = [("Team", "t"), ("Budget", "b"), ("ProviderAccount", "a"), ("ModelDeployment", "m"), ("RouteGroup", "r")]
+        ready = {each: since(wait_for(own_plane, namespace, *each, Ready=("True", "Ready")), "Ready") for each in objects}
+
+        # Nobody can run it; then everybody could, and no node does.
+        own_plane.kubectl.apply(object_of("LLMGateway", "third", replicas=1, allowedNamespaces=ALL), namespace=tenant)
+        wait_for(own_plane, tenant, "LLMGateway", "third", Accepted=("False", "NamespaceNotPrepared"))
+        for accepted in ["NamespaceNotPrepared", "Accepted"]:
+            if accepted == "Accepted":
+                own_plane.kubectl.apply(ACCOUNT, namespace=tenant)
+                wait_for(own_plane, tenant, "LLMGateway", "third", Accepted=("True", "Accepted"), Programmed=("Unknown", "NoProxies"))
+            # What is made now is looked at after all of that.
+            own_plane.kubectl.apply(object_of("Team", accepted.lower()), namespace=namespace)
+            wait_for(own_plane, namespace, "Team", accepted.lower(), Ready=("True", "Ready"))
+            for each in objects:
+                there = wait_for(own_plane, namespace, *each, Ready=("True", "Ready"))
+                assert since(there, "Ready") == ready[each], each
+    finally:
+        proxies.stop()
+
+
+def since(thing, kind):
+    """When a condition became what it is."""
+    return next(each["lastTransitionTime"] for each in thing["status"]["conditions"] if each["type"] == kind)

@@ -405,11 +405,9 @@ impl<'a> Pass<'a> {
     /// The most that can be spent above the limit, over all gateways.
     fn overshoot(&self, name: (&str, &str), object: &Object<BudgetSpec>) -> String {
         let mut sum = 0i64;
-        for (GatewayName { namespace, name: gateway }, overshoots) in &self.overshoots {
+        for (of, overshoots) in self.overshoots.iter().filter(|(gateway, _)| self.gateways.is_served(gateway)) {
+            let GatewayName { namespace, name: gateway } = of;
             let Some(bound) = overshoots.bound(name) else { continue };
-            if !self.gateways.is_served(&GatewayName { namespace: namespace.clone(), name: gateway.clone() }) {
-                continue;
-            }
             let proxies = self.known.proxies.get(&(namespace.clone(), gateway.clone()));
             match overshoots.of(bound, proxies.map_or(1, |proxies| proxies.total.max(1))) {
                 Some(most) => sum = sum.saturating_add(most),

@@ -195,14 +195,20 @@ impl<'a> Pass<'a> {
                 _ => Running::NotInUse,
             };
         }
-        let mut worst = Running::Everywhere;
-        for gateway in &gateways {
-            let running = self.running_at(gateway, record, before);
-            if rank(&running) > rank(&worst) {
-                worst = running;
-            }
+        // A gateway without proxies keeps nothing from running in those of others.
+        let running = gateways.iter().filter(|gateway| self.may_have_proxies(gateway));
+        let running = running.map(|gateway| self.running_at(gateway, record, before));
+        if let Some(worst) = running.filter(|running| *running != Running::NoProxies).max_by_key(rank) {
+            return worst;
         }
-        worst
+        let running = gateways.iter().map(|gateway| self.running_at(gateway, record, before));
+        running.max_by_key(rank).unwrap_or(Running::NotInUse)
+    }
+
+    /// Whether a proxy of the gateway is ready, as far as this process has heard.
+    fn may_have_proxies(&self, GatewayName { namespace, name }: &GatewayName) -> bool {
+        let proxies = self.proxies.get(&(namespace.as_str(), name.as_str()));
+        proxies.map_or(self.term.young, |proxies| proxies.ready > 0)
     }
 
     fn running_at(&self, gateway: &GatewayName, record: &Record, before: &Seen) -> Running {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
-use tollgate_crds::{BudgetSpec, LLMGatewaySpec, VirtualKeySpec};
+use tollgate_crds::{BudgetSpec, LLMGatewaySpec, TeamSpec, VirtualKeySpec};
 use tollgate_snapshot::compile::{ConfigMaps, Document, KeyHashes, Meta, Object, Secrets, Standing};
 use tollgate_snapshot::{GatewayName, KeyHash, ObjectRef};
 
 use super::queue::{Asserted, Waiting};
 use super::*;
 use crate::events::Event;
-use crate::facts::SpendFact;
+use crate::facts::{ProxiesFact, SpendFact};
 use crate::tables::compiled::{self, Asked};
 
 fn spec<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Box<Object<S>> {
@@ -20,6 +20,10 @@ fn spec<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Box<Object<S
 
 fn gateway() -> Document {
     Document::LLMGateway(spec::<LLMGatewaySpec>("g", json!({"default": true})))
+}
+
+fn other_gateway(name: &str) -> Document {
+    Document::LLMGateway(spec::<LLMGatewaySpec>(name, json!({})))
 }
 
 fn key(name: &str) -> Document {
@@ -35,6 +39,10 @@ fn budget(name: &str) -> Document {
 fn budget_with(name: &str, token: Option<&str>) -> Document {
     let terms = json!({"limit": "1", "period": {"lifetime": {}}, "resetToken": token});
     Document::Budget(spec::<BudgetSpec>(name, terms))
+}
+
+fn team(name: &str) -> Document {
+    Document::Team(spec::<TeamSpec>(name, json!({})))
 }
 
 fn reference(kind: &'static str, name: &str) -> ObjectRef {
@@ -60,20 +68,33 @@ impl World {
     fn new(documents: Vec<Document>) -> World {
         let mut objects = Objects::default();
         objects.put_documents(documents);
-        let asked = Asked {
-            gateway: name(),
+        let asked = objects.gateways().map(|(gateway, _)| Asked {
+            gateway: GatewayName { namespace: gateway.meta.namespace.clone(), name: gateway.meta.name.clone() },
             previous: None,
             salt: String::new(),
             token: "".into(),
             shard_digits: None,
             written: None,
-        };
+        });
+        let asked: Vec<Asked> = asked.collect();
         let (hashes, secrets, config_maps) = (KeyHashes::default(), Secrets::default(), ConfigMaps::default());
-        let (compiled, _) =
-            compiled::compile(&objects, &secrets, &config_maps, &hashes, Standing::default(), &[asked], 0);
+        let standing = Standing::default();
+        let (compiled, _) = compiled::compile(&objects, &secrets, &config_maps, &hashes, standing, &asked, 0);
         let since = objects.round();
-        let tables = BTreeMap::from([(name(), Tables::default())]);
+        let tables = asked.into_iter().map(|asked| (asked.gateway, Tables::default())).collect();
         World { objects, known: Known::default(), compiled, tables, since, first: true }
+    }
+
+    /// The tables of a gateway are published as they are now.
+    fn publish(&mut self, gateway: &str) {
+        let name = GatewayName { namespace: "n".into(), name: gateway.into() };
+        self.tables.get_mut(&name).unwrap().history.published(self.objects.round(), 1);
+    }
+
+    /// So many proxies of a gateway are ready, and run what is published.
+    fn run(&mut self, gateway: &str, ready: u32) {
+        let fact = ProxiesFact { total: 2, ready, generation: (ready > 0).then_some(1), error: None };
+        self.known.proxies.insert(("n".to_owned(), gateway.to_owned()), fact);
     }
 
     /// All that should be written, as what waits is.
@@ -209,6 +230,31 @@ fn a_reset_of_a_budget_is_told_once_and_written_down() {
 }
 
 #[test]
+fn a_gateway_without_proxies_keeps_nothing_from_running_in_those_of_others() {
+    let forbidden = || Problem { reason: "Forbidden", message: "no".into() };
+    // Of each gateway how many proxies are ready, and whether its tables can be written.
+    for (g, h, expected) in [
+        ((2, true), (2, true), ("True", "Programmed")),
+        ((2, true), (0, true), ("True", "Programmed")),
+        ((2, true), (0, false), ("True", "Programmed")),
+        ((0, true), (1, true), ("True", "Programmed")),
+        ((2, true), (1, false), ("False", "Forbidden")),
+        ((0, true), (0, true), ("Unknown", "NoProxies")),
+        ((0, true), (0, false), ("False", "Forbidden")),
+    ] {
+        let mut world = World::new(vec![gateway(), other_gateway("h"), team("t")]);
+        for (name, (ready, may_write)) in [("g", g), ("h", h)] {
+            world.run(name, ready);
+            world.publish(name);
+            let name = GatewayName { namespace: "n".into(), name: name.into() };
+            world.tables.get_mut(&name).unwrap().problem = (!may_write).then(forbidden);
+        }
+        let (status, reason, _) = world.condition(&reference("Team", "t"), "Programmed");
+        assert_eq!((status.as_str(), reason.as_str()), expected, "{g:?} {h:?}");
+    }
+}
+
+#[test]
 fn a_token_that_was_there_before_it_was_written_down_is_no_news() {
     let mut world = World::new(vec![gateway(), budget_with("b", Some("one"))]);
     let budget = reference("Budget", "b");
@@ -217,4 +263,15 @@ fn a_token_that_was_there_before_it_was_written_down_is_no_news() {
     let wanted = std::iter::from_fn(|| waiting.take(false)).find(|wanted| wanted.object == budget).unwrap();
     assert_eq!(wanted.status["resetToken"], "one");
     assert!(wanted.events.iter().all(|event| event.reason != "Reset"), "{:?}", wanted.events);
+}
+
+#[test]
+fn a_gateway_that_cannot_be_run_is_no_matter_of_other_objects() {
+    let mut world = World::new(vec![gateway(), other_gateway("h"), team("t")]);
+    world.publish("g");
+    let name = GatewayName { namespace: "n".into(), name: "h".into() };
+    world.tables.get_mut(&name).unwrap().problem = Some(Problem { reason: "Forbidden", message: "no".into() });
+    assert_eq!(world.condition(&reference("Team", "t"), "Programmed").1, "Forbidden");
+    world.compiled.standing.unserved.insert(name);
+    assert_eq!(world.condition(&reference("Team", "t"), "Programmed").1, "NoProxies");
 }

@@ -15,8 +15,14 @@ impl Pass<'_> {
         let thing = (namespace.to_owned(), name.to_owned());
         let month = Month::of(self.timestamp.as_millisecond());
         let mut sum = Totals { month, ..Totals::default() };
-        for GatewayName { namespace, name } in self.compiled.snapshots.keys() {
-            let tallies = self.known.tallies.get(&(namespace.clone(), name.clone()))?;
+        for gateway @ GatewayName { namespace, name } in self.compiled.snapshots.keys() {
+            let Some(tallies) = self.known.tallies.get(&(namespace.clone(), name.clone())) else {
+                // Of a gateway that cannot be run nothing will be known.
+                if self.gateways.is_served(gateway) {
+                    return None;
+                }
+                continue;
+            };
             let Some(totals) = tallies.get(of, &thing).filter(|totals| totals.month == month) else { continue };
             sum.requests = sum.requests.saturating_add(totals.requests);
             sum.tokens = sum.tokens.saturating_add(totals.tokens);
