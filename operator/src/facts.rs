@@ -96,6 +96,8 @@ pub struct ProbeFact {
 pub struct GatewayFact {
     /// Of the gateway: another one of the same name is another one.
     pub uid: String,
+    /// Which version of the gateway was looked at: its `metadata.generation`.
+    pub generation: i64,
     /// Whether it is known what there is of it; otherwise the number of replicas says nothing.
     pub is_looked_at: bool,
     /// Where clients call it. Example: `default.tollgate.svc:4000`.

@@ -4,7 +4,7 @@ others."""
 import pytest
 
 from harness.api import path
-from harness.objects import object_of, wait_for, where
+from harness.objects import condition, object_of, wait_for, where
 from harness.operator import Operator
 from harness.proxies import Proxies
 
@@ -112,3 +112,17 @@ def test_a_gateway_that_is_not_up_makes_nothing_of_others_unready(own_plane, ope
 def since(thing, kind):
     """When a condition became what it is."""
     return next(each["lastTransitionTime"] for each in thing["status"]["conditions"] if each["type"] == kind)
+
+
+def test_a_gateway_is_not_accepted_before_somebody_has_looked(own_plane, operator, namespace):
+    own_plane.kubectl.apply([ACCOUNT, object_of("LLMGateway", "g")], namespace=namespace)
+    there = wait_for(own_plane, namespace, "LLMGateway", "g", Accepted=("True", "Accepted"))
+    too_little = {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}
+    own_plane.api.merge(where(namespace, "LLMGateway", "g"), {"spec": {"podTemplate": {"resources": too_little}}})
+    seen = []
+    for _, there in own_plane.api.watch(where(namespace, "LLMGateway"), there["metadata"]["resourceVersion"]):
+        seen.append(condition(there, "Accepted"))
+        if seen[-1] == ("False", "Invalid"):
+            break
+    # Before its status is of the new version it says nothing of that.
+    assert {each for each in seen if each} <= {("Unknown", "Pending"), ("False", "Invalid")}, seen

@@ -118,6 +118,7 @@ impl Reconciler<'_> {
         let deployment = deployment.filter(|child| child.owner == gateway.metadata.uid).map(|child| &child.object);
         let fact = GatewayFact {
             uid: gateway.metadata.uid.clone().unwrap_or_default(),
+            generation: gateway.metadata.generation.unwrap_or(0),
             is_looked_at,
             address: service::address(gateway),
             replicas: deployment.map_or(0, rollout::replicas),

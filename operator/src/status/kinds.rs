@@ -68,13 +68,21 @@ impl<'a> Pass<'a> {
             // Better as it was than without its address for a moment.
             return;
         }
-        let GatewayFact { uid: _, is_looked_at: _, address, replicas, selector, problem } =
+        let GatewayFact { uid: _, generation: looked_at, is_looked_at: _, address, replicas, selector, problem } =
             fact.cloned().unwrap_or_default();
         let proxies = self.known.proxies.get(&name).cloned().unwrap_or_default();
         // A gateway is in its own tables whatever is wrong with single fields.
         let mut statements = self.common(document, &look, true);
         let mut more = Vec::new();
         match &problem {
+            // What is known is of another version.
+            _ if looked_at != look.record.generation => {
+                let message = "the operator has not looked yet whether it can be run";
+                more.push(Statement::unknown(READY, "Pending", message));
+                if statements[0].is_true() {
+                    statements[0] = Statement::unknown(ACCEPTED, "Pending", message);
+                }
+            }
             Some(Problem { reason, message }) if OF_SPEC.contains(reason) && statements[0].is_true() => {
                 statements[0] = Statement::fails(ACCEPTED, reason, message.clone());
             }
@@ -573,6 +581,8 @@ fn events(object: &ObjectRef, record: &Record, before: &Seen, now: &[Condition])
             // What nobody knows has not happened.
             (Some(_), ConditionStatus::Unknown) => false,
             (Some(was), ConditionStatus::False) => was.status != *status || *was.reason != **reason,
+            // That nobody had looked yet was no news.
+            (Some(was), ConditionStatus::True) if *type_ == ACCEPTED => was.status == ConditionStatus::False,
             (Some(was), status) => was.status != *status,
         };
         // The summary repeats what another condition says.

@@ -10,7 +10,7 @@ use tollgate_snapshot::{GatewayName, KeyHash, ObjectRef};
 use super::queue::{Asserted, Waiting};
 use super::*;
 use crate::events::Event;
-use crate::facts::{ProxiesFact, SpendFact};
+use crate::facts::{GatewayFact, ProxiesFact, SpendFact};
 use crate::tables::compiled::{self, Asked};
 
 fn spec<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Box<Object<S>> {
@@ -274,4 +274,31 @@ fn a_gateway_that_cannot_be_run_is_no_matter_of_other_objects() {
     assert_eq!(world.condition(&reference("Team", "t"), "Programmed").1, "Forbidden");
     world.compiled.standing.unserved.insert(name);
     assert_eq!(world.condition(&reference("Team", "t"), "Programmed").1, "NoProxies");
+}
+
+#[test]
+fn a_gateway_is_accepted_as_it_is_now_and_not_as_it_was() {
+    let problem = Problem { reason: "Invalid", message: "no".into() };
+    for (looked_at, problem, expected) in [
+        (None, None, ("Unknown", "Pending")),
+        (Some(1), None, ("Unknown", "Pending")),
+        (Some(1), Some(&problem), ("Unknown", "Pending")),
+        (Some(2), None, ("True", "Accepted")),
+        (Some(2), Some(&problem), ("False", "Invalid")),
+    ] {
+        let mut world = World::new(vec![gateway()]);
+        let g = reference("LLMGateway", "g");
+        world.objects.edit(&g);
+        world.publish("g");
+        world.run("g", 2);
+        if let Some(generation) = looked_at {
+            let fact = GatewayFact { generation, problem: problem.cloned(), ..GatewayFact::default() };
+            world.known.gateways.insert(("n".to_owned(), "g".to_owned()), fact);
+        }
+        let (status, reason, _) = world.condition(&g, "Accepted");
+        assert_eq!((status.as_str(), reason.as_str()), expected, "{looked_at:?}");
+        let expected = if expected.1 == "Accepted" { ("True", "Ready") } else { expected };
+        let (status, reason, _) = world.condition(&g, "Ready");
+        assert_eq!((status.as_str(), reason.as_str()), expected, "{looked_at:?}");
+    }
 }
