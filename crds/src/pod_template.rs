@@ -59,12 +59,12 @@ pub struct PodTemplate {
 pub struct PodResources {
     /// What the scheduler sets aside, by resource. Example: `{cpu: 500m, memory: 64Mi}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "bounded::labels")]
+    #[schemars(schema_with = "bounded::quantities")]
     pub requests: BTreeMap<String, String>,
 
     /// What a pod may use at most, by resource. Example: `{memory: 256Mi}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "bounded::labels")]
+    #[schemars(schema_with = "bounded::quantities")]
     pub limits: BTreeMap<String, String>,
 }
 

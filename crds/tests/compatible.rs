@@ -8,14 +8,17 @@ use tollgate_crds::all_crds;
 
 const PREVIOUS: &str = include_str!("previous/crds.yaml");
 
-/// Rules that are new or were reworded although their field is not new, as `Kind.path: rule`. Each refuses nothing that
+/// Rules and patterns that are new or were reworded although their field is not new, as `Kind.path: rule`. Each refuses nothing that
 /// was accepted before; say why beside it.
-const HARMLESS_RULES: [&str; 3] = [
+const HARMLESS_RULES: [&str; 5] = [
     // `configMapRef` was required, and the others are new.
     r#"LLMGateway.spec.prices.overlays[]: the rule "(has(self.pricing) ? 1 : 0) + (has(self.discountPercent) ? 1 : 0) + (has(self.surchargePercent) ? 1 : 0) + (has(self.configMapRef) ? 1 : 0) == 1" is new"#,
     // The same as before where `free` has its default, which items of lists have not.
     r#"ModelDeployment.spec.pricing: the rule "!has(self.free) || !self.free || !(has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0))" is new"#,
     r#"ModelDeployment.spec.pricing: the rule "(has(self.free) && self.free) || has(self.perMillionTokens) || has(self.like) || (has(self.rates) && self.rates.size() > 0)" is new"#,
+    // What it refuses, the API server refused in the gateway's Deployment.
+    r#"LLMGateway.spec.podTemplate.resources.limits{}: pattern was null and is "^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$""#,
+    r#"LLMGateway.spec.podTemplate.resources.requests{}: pattern was null and is "^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$""#,
 ];
 
 /// Bounds that narrow when the number falls, and those that narrow when it rises.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::core::Status;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tollgate_crds::LLMGateway;
@@ -264,6 +265,11 @@ enum Stop {
     Failed(kube::Error),
 }
 
+/// Whether trying again is of no use. What the server cannot even read it calls a failure of its own.
+fn is_refused(status: &Status) -> bool {
+    matches!(status.code, 400 | 422) || status.code == 500 && status.message.contains("failed to convert")
+}
+
 /// What the server refuses for good is a problem of the gateway.
 fn denied(error: kube::Error, kind: Kind, namespace: &str) -> Stop {
     match &error {
@@ -271,10 +277,36 @@ fn denied(error: kube::Error, kind: Kind, namespace: &str) -> Stop {
             reason: "Forbidden",
             message: format!("the operator may not write {kind:?}s of namespace `{namespace}`: {}", status.message),
         }),
-        kube::Error::Api(status) if status.code == 422 || status.code == 400 => Stop::Problem(Problem {
+        kube::Error::Api(status) if is_refused(status) => Stop::Problem(Problem {
             reason: INVALID,
             message: format!("the API server refuses the {kind:?}: {}", status.message),
         }),
         _ => Stop::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_cannot_read_is_a_problem_of_the_gateway() {
+        let unreadable = "failed to convert new object (n/tollgate; apps/v1, Kind=Deployment) to proper version: unable to \
+                          convert unstructured object to apps/v1, Kind=Deployment: quantities must match";
+        for (code, message, reason) in [
+            (403, "no", Some("Forbidden")),
+            (400, "no", Some(INVALID)),
+            (422, "no", Some(INVALID)),
+            (500, unreadable, Some(INVALID)),
+            (500, "etcdserver: request timed out", None),
+            (503, "no", None),
+        ] {
+            let error = kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
+            let found = match denied(error, Kind::Deployment, "n") {
+                Stop::Problem(problem) => Some(problem.reason),
+                Stop::NotYet | Stop::Failed(_) => None,
+            };
+            assert_eq!(found, reason, "{code} {message}");
+        }
     }
 }
