@@ -197,6 +197,22 @@ def test_a_broken_object_stops_no_other(own_plane, start, setup):
     wait_for(own_plane, setup, "VirtualKey", "other", Active=("True", "Active"))
 
 
+def test_a_budget_that_never_could_be_read_admits_nothing_and_its_keys_say_so(own_plane, start, setup):
+    start("operator")
+    wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
+    own_plane.kubectl.apply(object_of("Budget", "b", limit="1", period={"calendar": "Day", "timeZone": "Mars/Base"}), namespace=setup)
+    refused = ("False", "InvalidValue")
+    wait_for(own_plane, setup, "Budget", "b", Accepted=refused, Available=refused, Programmed=("Unknown", "NoProxies"))
+    wait_for(own_plane, setup, "VirtualKey", "ci", Active=refused)
+    # What came of it is no good state that the next round would keep.
+    own_plane.kubectl.apply(object_of("Team", "t"), namespace=setup)
+    wait_for(own_plane, setup, "Team", "t", Programmed=("Unknown", "NoProxies"))
+    wait_for(own_plane, setup, "Budget", "b", Available=refused, Programmed=("Unknown", "NoProxies"))
+    own_plane.api.merge(where(setup, "Budget", "b"), {"spec": {"period": {"timeZone": "Europe/Vienna"}}})
+    wait_for(own_plane, setup, "Budget", "b", Available=("True", "Available"))
+    wait_for(own_plane, setup, "VirtualKey", "ci", Active=("True", "Active"))
+
+
 def test_the_next_operator_goes_on_where_the_leader_stopped(own_plane, start, setup):
     first = start("first")
     wait_for(own_plane, setup, "VirtualKey", "ci", Programmed=("Unknown", "NoProxies"))

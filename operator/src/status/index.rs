@@ -19,6 +19,10 @@ pub struct Index<'a> {
     pub keys: HashMap<Name<'a>, &'a Key>,
     /// Ids of the budgets that bind every call of a key, and let none through when they are spent.
     pub budgets_of_key: HashMap<Name<'a>, Vec<&'a str>>,
+    /// Ids of budgets that let no call through.
+    pub denying: HashSet<&'a str>,
+    /// Budgets that have such rows.
+    pub denying_objects: HashSet<Name<'a>>,
     /// RouteGroups that serve a name.
     pub groups: HashSet<Name<'a>>,
     pub teams: HashSet<Name<'a>>,
@@ -59,6 +63,10 @@ impl<'a> Index<'a> {
         let budgets: Vec<Option<Name<'a>>> = budgets.iter().map(|budget| budget_object(&budget.id)).collect();
         for budget in budgets.iter().flatten() {
             self.keys_of_budget.entry(*budget).or_default();
+        }
+        for (row, budget) in rows.iter().zip(&budgets).filter(|(row, _)| row.denies()) {
+            self.denying.insert(&row.id);
+            self.denying_objects.extend(budget);
         }
         self.keys.reserve(keys.len());
         for key in keys {

@@ -15,6 +15,7 @@ use super::condition::{
     ACCEPTED, ACTIVE, AVAILABLE, Common, PROGRAMMED, READY, RESOLVED_REFS, Statement, WITHIN_CAPACITY, conditions,
     ready,
 };
+use super::index::budget_object;
 use super::queue::{Urgency, Wanted};
 use super::{Pass, is_sound, moment, text};
 use crate::allocator::CEILING;
@@ -294,6 +295,8 @@ impl<'a> Pass<'a> {
             let (reason, message) =
                 cause.map_or(("NotInUse", "no proxy knows it"), |cause| (&cause.reason, &cause.message));
             Statement::fails(ACTIVE, reason, message)
+        } else if let Some(Problem { reason, message }) = self.unpublished(document, look.before) {
+            Statement::fails(ACTIVE, reason, format!("no proxy knows it, the tables are not written: {message}"))
         } else {
             Statement::holds(ACTIVE, ACTIVE, "calls with it are served")
         });
@@ -311,7 +314,9 @@ impl<'a> Pass<'a> {
             let find = |refuses: fn(&SpendFact) -> bool| {
                 binding.into_iter().flatten().find(|budget| self.spend(budget).is_some_and(|spend| refuses(&spend)))
             };
-            if let Some(budget) = find(SpendFact::is_spent) {
+            if let Some(budget) = binding.into_iter().flatten().find(|budget| self.index.denying.contains(**budget)) {
+                *active = self.denied(budget);
+            } else if let Some(budget) = find(SpendFact::is_spent) {
                 *active = Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` is spent"));
             } else if let Some(budget) = find(SpendFact::is_near_limit) {
                 let message = format!("less is left of budget `{budget}` than the last calls had to reserve");
@@ -364,10 +369,15 @@ impl<'a> Pass<'a> {
         };
         let BudgetSpec { enforcement, when_exhausted, .. } = &object.spec;
         let goes_on = *enforcement == Enforcement::Soft && when_exhausted.action == ExhaustedAction::Throttle;
+        let denies = self.index.denying_objects.contains(&name);
         let fullest = members.map_or(spend, |members| spend.map(|_| members.fullest));
         statements.push(match (in_tables, cause, spend) {
             (false, Some(cause), _) => Statement::fails(AVAILABLE, &cause.reason, cause.message.clone()),
             (false, None, _) => Statement::fails(AVAILABLE, "NotInUse", "no proxy uses it"),
+            (true, Some(cause), _) if denies => {
+                Statement::fails(AVAILABLE, &cause.reason, format!("no call is admitted under it: {}", cause.message))
+            }
+            (true, None, _) if denies => Statement::fails(AVAILABLE, "Exhausted", "its limit is 0"),
             // Calls of those that have not are admitted.
             (true, _, Some(_)) if let Some(members) = members => {
                 Statement::holds(AVAILABLE, AVAILABLE, members.sentence())
@@ -423,6 +433,35 @@ impl<'a> Pass<'a> {
             }
         }
         text::amount(sum, object.spec.unit)
+    }
+
+    /// Why the tables that would hold a key are not written, where those that are there do not hold it.
+    fn unpublished(&self, document: &Document, before: &Seen) -> Option<&Problem> {
+        let is_known = before.condition(ACTIVE).is_some_and(|condition| {
+            condition.status == ConditionStatus::True || matches!(&*condition.reason, "Exhausted" | "NearLimit")
+        });
+        if is_known || self.tables.values().all(|tables| tables.problem.is_none()) {
+            return None;
+        }
+        let gateways = self.gateways.of(document).ok()?;
+        gateways.iter().find_map(|gateway| self.tables.get(gateway)?.problem.as_ref())
+    }
+
+    /// `Active` of a key under a budget that lets no call through, by the id of the budget. What is wrong with it is for
+    /// its owner to read.
+    fn denied(&self, budget: &str) -> Statement {
+        let finding = budget_object(budget).and_then(|(namespace, name)| {
+            let object = ObjectRef { kind: BudgetSpec::NAME, namespace: namespace.to_owned(), name: name.to_owned() };
+            self.findings(&object).iter().find(|finding| finding.severity == Severity::Error)
+        });
+        match finding {
+            Some(finding) => {
+                let message =
+                    format!("budget `{budget}` cannot be used and admits no call; its own conditions say why");
+                Statement::fails(ACTIVE, finding.reason, message)
+            }
+            None => Statement::fails(ACTIVE, "Exhausted", format!("budget `{budget}` admits no call")),
+        }
     }
 
     /// Where a budget stands, by its id; `None`: nobody has used it yet.

@@ -302,3 +302,34 @@ fn a_gateway_is_accepted_as_it_is_now_and_not_as_it_was() {
         assert_eq!((status.as_str(), reason.as_str()), expected, "{looked_at:?}");
     }
 }
+
+#[test]
+fn a_budget_that_never_could_be_read_admits_nothing_and_says_so() {
+    let denying = |spec_of: Value| Document::Budget(spec::<BudgetSpec>("b", spec_of));
+    let unreadable = json!({"limit": "1", "period": {"calendar": "Day", "timeZone": "Mars/Base"}});
+    let nothing = json!({"limit": "0", "period": {"lifetime": {}}});
+    for (written, reason) in [(unreadable, "InvalidValue"), (nothing, "Exhausted")] {
+        let mut world = World::new(vec![gateway(), key("k"), denying(written)]);
+        for (object, type_) in [(reference("Budget", "b"), "Available"), (reference("VirtualKey", "k"), "Active")] {
+            let (status, found, message) = world.condition(&object, type_);
+            assert_eq!((status.as_str(), found.as_str()), ("False", reason), "{object}");
+            assert!(object.kind == "Budget" || message.contains("`n/Budget/b`"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_no_table_holds_is_not_active() {
+    let k = reference("VirtualKey", "k");
+    let mut world = World::new(vec![gateway(), key("k")]);
+    assert_eq!(world.condition(&k, "Active").0, "True");
+    world.tables.get_mut(&name()).unwrap().problem = Some(Problem { reason: "Forbidden", message: "no".into() });
+    let (status, reason, message) = world.condition(&k, "Active");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Forbidden"), "{message}");
+    // It was there before they could not be written any more.
+    let mut waiting = World::new(vec![gateway(), key("k")]).look();
+    let wanted = std::iter::from_fn(|| waiting.take(true)).find(|wanted| wanted.object == k).unwrap();
+    world.objects.show(&k, wanted.seen);
+    world.objects.edit(&k);
+    assert_eq!(world.condition(&k, "Active").0, "True");
+}

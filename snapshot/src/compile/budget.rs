@@ -757,7 +757,7 @@ fn define<'a>(
 }
 
 /// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written; without
-/// any, a Hard budget allows nothing.
+/// any, a Hard budget allows nothing. That it allowed nothing before, for the same cause, is no good state.
 fn kept_or_denied(
     id: &str,
     own_limit: Option<i64>,
@@ -768,7 +768,9 @@ fn kept_or_denied(
     report: &mut Report,
 ) -> Option<Terms> {
     if let Some(last) = previous.budget_of_any_member(id) {
-        report.last_good(subject, "");
+        if !last.denies() {
+            report.last_good(subject, "");
+        }
         let limit = own_limit.filter(|_| last.unit == unit).map_or(last.limit, |limit| limit.min(last.limit));
         return Some(Terms { limit, unit: last.unit, hard: hard || last.hard, period: last.period.clone() });
     }

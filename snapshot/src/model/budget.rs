@@ -62,6 +62,14 @@ impl Deref for Budget {
     }
 }
 
+impl Budget {
+    /// Whether it lets no call through, whatever was spent: it is Hard and its limit is nothing. So is one that cannot be
+    /// read and never could.
+    pub fn denies(&self) -> bool {
+        self.hard && self.limit == 0
+    }
+}
+
 impl BudgetRules {
     /// Whether every call of the keys that it binds counts, whatever the call is.
     pub fn counts_every_call(&self) -> bool {

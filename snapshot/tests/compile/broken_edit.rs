@@ -194,3 +194,21 @@ fn a_team_that_cannot_be_read_lets_nobody_through_unless_it_has_a_past() {
         (false, Some(9), Some(5))
     );
 }
+
+#[test]
+fn a_budget_that_never_could_be_read_has_no_good_state_to_keep() {
+    let budget = |enforcement: &str| {
+        format!(
+            "kind: Budget\nmetadata: {{name: b}}\nspec: {{limit: '1', period: {{calendar: Day, timeZone: Mars/Base}}{enforcement}}}\n"
+        )
+    };
+    let mut world = World::read(&budget(""));
+    // However often it is compiled, and whatever is written next that cannot be read either.
+    for enforcement in ["", "", ", enforcement: Soft"] {
+        world = world.edited(&budget(enforcement));
+        let compiled = world.compile();
+        assert!(compiled.snapshot.budgets[0].denies(), "{enforcement}");
+        assert_eq!(compiled.said("b", Reason::InvalidValue).len(), 1);
+        assert!(compiled.said("b", Reason::LastGoodKept).is_empty(), "{enforcement}");
+    }
+}
