@@ -1,6 +1,7 @@
 //! What this process may use of one limit: a lease of a counter that all proxies share (`tollgate_ledger::leases`). The
-//! hot path takes from it with one compare-and-swap; one task asks for more, and gives back. Pure: time is an argument,
-//! milliseconds of a clock that only rises, never 0.
+//! hot path takes from it with one compare-and-swap; one task asks for more, and gives back. A class of keys has a lease of
+//! its share of a limit, and borrows more while the lease of the whole says that the limit is low: see [`Pressure`]. Pure:
+//! time is an argument, milliseconds of a clock that only rises, never 0.
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
