@@ -97,6 +97,7 @@ pub enum GatewayError {
         spent: String,
         limit: String,
         resets_at: Option<i64>,
+        rest: Rest,
         status: u16,
     },
     /// A stream under way, for whose next words some budget has nothing left.
@@ -161,6 +162,19 @@ pub enum GatewayError {
     Internal {
         reason: &'static str,
     },
+}
+
+/// What a budget has for a call that it refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rest {
+    Nothing,
+    /// Amounts as people read them: what the call had to reserve, and what is left.
+    TooLittle {
+        asked: String,
+        left: String,
+    },
+    /// What is written cannot be used, and is hard: nothing may be spent under it.
+    Denied,
 }
 
 /// Who does not allow a model.
@@ -364,9 +378,15 @@ impl GatewayError {
                 let kind = limit_type.as_str();
                 format!("All deployments of model `{model}` are at their own rate limits. Limit type: {kind}. The first is free in {resets_in} s.")
             }
-            BudgetExhausted { budget, spent, limit, resets_at, .. } => {
-                let reset = reset(*resets_at);
-                format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{reset}")
+            BudgetExhausted { budget, spent, limit, resets_at, rest, status: _ } => {
+                let more = match rest {
+                    Rest::Nothing => reset(*resets_at),
+                    Rest::TooLittle { asked, left } => {
+                        format!(" The call had to reserve {asked}, with {left} left.{}", reset(*resets_at))
+                    }
+                    Rest::Denied => " The budget is not valid as it is written, so nothing may be spent under it.".to_owned(),
+                };
+                format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{more}")
             }
             BudgetEnded { budget, spent, held, limit, resets_at } => format!(
                 "The answer was ended: the budget has nothing left for more of it. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`.{}",

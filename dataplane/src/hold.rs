@@ -19,7 +19,7 @@ use crate::attempt::Attempting;
 use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::core::Core;
-use crate::error::{GatewayError, Result};
+use crate::error::{GatewayError, Rest, Result};
 use crate::input;
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
@@ -325,8 +325,16 @@ impl<'a> Wanted<'a> {
                         break GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit };
                     }
                 }
-                Refusal::Exhausted { budget, spent, limit, resets_at } => {
+                Refusal::Exhausted { budget, spent, limit, asked, resets_at } => {
+                    let left = limit.saturating_sub(spent);
                     break GatewayError::BudgetExhausted {
+                        rest: if is_denied(self.admitted, budget.id()) {
+                            Rest::Denied
+                        } else if left > 0 {
+                            Rest::TooLittle { asked: amount(&budget, asked), left: amount(&budget, left) }
+                        } else {
+                            Rest::Nothing
+                        },
                         spent: amount(&budget, spent),
                         limit: amount(&budget, limit),
                         budget: budget.id().to_owned(),
@@ -355,6 +363,16 @@ impl<'a> Wanted<'a> {
         self.permits.iter_mut().for_each(Permit::refund);
         Err(error.into())
     }
+}
+
+/// Whether nothing may be spent under a budget of this call because of how it is written.
+fn is_denied(admitted: &Admitted, id: &str) -> bool {
+    let budgets = &admitted.caller.tables.snapshot.budgets;
+    let mut rows = admitted.caller.key().into_iter().flat_map(|key| &*key.budgets).map(|row| &budgets[*row as usize]);
+    rows.any(|row| {
+        let is_it = id.strip_prefix(&*row.id).is_some_and(|member| member.is_empty() || member.starts_with('/'));
+        is_it && row.denied
+    })
 }
 
 /// An amount of a budget, for people.

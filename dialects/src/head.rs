@@ -390,7 +390,7 @@ fn is_run_by_clients(kind: &[u8]) -> bool {
     const KINDS: [&[u8]; 6] = [b"bash", b"text_editor", b"computer", b"memory", b"web_search", b"tool_search_tool"];
     // With the day of its version, or as it is.
     let is = |known: &&[u8]| kind.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest[0] == b'_');
-    matches!(kind, b"function" | b"custom") || KINDS.iter().any(|known| is(&known))
+    matches!(kind, b"function" | b"custom") || KINDS.iter().any(is)
 }
 
 impl Reader<'_> {

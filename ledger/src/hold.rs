@@ -213,6 +213,7 @@ impl Writer {
                 Err(Refusal::Exhausted {
                     spent: budget.spent(),
                     limit: budget.limit(),
+                    asked: amount,
                     resets_at: budget.resets_at(at_ms.div_euclid(1000)),
                     budget: budget.clone(),
                 })

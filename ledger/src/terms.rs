@@ -183,8 +183,9 @@ pub struct Settlement {
 /// Why nothing was held.
 #[derive(Debug)]
 pub enum Refusal {
-    /// What is settled leaves no room, even if every call in flight came to nothing. Unix seconds; `None`: never.
-    Exhausted { budget: Arc<Budget>, spent: i64, limit: i64, resets_at: Option<i64> },
+    /// What is settled leaves no room, even if every call in flight came to nothing. `asked`: what was to be held. Unix
+    /// seconds; `None`: never.
+    Exhausted { budget: Arc<Budget>, spent: i64, limit: i64, asked: i64, resets_at: Option<i64> },
     /// What is settled leaves no room, and of the calls that are let through all the same this is not one.
     Throttled { budget: Arc<Budget>, spent: i64, limit: i64, retry_after_ms: i64 },
     /// Calls in flight hold what is left: [`Budget::wait_for_release`], then try again.

@@ -38,8 +38,8 @@ fn a_hard_budget_admits_to_its_limit_then_says_reserved_then_exhausted() {
     assert_eq!(budgets[0].hard_left(), Some(0));
     second.settle(exact(70));
     match hold(&mut writer, &attempt(4, 0), &budgets) {
-        Err(Refusal::Exhausted { spent, limit, resets_at, budget }) => {
-            assert_eq!((spent, limit, resets_at, budget.id()), (100, 100, None, "b"));
+        Err(Refusal::Exhausted { spent, limit, asked, resets_at, budget }) => {
+            assert_eq!((spent, limit, asked, resets_at, budget.id()), (100, 100, 0, None, "b"));
         }
         other => panic!("{other:?}"),
     }

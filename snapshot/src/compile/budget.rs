@@ -100,6 +100,8 @@ struct Terms {
     unit: crate::model::BudgetUnit,
     hard: bool,
     period: Period,
+    /// Nothing may be spent, because what is written cannot be used.
+    denied: bool,
 }
 
 /// Every call of a key is held in all budgets above the one that it is under. More is a mistake, or no good will.
@@ -305,7 +307,7 @@ impl<'a> Budgets<'a> {
 
     fn report_above(&self, child: usize, parent: usize, report: &mut Report) {
         let (below, above) = (&self.defined[child], &self.defined[parent]);
-        let of = |Terms { limit, unit, hard: _, period }: &Terms| (*unit, length_seconds(period), *limit);
+        let of = |Terms { limit, unit, hard: _, period, denied: _ }: &Terms| (*unit, length_seconds(period), *limit);
         if is_above(of(&below.terms), of(&above.terms)) {
             let message = format!("its limit is above that of Budget `{}`, which binds it too", above.object.meta.name);
             report.warning(below.object.subject(), Reason::AboveParent, "spec.limit", message);
@@ -644,7 +646,7 @@ impl<'a> Budgets<'a> {
             Some(member) => format!("{id}/{member}").into(),
             None => id.as_str().into(),
         };
-        let Terms { limit, unit, hard, ref period } = *terms;
+        let Terms { limit, unit, hard, ref period, denied } = *terms;
         let Filter { models, providers, tags, end_users } = filter.clone();
         let rules = BudgetRules {
             unit,
@@ -661,6 +663,7 @@ impl<'a> Budgets<'a> {
             when_low: object.spec.when_low.as_ref().map(when_low),
             throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
             thresholds: self.defined[at].thresholds.clone(),
+            denied,
         };
         let of_one_key = *per == Some(BudgetPer::Key);
         let row = self.push(Budget { id, limit, of_one_key, rules: rules.into() });
@@ -741,7 +744,7 @@ fn define<'a>(
     let hard = *enforcement == Enforcement::Hard;
     let terms = match (own_limit, period) {
         (Some(limit), Some(period)) => {
-            Terms { limit: limit.saturating_add(boost), unit: budget_unit(*unit), hard, period }
+            Terms { limit: limit.saturating_add(boost), unit: budget_unit(*unit), hard, period, denied: false }
         }
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
@@ -772,9 +775,10 @@ fn kept_or_denied(
             report.last_good(subject, "");
         }
         let limit = own_limit.filter(|_| last.unit == unit).map_or(last.limit, |limit| limit.min(last.limit));
-        return Some(Terms { limit, unit: last.unit, hard: hard || last.hard, period: last.period.clone() });
+        let (hard, period) = (hard || last.hard, last.period.clone());
+        return Some(Terms { limit, unit: last.unit, hard, period, denied: last.denied });
     }
-    hard.then_some(Terms { limit: 0, unit, hard, period: Period::Lifetime })
+    hard.then_some(Terms { limit: 0, unit, hard, period: Period::Lifetime, denied: true })
 }
 
 /// A budget out of terms that stand in another object.
@@ -791,11 +795,11 @@ fn written(
     let own_limit = reader.amount(|| format!("{field}.limit"), limit, *unit);
     let period = reader.period(|| format!("{field}.period"), period);
     let hard = *enforcement == Enforcement::Hard;
-    let Terms { limit, unit, hard, period } = match (own_limit, period) {
-        (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period },
+    let Terms { limit, unit, hard, period, denied } = match (own_limit, period) {
+        (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period, denied: false },
         (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
     };
-    let rules = BudgetRules { unit, hard, period, ..BudgetRules::default() };
+    let rules = BudgetRules { unit, hard, period, denied, ..BudgetRules::default() };
     Some(Budget { id: id.into(), limit, of_one_key: false, rules: rules.into() })
 }
 

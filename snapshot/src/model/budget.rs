@@ -52,6 +52,8 @@ pub struct BudgetRules {
     pub throttle_percent: Option<u32>,
     /// Shares of the limit at which somebody is told.
     pub thresholds: Vec<Threshold>,
+    /// What is written cannot be used, so that nothing may be spent. The limit is 0.
+    pub denied: bool,
 }
 
 impl Deref for Budget {
@@ -125,6 +127,8 @@ struct Row {
     throttle_percent: Option<u32>,
     #[serde(skip_serializing_if = "says_nothing")]
     thresholds: Vec<Threshold>,
+    #[serde(skip_serializing_if = "says_nothing")]
+    denied: bool,
 }
 
 impl From<Row> for Budget {
@@ -147,6 +151,7 @@ impl From<Row> for Budget {
             when_low,
             throttle_percent,
             thresholds,
+            denied,
         } = row;
         let rules = BudgetRules {
             unit,
@@ -163,6 +168,7 @@ impl From<Row> for Budget {
             when_low,
             throttle_percent,
             thresholds,
+            denied,
         };
         Budget { id, limit, of_one_key, rules: Arc::new(rules) }
     }
@@ -186,6 +192,7 @@ impl From<Budget> for Row {
             when_low,
             throttle_percent,
             thresholds,
+            denied,
         } = Arc::unwrap_or_clone(rules);
         Row {
             id,
@@ -205,6 +212,7 @@ impl From<Budget> for Row {
             when_low,
             throttle_percent,
             thresholds,
+            denied,
         }
     }
 }

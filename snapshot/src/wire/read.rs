@@ -214,6 +214,7 @@ impl Reader {
             providers,
             tags,
             end_users,
+            denied: true,
             ..BudgetRules::default()
         };
         Ok(Budget { id, limit: 0, of_one_key, rules: denied.into() })

@@ -181,6 +181,39 @@ async fn a_spent_budget_is_429_and_says_not_to_try_again() {
 }
 
 #[tokio::test]
+async fn a_refusal_says_what_the_call_had_to_reserve_and_when_a_budget_is_not_valid() {
+    let stage = Stage::start(|mock| {
+        let key = |name, budget| objects::key(name, &objects::key_text(name)).set("spec.budget", budget);
+        let broken = json!({"limit": "5", "period": {"calendar": "Day", "timeZone": "Mars/Olympus"}});
+        vec![
+            objects::deployment("m", mock),
+            key("small", json!({"limit": "1", "period": {"lifetime": {}}})),
+            key("tokens", json!({"limit": "1000", "unit": "Tokens", "period": {"lifetime": {}}})),
+            key("broken", broken),
+        ]
+    })
+    .await;
+    let ask = async |key: &str| {
+        let body = json!({"model": "m", "max_tokens": 20_000_000, "messages": [{"role": "user", "content": "Hello"}]});
+        let reply = stage.gateway.chat("m").key(&objects::key_text(key)).json(&body).send().await.expect(429);
+        assert_eq!(error(&reply)["code"], "budget_exhausted");
+        error(&reply)["message"].as_str().expect("a message").to_owned()
+    };
+    let small = ask("small").await;
+    let starts = "Budget has been exceeded! Current cost: $0.00, Max budget: $1.00. Budget: `default/VirtualKey/small`. \
+                  The call had to reserve $200.00";
+    assert!(small.starts_with(starts), "{small}");
+    assert!(small.ends_with(", with $1.00 left. It does not reset."), "{small}");
+    let tokens = ask("tokens").await;
+    assert!(tokens.contains("The call had to reserve 20000") && tokens.contains(", with 1000 tokens left"), "{tokens}");
+    let broken = ask("broken").await;
+    let said = "Budget: `default/VirtualKey/broken`. The budget is not valid as it is written, so nothing may be spent under it.";
+    assert!(broken.starts_with("Budget has been exceeded! ") && broken.ends_with(said), "{broken}");
+    assert_eq!(stage.mock.requests().len(), 0);
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn the_status_of_a_spent_budget_is_a_setting() {
     let stage = Stage::start(|mock| {
         let budget = json!({"limit": "0.0000001", "period": {"lifetime": {}}});
