@@ -195,14 +195,17 @@ const UNCAPPED_OUTPUT: u64 = 1_024;
 
 impl Estimate {
     /// What to reserve of a limit. Of a call without a cap on its output a quarter of the limit at most (LiteLLM RL-2), so
-    /// that a small limit lets more than one through.
+    /// that a small limit lets more than one through. Never more than the limit: what a call may come to at most is no
+    /// reason to refuse it for ever, and what it came to counts when it is known.
     fn of(self, limit_type: LimitType, limit: u64) -> u64 {
         let output = || self.output.unwrap_or_else(|| UNCAPPED_OUTPUT.min(limit / 4));
+        // A limit of 0 lets nothing through.
+        let most = limit.max(1);
         match limit_type {
             LimitType::Requests | LimitType::MaxParallelRequests => 1,
-            LimitType::Tokens => self.input.saturating_add(output()),
-            LimitType::InputTokens => self.input,
-            LimitType::OutputTokens => output(),
+            LimitType::Tokens => self.input.saturating_add(output()).min(most),
+            LimitType::InputTokens => self.input.min(most),
+            LimitType::OutputTokens => output().min(most),
         }
     }
 }
@@ -771,7 +774,15 @@ mod tests {
         assert_eq!(uncapped.of(LimitType::Tokens, 400), 110);
         assert_eq!(uncapped.of(LimitType::Tokens, 1_000_000), 10 + UNCAPPED_OUTPUT);
         assert_eq!(uncapped.of(LimitType::OutputTokens, 4), 1);
-        assert_eq!(uncapped.of(LimitType::InputTokens, 4), 10);
+        assert_eq!(uncapped.of(LimitType::InputTokens, 40), 10);
+    }
+
+    #[test]
+    fn no_call_reserves_more_than_a_limit_and_none_nothing() {
+        let large = Estimate { input: 500, output: Some(9_000) };
+        for limit_type in [LimitType::Tokens, LimitType::InputTokens, LimitType::OutputTokens] {
+            assert_eq!((large.of(limit_type, 200), large.of(limit_type, 0)), (200, 1), "{limit_type:?}");
+        }
     }
 
     #[test]
@@ -786,9 +797,10 @@ mod tests {
     fn a_refused_call_counts_nowhere() {
         let usage = Arc::new(Usage::default());
         let limits = limits(Some(10), Some(5), Some(1));
-        assert!(usage.take(&limits, tokens(6), 1).is_err());
-        assert_eq!(used(&usage, 1), (0, 0));
-        assert!(usage.take(&limits, tokens(5), 1).is_ok(), "the parallel slot of the refused call is free again");
+        drop(usage.take(&limits, tokens(3), 1).unwrap());
+        assert!(usage.take(&limits, tokens(3), 1).is_err());
+        assert_eq!(used(&usage, 1), (1, 3));
+        assert!(usage.take(&limits, tokens(2), 1).is_ok(), "the parallel slot of the refused call is free again");
     }
 
     #[test]

@@ -68,10 +68,40 @@ async fn tokens_that_a_request_may_use_are_counted_before_it_is_sent() {
         vec![objects::deployment("m", mock), objects::caller().set("spec.limits", json!({"tokensPerMinute": 1000}))]
     })
     .await;
-    let body = json!({"model": "m", "max_tokens": 5000, "messages": [{"role": "user", "content": "Hi"}]});
-    let reply = stage.gateway.chat("m").json(&body).send().await.expect(429);
+    let body = |cap: u64| json!({"model": "m", "max_tokens": cap, "messages": [{"role": "user", "content": "Hi"}]});
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(90, 10)).repeat(3)]);
+    stage.gateway.chat("m").json(&body(900)).send().await.expect(200);
+    let reply = stage.gateway.chat("m").json(&body(1000)).send().await.expect(429);
     rate_limited(&reply, "api_key", "tokens");
-    stage.gateway.chat("m").send().await.expect(200);
+    stage.gateway.chat("m").json(&body(800)).send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_that_may_use_more_than_the_limit_passes_a_window_that_is_empty() {
+    let limits =
+        [("tokens", "tokensPerMinute"), ("output", "outputTokensPerMinute"), ("input", "inputTokensPerMinute")];
+    let stage = Stage::start(|mock| {
+        let key = |(name, field): &(&str, &str)| {
+            objects::key(name, &objects::key_text(name)).set("spec.limits", json!({*field: 100}))
+        };
+        [objects::deployment("m", mock)].into_iter().chain(limits.iter().map(key)).collect()
+    })
+    .await;
+    let body = json!({"model": "m", "max_tokens": 5000, "messages": [{"role": "user", "content": "x".repeat(1000)}]});
+    let ask = |name: &str| stage.gateway.chat("m").key(&objects::key_text(name)).json(&body);
+    for (name, _) in limits {
+        stage.mock.script("up-m", [Step::usage("x", Tokens::new(30, 30)).gate(name), Step::usual()]);
+        let first = tokio::spawn(ask(name).send());
+        stage.mock.wait_at_gate(name, 1).await;
+        // While it is not known what it uses, it has all of the limit.
+        ask(name).send().await.expect(429);
+        stage.mock.open_gate(name);
+        first.await.expect("it ends").expect(200);
+        let small = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]});
+        let reply = stage.gateway.chat("m").key(&objects::key_text(name)).json(&small).send().await;
+        assert_eq!(reply.status, 200, "{name}: the real count is what it used: {}", reply.text());
+    }
     stage.finish().await;
 }
 
