@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
 use tollgate_dialects::head::{self, Head, Operation};
-use tollgate_dialects::json;
+use tollgate_dialects::json::{self, Kind};
 
 use crate::core::{BodyShare, Core};
 use crate::error::{GatewayError, Result};
@@ -229,6 +229,11 @@ impl Call {
         named.or_else(|| self.head.end_user(&self.body))
     }
 
+    /// Whether the body has this field, and anything in it.
+    pub fn has_field(&self, name: &str) -> bool {
+        has_field(&self.body, name)
+    }
+
     /// Whether the client lets the model search the web, which costs by the search.
     pub fn may_search(&self) -> bool {
         let tools = self.head.tools.map(|tools| tools.of(&self.body)).unwrap_or_default();
@@ -237,6 +242,19 @@ impl Call {
         memchr::memmem::find(tools, b"web_search").is_some()
             || around.iter().any(|part| memchr::memmem::find(part, b"\"web_search_options\"").is_some())
     }
+}
+
+fn has_field(body: &[u8], name: &str) -> bool {
+    if memchr::memmem::find(body, name.as_bytes()).is_none() {
+        return false;
+    }
+    let mut found = false;
+    // The body was read before.
+    let _ = json::fields(body, |key, field| {
+        let is_empty = matches!(field.kind, Kind::Null | Kind::False) || json::is_empty_array(field.of(body));
+        found |= key == name.as_bytes() && !is_empty;
+    });
+    found
 }
 
 /// Web searches one call may make when it names a search tool without a number of its own.
@@ -292,6 +310,22 @@ mod tests {
         );
         headers.insert("x-litellm-customer-id", HeaderValue::from_bytes(b"Jos\xe9").unwrap());
         assert_eq!(Options::read(&headers).end_user.as_deref(), Some("José"));
+    }
+
+    #[test]
+    fn a_field_is_there_at_the_top_with_something_in_it() {
+        for (body, expected) in [
+            (r#"{"models":["x"]}"#, true),
+            (r#"{"a":1,"models":{}}"#, true),
+            (r#"{"models":[],"models":["x"]}"#, true),
+            (r#"{"models":null}"#, false),
+            (r#"{"models":[ ]}"#, false),
+            (r#"{"models":false}"#, false),
+            (r#"{"metadata":{"models":["x"]},"user":"models"}"#, false),
+            (r#"{"model":"x"}"#, false),
+        ] {
+            assert_eq!(has_field(body.as_bytes(), "models"), expected, "{body}");
+        }
     }
 
     #[test]

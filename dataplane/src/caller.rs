@@ -93,6 +93,15 @@ impl Caller {
         Some(&self.tables.snapshot.teams[team as usize])
     }
 
+    /// Whether some models are not for it.
+    pub fn is_restricted(&self) -> bool {
+        let sets = [
+            self.policy().and_then(|policy| policy.models.as_ref()),
+            self.team().and_then(|team| team.models.as_ref()),
+        ];
+        sets.into_iter().flatten().any(|models| !models.is_all())
+    }
+
     pub fn team_entry(&self) -> Option<&TeamEntry> {
         let team = self.policy()?.team?;
         Some(&self.tables.teams[team as usize])

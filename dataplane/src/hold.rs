@@ -27,6 +27,7 @@ use crate::parameters::Cap;
 use crate::record::Record;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
+use crate::tables::{DeploymentEntry, Tables};
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
@@ -91,6 +92,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         let surcharge = Surcharge::default();
         return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, slice: None, inject_output: None });
     }
+    check_fields(admitted, deployment, &tables.deployments[deployment_index as usize], hard_usd)?;
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
     let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
     let price = deployment.price.as_deref();
@@ -107,7 +109,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     let bounds = Bounds {
         input_tokens,
         choices: effects.answers(call),
-        web_searches: call.searches(effects.web_search),
+        web_searches: call.searches(effects.web_search).max(always_searches(call, deployment).into()),
         audio: modalities.audio > 0 || effects.media,
         images: modalities.images > 0 || effects.media,
         audio_output: modalities.audio > 0 || call.head.asks_for_media || effects.media,
@@ -182,6 +184,41 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     });
     let slice = slice.flatten().map(Box::new);
     Ok(Terms { budgets, amounts, hard, surcharge, slice, inject_output })
+}
+
+/// Fields that only this provider understands, and that make another call of it than the one that was allowed and priced.
+/// Most providers have none.
+fn check_fields(
+    admitted: &Admitted,
+    deployment: &model::Deployment,
+    entry: &DeploymentEntry,
+    hard_usd: bool,
+) -> Result<()> {
+    let Admitted { call, caller, .. } = admitted;
+    // What the deployment's own parameters say is what its owner wants.
+    let ours = &deployment.parameters;
+    let is_clients = |name: &str| {
+        let is_dropped = ours.drop.iter().any(|dropped| **dropped == *name);
+        !is_dropped && ours.forced.iter().all(|(forced, _)| **forced != *name)
+    };
+    let written = |names: &'static [&'static str]| names.iter().find(|name| is_clients(name) && call.has_field(name));
+    if !entry.model_fields.is_empty()
+        && caller.is_restricted()
+        && let Some(field) = written(entry.model_fields)
+    {
+        return Err(GatewayError::ParameterRefused { param: (*field).to_owned() }.into());
+    }
+    if hard_usd && let Some(field) = written(entry.dear_fields) {
+        let reason = format!("`{field}` can make it dearer than its model's price");
+        return Err(GatewayError::CostUnbounded { reason }.into());
+    }
+    Ok(())
+}
+
+/// Whether the call searches the web although it does not say so.
+fn always_searches(call: &crate::call::Call, deployment: &model::Deployment) -> bool {
+    deployment.always_searches
+        && matches!(call.operation, Operation::Chat | Operation::Completions | Operation::Messages)
 }
 
 /// Whether a budget counts calls like this one.

@@ -102,6 +102,9 @@ pub struct DeploymentEntry {
     pub effects: Effects,
     /// The provider says what a call cost, and is believed.
     pub trusts_reported_cost: bool,
+    /// Of the provider: see [`catalogue::Provider`].
+    pub model_fields: &'static [&'static str],
+    pub dear_fields: &'static [&'static str],
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
     /// Whom probes of it are booked to.
@@ -495,6 +498,8 @@ impl Builder {
             effects: Effects::of(&deployment.parameters),
             usage_quirks: UsageQuirks { reasoning_outside_completion: quirk("reasoning_outside_output") },
             trusts_reported_cost: quirk("usage_cost_field"),
+            model_fields: provider.map_or(&[], |provider| &provider.model_fields),
+            dear_fields: provider.map_or(&[], |provider| &provider.dear_fields),
             state: self.persistent.deployment(&id, &deployment.limits),
             account: deployment
                 .account

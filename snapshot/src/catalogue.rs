@@ -44,6 +44,12 @@ pub struct Provider {
     quirks: &'static str,
     /// Upper bound of the tokens of one image; `None`: not known.
     pub image_token_bound: Option<u64>,
+    /// Models that search the web with every call, asked or not; patterns with a `*` at an end.
+    searches: Vec<&'static str>,
+    /// Fields of a request by which a client has another model answer than the one it names.
+    pub model_fields: Vec<&'static str>,
+    /// Fields of a request that make it cost more than the price of its model says.
+    pub dear_fields: Vec<&'static str>,
     /// For people: `service discontinued`, what to write as endpoint.
     pub note: &'static str,
 }
@@ -61,6 +67,19 @@ impl Provider {
             .split('|')
             .filter(|quirk| !quirk.is_empty())
             .map(|quirk| quirk.split_once('=').unwrap_or((quirk, "")))
+    }
+
+    /// Whether this model searches the web with every call.
+    pub fn always_searches(&self, model: &str) -> bool {
+        self.searches.iter().any(|pattern| {
+            let (inner, starts) = pattern.strip_suffix('*').map_or((*pattern, false), |inner| (inner, true));
+            match inner.strip_prefix('*') {
+                Some(part) if starts => model.contains(part),
+                Some(part) => model.ends_with(part),
+                None if starts => model.starts_with(inner),
+                None => model == inner,
+            }
+        })
     }
 
     /// The host that a credential may be sent to without further permission; `None` without a base URL.
@@ -106,6 +125,9 @@ fn parse(line: &'static str) -> Option<Provider> {
         price_prefixes,
         quirks,
         image_tokens,
+        searches,
+        model_fields,
+        dear_fields,
         note,
     ] = columns.as_slice().try_into().ok()?;
     let (auth, credential_is_optional) = match auth {
@@ -152,6 +174,9 @@ fn parse(line: &'static str) -> Option<Provider> {
         price_prefixes: list(price_prefixes).collect(),
         quirks,
         image_token_bound: if image_tokens.is_empty() { None } else { Some(image_tokens.parse().ok()?) },
+        searches: list(searches).collect(),
+        model_fields: list(model_fields).collect(),
+        dear_fields: list(dear_fields).collect(),
         note,
     })
 }
@@ -192,6 +217,11 @@ mod tests {
                 };
                 assert!(known, "{id}: {quirk}={value}");
             }
+            let fields = provider.model_fields.iter().chain(&provider.dear_fields);
+            assert!(
+                fields.into_iter().all(|field| field.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphabetic()))
+            );
+            assert!(provider.model_fields.iter().all(|field| provider.dear_fields.contains(field)), "{id}");
             assert!(provider.price_prefixes.iter().all(|prefix| prefix.ends_with('/')), "{id}");
         }
     }
@@ -215,6 +245,27 @@ mod tests {
             volcengine xai xinference openai-compatible mock vllm";
         for id in wanted.split_whitespace() {
             assert!(find(id).is_some(), "{id}");
+        }
+    }
+
+    #[test]
+    fn models_that_search_unasked_are_known_by_their_names() {
+        for (provider, model, expected) in [
+            ("perplexity", "sonar", true),
+            ("perplexity", "sonar-pro", true),
+            ("openai", "gpt-4o-search-preview-2025-03-11", true),
+            ("azure", "gpt-5-search-api", true),
+            ("openai", "gpt-4o", false),
+            ("openai", "o3-deep-research", false),
+            ("anthropic", "claude-sonnet-4-5", false),
+        ] {
+            assert_eq!(find(provider).unwrap().always_searches(model), expected, "{provider} {model}");
+        }
+        let with = |pattern| Provider { searches: vec![pattern], ..find("openai").unwrap().clone() };
+        for (pattern, expected) in
+            [("ab*", true), ("*cd", true), ("*bc*", true), ("abcd", true), ("bc*", false), ("*bc", false)]
+        {
+            assert_eq!(with(pattern).always_searches("abcd"), expected, "{pattern}");
         }
     }
 

@@ -258,6 +258,9 @@ pub struct Deployment {
     /// Streams show all output that is billed, as it is made, unless the call asks for something that does not.
     #[serde(skip_serializing_if = "says_nothing")]
     pub shows_output: bool,
+    /// The model searches the web with every call, and its price has a rate for that.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub always_searches: bool,
     #[serde(default)]
     pub probe: Probe,
 }
@@ -584,6 +587,11 @@ impl ModelSet {
         set.exact.sort();
         set.exact.dedup();
         set
+    }
+
+    /// Whether it has every name there is.
+    pub fn is_all(&self) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.is_empty())
     }
 
     pub fn contains(&self, name: &str) -> bool {

@@ -23,7 +23,7 @@ use super::values::Reader;
 use crate::catalogue;
 use crate::finding::Reason;
 use crate::model::{self, Deployment, Endpoint, Name, Surface};
-use crate::price::PriceSheet;
+use crate::price::{PriceSheet, Unit};
 
 /// The deployments that are served, and which object each is.
 #[derive(Debug, Default)]
@@ -178,6 +178,8 @@ impl<'a> Work<'_, 'a, '_> {
         let Upstream { provider, endpoint, api_version, headers, credentials, account, cancel_stops_billing } =
             upstream;
         let shows_output = shown::shows_output(&self.object.spec, &parameters, provider.id, self.prices);
+        let always_searches = price.as_ref().is_some_and(|price| price.charges_for(Unit::WebSearch))
+            && self.searches_unasked(provider.id);
         Ok(Deployment {
             namespace: self.object.meta.namespace.as_str().into(),
             name: self.object.meta.name.as_str().into(),
@@ -207,12 +209,25 @@ impl<'a> Work<'_, 'a, '_> {
             image_token_bound: provider.image_token_bound,
             cancel_stops_billing,
             shows_output: cancel_stops_billing && shows_output,
+            always_searches,
             probe: match probe.mode {
                 ProbeMode::Models => model::Probe::Models,
                 ProbeMode::Completion => model::Probe::Completion,
                 ProbeMode::None => model::Probe::None,
             },
         })
+    }
+
+    /// Whether the model, or the one that it is priced like, searches with every call.
+    fn searches_unasked(&self, provider: &str) -> bool {
+        let ModelDeploymentSpec { model, pricing, .. } = &self.object.spec;
+        let like = pricing.as_ref().and_then(|pricing| pricing.like.as_deref());
+        let like = like.and_then(|like| self.prices.known_like(like));
+        let like = like.as_ref().map(|like| (&*like.provider, &*like.key));
+        [Some((provider, model.as_str())), like]
+            .into_iter()
+            .flatten()
+            .any(|(provider, model)| catalogue::find(provider).is_some_and(|known| known.always_searches(model)))
     }
 
     /// What the same model cost before an overlay of the gateway was broken.

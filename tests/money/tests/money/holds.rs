@@ -112,7 +112,10 @@ async fn a_cap_reaches_the_provider_under_the_name_that_it_reads() {
         holds.push((body.to_string().len() as i64 + 256) * INPUT + held * OUTPUT);
     }
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
-    assert_eq!(rows.iter().map(|row| row.held_nano_usd).collect::<Vec<_>>(), holds);
+    let mut held: Vec<i64> = rows.iter().map(|row| row.held_nano_usd).collect();
+    held.sort_unstable();
+    holds.sort_unstable();
+    assert_eq!(held, holds);
 }
 
 /// A chat or message with this content part, as text.
@@ -160,7 +163,8 @@ async fn words_behind_escapes_are_held_for_like_any_others() {
         assert_eq!(refused.header("x-tollgate-error"), Some("cost_unbounded"), "{body}");
     }
     stage.gateway.stop().await;
-    let held: Vec<i64> = ledger_rows(stage.gateway.data()).iter().map(|row| row.held_nano_usd).collect();
+    let mut held: Vec<i64> = ledger_rows(stage.gateway.data()).iter().map(|row| row.held_nano_usd).collect();
+    held.sort_unstable();
     assert_eq!(held.len(), 3 * pairs);
     for each in held.chunks(3) {
         assert!(each.iter().all(|held| *held == each[0]), "the same call holds the same: {held:?}");
@@ -271,5 +275,62 @@ async fn what_the_body_does_not_hold_has_no_bound_and_a_hard_budget_refuses_it()
     }
     let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
     // The image without a type is held as one with it: a token of OpenAI's dearest image is one of input.
-    assert!(rows[2].held_nano_usd > 48_169 * 2_500, "{:?}", rows[2]);
+    assert!(rows.iter().any(|row| row.held_nano_usd > 48_169 * 2_500), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_search_that_nobody_asks_for_is_held_at_its_dearest() {
+    for (provider, model, search) in [
+        ("openai", "perplexity/sonar-pro", 14_000_000),
+        ("openai-compatible", "openai/gpt-4o-search-preview", 25_000_000),
+    ] {
+        let mut stage =
+            Stage::start(|mock| vec![like("m", provider, model, mock), caller(hard("9")), tries_once()]).await;
+        stage.gateway.post(CHAT).key(KEY).body(with_fields("m", r#""user":"x""#)).send().await.expect(200);
+        stage.gateway.stop().await;
+        let rows = ledger_rows(stage.gateway.data());
+        assert!(
+            rows[0].held_nano_usd > search && rows[0].held_nano_usd < search + 10_000_000,
+            "{model}: {:?}",
+            rows[0]
+        );
+    }
+}
+
+#[tokio::test]
+async fn fields_that_make_another_call_of_it_are_refused() {
+    let some = || objects::caller().set("spec.models", json!(["m", "other"]));
+    let mut stage = Stage::start(|mock| {
+        let router = objects::deployment("m", mock).set("spec.provider", "openrouter");
+        vec![router, objects::deployment("other", mock), caller(hard("9")), tries_once()]
+    })
+    .await;
+    let fields = [
+        r#""models":["openai/o1-pro"]"#,
+        r#""plugins":[{"id":"web"}]"#,
+        r#""route":"fallback","provider":{"sort":"price"}"#,
+    ];
+    let send = |stage: &Stage, model: &str, fields: &str| {
+        stage.gateway.post(CHAT).key(KEY).body(with_fields(model, fields)).send()
+    };
+    for fields in fields {
+        let refused = send(&stage, "m", fields).await.expect(403);
+        assert_eq!(refused.header("x-tollgate-error"), Some("cost_unbounded"), "{fields}");
+        // Elsewhere they mean nothing.
+        send(&stage, "other", fields).await.expect(200);
+    }
+    send(&stage, "m", r#""models":[],"provider":null"#).await.expect(200);
+    stage.edit(|objects| *objects.iter_mut().find(|object| object.name() == "caller").expect("the key") = some()).await;
+    let asked = stage.mock.requests().len();
+    let refused = send(&stage, "m", fields[0]).await.expect(400);
+    assert_eq!(refused.header("x-tollgate-error"), Some("parameter_refused"), "{}", refused.text());
+    assert_eq!(stage.mock.requests().len(), asked);
+    send(&stage, "m", fields[1]).await.expect(200);
+    stage
+        .edit(|objects| {
+            *objects.iter_mut().find(|object| object.name() == "caller").expect("the key") = objects::caller()
+        })
+        .await;
+    send(&stage, "m", fields[0]).await.expect(200);
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
 }
