@@ -14,6 +14,7 @@ use tollgate_snapshot::price::{Cost, CostContext, CostError, PriceSheet};
 
 use crate::core::Core;
 use crate::limits::{Permits, Spent};
+use crate::searching::Searching;
 use crate::slice::Slice;
 use crate::surcharge::Surcharge;
 use crate::tables::DeploymentState;
@@ -57,6 +58,9 @@ pub struct Booking {
     pub trusts_reported_cost: bool,
     pub requested_service_tier: Option<Box<str>>,
     pub surcharge: Surcharge,
+    pub searching: Searching,
+    /// The answer cites pages that a search found.
+    pub cited: bool,
     pub started: Instant,
     pub started_unix_ms: i64,
     pub first_byte: Option<Duration>,
@@ -88,14 +92,15 @@ impl Booking {
     }
 
     /// The provider said what was used.
-    pub fn settle(&mut self, usage: Usage, status: u16) -> Booked {
+    pub fn settle(&mut self, mut usage: Usage, status: u16) -> Booked {
+        self.searching.complete(&mut usage, self.hard, self.cited);
         let context = CostContext {
             requested_service_tier: self.requested_service_tier.as_deref(),
             at_unix_seconds: Some(self.started_unix_ms / 1000),
             trust_reported_cost: self.trusts_reported_cost,
             region: self.surcharge.region(),
             speed: self.surcharge.speed(),
-            ..CostContext::default()
+            search_context_size: self.searching.size(),
         };
         let Some(price) = &self.price else {
             return self.finish(usage, Cost::default(), status, Outcome::Unpriced);
@@ -122,12 +127,14 @@ impl Booking {
 
     /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged.
     pub fn estimate(&mut self, output_bytes: u64, status: u16) -> Booked {
-        let usage =
+        let mut usage =
             Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
+        self.searching.complete(&mut usage, self.hard, self.cited);
         let context = CostContext {
             at_unix_seconds: Some(self.started_unix_ms / 1000),
             region: self.surcharge.region(),
             speed: self.surcharge.speed(),
+            search_context_size: self.searching.size(),
             ..CostContext::default()
         };
         let cost = match &self.price {

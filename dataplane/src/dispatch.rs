@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 use tollgate_dialects::chat::{self, ReplyOptions, StreamDecoder, StreamEncoder, StreamOptions};
 use tollgate_dialects::error::ErrorKind;
 use tollgate_dialects::head::Operation;
-use tollgate_dialects::sniff::{SniffOptions, StreamSniffer};
+use tollgate_dialects::sniff::{self, SniffOptions, StreamSniffer};
 use tollgate_dialects::splice::{Pieces, Splice, json_string};
 use tollgate_dialects::usage;
 use tollgate_snapshot::model::{ErrorClass, Name};
@@ -136,6 +136,7 @@ async fn unary(
         return Ok(Judged { fields, kind: Kind::Unary { body: body.into(), booked: Booked::default() }, booking });
     }
     let notes = usage::read_unary(dialect, &body, entry.usage_quirks);
+    booking.cited = booking.searching.wants_citations() && sniff::cites(&body);
     let Some(layout) = notes.layout else {
         tracing::warn!(%deployment, "deployment `{deployment}` sent something that is not JSON");
         booking.settle_unknown(body.len() as u64, 200);
@@ -215,6 +216,7 @@ async fn stream(
             drop_usage: outgoing.injected_usage,
             model: (!attempting.fell_back).then(|| json_string(shown)),
             counts_output: booking.slice.is_some(),
+            finds_citations: booking.searching.wants_citations(),
         }))),
         Mode::Translate(surface) => Flow::Translate(Box::new(Translation {
             decoder: StreamDecoder::new(deployment.dialect),
@@ -231,6 +233,7 @@ async fn stream(
             watch: StreamSniffer::new(SniffOptions {
                 quirks: attempting.entry(&booking).usage_quirks,
                 counts_output: booking.slice.is_some(),
+                finds_citations: booking.searching.wants_citations(),
                 ..SniffOptions::watch(deployment.dialect)
             }),
             finished: false,

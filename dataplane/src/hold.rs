@@ -25,6 +25,7 @@ use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
 use crate::parameters::Cap;
 use crate::record::Record;
+use crate::searching::Searching;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
 use crate::tables::{DeploymentEntry, Tables};
@@ -41,6 +42,7 @@ pub struct Terms {
     amounts: Amounts,
     hard: bool,
     surcharge: Surcharge,
+    searching: Searching,
     /// Of the amounts only so much is held at first.
     slice: Option<Box<Slice>>,
     /// Cap to send along because the client named none.
@@ -89,8 +91,15 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
         let budgets = Budgets::new();
-        let surcharge = Surcharge::default();
-        return Ok(Terms { budgets, amounts: requests, hard: false, surcharge, slice: None, inject_output: None });
+        return Ok(Terms {
+            budgets,
+            amounts: requests,
+            hard: false,
+            surcharge: Surcharge::default(),
+            searching: Searching::default(),
+            slice: None,
+            inject_output: None,
+        });
     }
     check_fields(admitted, deployment, &tables.deployments[deployment_index as usize], hard_usd)?;
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
@@ -106,10 +115,12 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     };
     let modalities = &call.head.modalities;
     let surcharge = Surcharge::of(call, deployment);
+    let web_searches = call.searches(effects.web_search).max(always_searches(call, deployment).into());
+    let searching = Searching::of(call, deployment, web_searches);
     let bounds = Bounds {
         input_tokens,
         choices: effects.answers(call),
-        web_searches: call.searches(effects.web_search).max(always_searches(call, deployment).into()),
+        web_searches,
         audio: modalities.audio > 0 || effects.media,
         images: modalities.images > 0 || effects.media,
         audio_output: modalities.audio > 0 || call.head.asks_for_media || effects.media,
@@ -183,7 +194,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         Slice::first(input, amounts, rate, output_tokens, bounds.choices)
     });
     let slice = slice.flatten().map(Box::new);
-    Ok(Terms { budgets, amounts, hard, surcharge, slice, inject_output })
+    Ok(Terms { budgets, amounts, hard, surcharge, searching, slice, inject_output })
 }
 
 /// Fields that only this provider understands, and that make another call of it than the one that was allowed and priced.
@@ -335,6 +346,8 @@ impl<'a> Wanted<'a> {
             in_flight: in_flight.take(),
             requested_service_tier: entry.effects.service_tier(admitted.call.service_tier.as_deref()).map(Box::from),
             surcharge: terms.surcharge,
+            searching: terms.searching,
+            cited: false,
             trusts_reported_cost: entry.trusts_reported_cost,
             started: *started,
             started_unix_ms: start.started_at_ms,

@@ -42,6 +42,7 @@ pub mod record;
 pub mod relay;
 pub mod reply;
 pub mod rules;
+pub mod searching;
 pub mod serve;
 pub mod server;
 pub mod settings;

@@ -62,6 +62,8 @@ struct Ending {
     complete: bool,
     failed: bool,
     says_something: bool,
+    /// It cites pages that a search found.
+    cited: bool,
     output_bytes: u64,
 }
 
@@ -107,17 +109,19 @@ impl Flow {
                     complete: end.done,
                     failed: end.error.is_some(),
                     says_something: end.says_something,
+                    cited: end.cited,
                     output_bytes: end.data_bytes,
                 }
             }
             Flow::Translate(mut translation) => {
                 let complete = translation.finish(out);
-                let watched = translation.watch.finish(&mut |_| {});
+                let end = translation.watch.finish(&mut |_| {});
                 Ending {
-                    usage: watched.usage,
+                    usage: end.usage,
                     complete,
                     failed: translation.failed,
-                    says_something: watched.says_something,
+                    says_something: end.says_something,
+                    cited: end.cited,
                     output_bytes: translation.output_bytes,
                 }
             }
@@ -177,6 +181,7 @@ impl Closing {
 
     /// `cancelled`: the output that had arrived when we cancelled the stream, where that is counted.
     fn settle_at(mut self, ending: &Ending, status: u16, cancelled: Option<u64>) {
+        self.booking.cited = ending.cited;
         let believed = ending.usage.as_ref().filter(|usage| self.booking.believes(usage, || ending.says_something));
         let booked: Booked = match believed {
             Some(usage) if ending.complete || !self.booking.hard => self.booking.settle(usage.clone(), status),

@@ -25,7 +25,16 @@ const MAX_HELD: usize = 1 << 20;
 const MAX_ERROR: usize = 16 << 10;
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static CITATION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CITED));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
+/// What an answer of OpenAI's says of each page that it found. Within a text its quotes would be escaped.
+const CITED: &str = "\"url_citation\"";
+
+/// Whether an answer cites pages that a search found.
+pub fn cites(answer: &[u8]) -> bool {
+    CITATION.find(answer).is_some()
+}
 
 /// The longest beginning of an event's data that is remembered.
 const MAX_BEGINNING: usize = 1 << 10;
@@ -43,12 +52,21 @@ pub struct SniffOptions {
     pub model: Option<Bytes>,
     /// Count what the output can come to, and let an event go on only when it is whole.
     pub counts_output: bool,
+    /// Look for what a search found.
+    pub finds_citations: bool,
 }
 
 impl SniffOptions {
     /// To watch a stream and change nothing.
     pub fn watch(dialect: Dialect) -> Self {
-        Self { dialect, quirks: UsageQuirks::default(), drop_usage: false, model: None, counts_output: false }
+        Self {
+            dialect,
+            quirks: UsageQuirks::default(),
+            drop_usage: false,
+            model: None,
+            counts_output: false,
+            finds_citations: false,
+        }
     }
 }
 
@@ -61,6 +79,8 @@ pub struct StreamEnd {
     pub partial_usage: Option<Usage>,
     /// A usage was told that cannot be true.
     pub absurd: bool,
+    /// A page was cited that a search found. `false` unless it is looked for.
+    pub cited: bool,
     /// `[DONE]` or `message_stop` was seen.
     pub done: bool,
     /// The data of the first error event, or as much of it as is kept.
@@ -330,6 +350,9 @@ impl StreamSniffer {
         if self.options.counts_output {
             self.output_at_most += tokens_at_most(self.options.dialect, data);
         }
+        if self.options.finds_citations && !self.end.cited {
+            self.end.cited = cites(data);
+        }
         match self.options.dialect {
             Dialect::OpenAi => self.judge_openai(name, data),
             Dialect::Anthropic => self.judge_anthropic(name, data),
@@ -576,6 +599,21 @@ mod tests {
         event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"model\"}}\n\n\
         event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":9,\"input_tokens\":0}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    #[test]
+    fn what_a_search_found_is_seen_where_it_is_looked_for() {
+        let cited = r#"{"choices":[{"index":0,"delta":{"annotations":[{"type":"url_citation"}]}}]}"#;
+        let said = r#"{"choices":[{"index":0,"delta":{"content":"\"url_citation\""}}]}"#;
+        for (event, finds_citations, expected) in [(cited, true, true), (cited, false, false), (said, true, false)] {
+            let options = SniffOptions { finds_citations, ..SniffOptions::watch(Dialect::OpenAi) };
+            let mut sniffer = StreamSniffer::new(options);
+            let stream = Bytes::from(format!("data: {said}\n\ndata: {event}\n\ndata: [DONE]\n\n"));
+            for half in [stream.slice(..40), stream.slice(40..)] {
+                sniffer.push(half, &mut |_| {});
+            }
+            assert_eq!(sniffer.finish(&mut |_| {}).cited, expected, "{event}");
+        }
+    }
 
     fn editing(dialect: Dialect) -> SniffOptions {
         SniffOptions { drop_usage: true, model: Some(json_string("pub\"lic")), ..SniffOptions::watch(dialect) }

@@ -334,3 +334,54 @@ async fn fields_that_make_another_call_of_it_are_refused() {
     send(&stage, "m", fields[0]).await.expect(200);
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
 }
+
+/// An answer of a chat that cites a page, or none.
+fn citing(cites: bool) -> Reply {
+    let annotations = if cites {
+        json!([{"type": "url_citation", "url_citation": {"url": "https://example.com"}}])
+    } else {
+        json!([])
+    };
+    let message = json!({"role": "assistant", "content": "Hi", "annotations": annotations});
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15});
+    let body = json!({"id": "c", "object": "chat.completion", "model": "m", "usage": usage,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+    Reply { body: Some(body.to_string().into()), ..Reply::default() }
+}
+
+/// The same as a stream.
+fn streaming(cites: bool) -> Reply {
+    let Reply { body, .. } = citing(cites);
+    let whole: Value = String::from_utf8(body.expect("a body").0.to_vec()).expect("text").parse().expect("JSON");
+    let delta = json!({"model": "m", "choices": [{"index": 0, "delta": whole["choices"][0]["message"], "finish_reason": "stop"}]});
+    let usage = json!({"model": "m", "choices": [], "usage": whole["usage"]});
+    let text = format!("data: {delta}\n\ndata: {usage}\n\ndata: [DONE]\n\n");
+    Reply { body: Some(text.into()), content_type: Some("text/event-stream".into()), ..Reply::default() }
+}
+
+#[tokio::test]
+async fn a_search_that_only_its_citations_tell_of_is_booked() {
+    // Of gpt-4o-mini: 10 tokens at 0.15 and 5 at 0.60 USD for a million; a search is 0.025 USD. Of sonar-pro: 3 and 15 USD.
+    let (mini, pro) = (1_500 + 3_000, 30_000 + 75_000);
+    let asked = r#""web_search_options":{}"#;
+    let sized = |size: &str| format!(r#""web_search_options":{{"search_context_size":"{size}"}}"#);
+    for (model, fields, is_hard, cites, nano_usd) in [
+        ("openai/gpt-4o-mini", asked.to_owned(), false, true, mini + 25_000_000),
+        ("openai/gpt-4o-mini", asked.to_owned(), false, false, mini),
+        ("openai/gpt-4o-mini", asked.to_owned(), true, false, mini + 25_000_000),
+        ("openai/gpt-4o-mini", r#""user":"x""#.to_owned(), true, true, mini),
+        ("perplexity/sonar-pro", r#""user":"x""#.to_owned(), false, false, pro + 10_000_000),
+        ("perplexity/sonar-pro", sized("low"), true, true, pro + 6_000_000),
+        ("perplexity/sonar-pro", sized("high"), false, true, pro + 14_000_000),
+    ] {
+        let budget = if is_hard { hard("9") } else { soft("9") };
+        let stage = Stage::start(|mock| vec![like("m", "openai", model, mock), caller(budget), tries_once()]).await;
+        stage.mock.script("up-m", [citing(cites), streaming(cites)]);
+        let body = with_fields("m", &fields);
+        for body in [body.clone(), body.replace(r#""max_tokens""#, r#""stream":true,"max_tokens""#)] {
+            let answer = stage.gateway.post(CHAT).key(KEY).body(body).send().await.expect(200);
+            assert_eq!(answer.text().contains("url_citation"), cites, "{}", answer.text());
+        }
+        assert_priced(stage, &[nano_usd; 2], "9").await;
+    }
+}
