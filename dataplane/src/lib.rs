@@ -34,6 +34,7 @@ pub mod names;
 pub mod outgoing;
 pub mod parameters;
 pub mod pipeline;
+mod places;
 pub mod plan;
 pub mod priority;
 pub mod probe;

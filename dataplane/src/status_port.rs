@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tollgate_dialects::Dialect;
 use tollgate_ledger::rates::{Telling, Told};
 use tollgate_ledger::tallies::Ask;
@@ -31,6 +31,7 @@ use tollgate_snapshot::model::KeyHash;
 
 use crate::answer::{self, json_reply};
 use crate::core::{Core, Shared};
+use crate::places::{Place, Places};
 use crate::probe;
 use crate::reply::{self, ReplyBody};
 use crate::tls::{self, Certificate};
@@ -48,8 +49,8 @@ const AWAY: Duration = Duration::from_secs(3);
 /// The longest that a question of the operator is left open.
 const MOST_WAIT: Duration = Duration::from_secs(5);
 
-/// Connections at once; what comes above waits in the kernel's queue.
-const MAX_CONNECTIONS: usize = 128;
+/// Connections at once; for what comes above, those without a request leave.
+const MAX_CONNECTIONS: usize = 256;
 
 /// Probes at once; the others wait.
 const MAX_PROBES: usize = 16;
@@ -106,11 +107,10 @@ async fn read_json<T: DeserializeOwned>(body: Incoming, most_bytes: usize) -> Op
 }
 
 async fn accept(port: &Rc<Port>, listener: &TcpListener) -> Infallible {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => connection(port, stream, place),
+            Ok((stream, _)) => connection(port, stream, places.take().await),
             Err(error) => {
                 tracing::error!(%error, "cannot accept connections of the status port: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -119,23 +119,32 @@ async fn accept(port: &Rc<Port>, listener: &TcpListener) -> Infallible {
     }
 }
 
-fn connection(port: &Rc<Port>, stream: TcpStream, place: OwnedSemaphorePermit) {
+fn connection(port: &Rc<Port>, stream: TcpStream, place: Place) {
     let _ = stream.set_nodelay(true);
     let port = port.clone();
     tokio::task::spawn_local(async move {
-        let _place = place;
-        let service = service_fn(move |request| {
-            let port = port.clone();
-            async move { Ok::<_, Infallible>(whole(port.answer(request).await)) }
+        let place = Rc::new(place);
+        let service = service_fn(|request| {
+            let (port, place) = (port.clone(), place.clone());
+            place.work();
+            async move {
+                let response = whole(port.answer(request).await);
+                place.wait();
+                Ok::<_, Infallible>(response)
+            }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
             .max_buf_size(MAX_BODY_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "a connection of the status port ended");
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = served => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a connection of the status port ended");
+                }
+            }
+            () = place.wanted() => {}
         }
     });
 }

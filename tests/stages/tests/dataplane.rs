@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tollgate_harness::{
-    Call, Cluster, Cut, CutHow, Event, KEY, Proxy, ProxyStarter, Reply, SeenRequest, json, objects, patiently,
+    Call, Cluster, Cut, CutHow, Event, KEY, OPERATOR_TOKEN, Proxy, ProxyStarter, RawSocket, Reply, SeenRequest, json,
+    objects, patiently,
 };
 
 #[tokio::test]
@@ -35,6 +36,47 @@ async fn nobody_is_served_before_the_first_tables() {
     proxy.wait_until_ready().await;
     proxy.chat("m").await.send().await.expect(200);
     assert!(proxy.snapshot().await["error"].is_null());
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_others_hold_the_status_port() {
+    let cluster = Cluster::one().await;
+    let proxy = Proxy::start(&cluster.api).await;
+    let address = proxy.address("status").await;
+    let body = json!({"answers": [], "waitMs": 3000}).to_string();
+    let head = format!("host: a\r\nauthorization: Bearer {OPERATOR_TOKEN}\r\ncontent-length: {}", body.len());
+    let mut exchange = RawSocket::connect(address).await;
+    exchange.send(format!("POST /operator/allowance HTTP/1.1\r\n{head}\r\n\r\n{body}")).await;
+    let held = Arc::new(AtomicUsize::new(0));
+    // More than there are places, again and again, none with a whole request.
+    let holders: Vec<_> = (0..600)
+        .map(|_| {
+            let held = held.clone();
+            tokio::spawn(async move {
+                loop {
+                    let mut socket = RawSocket::connect(address).await;
+                    socket.send("GET /metrics HTTP/1.1\r\nhost: a\r\n").await;
+                    held.fetch_add(1, Relaxed);
+                    socket.read_to_end().await;
+                }
+            })
+        })
+        .collect();
+    let holding = async {
+        while held.load(Relaxed) < holders.len() {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("connections that hold the port", holding).await;
+    for _ in 0..20 {
+        // As long as a kubelet waits (`operator/src/gateway/deployment.rs`).
+        let probe = tokio::time::timeout(Duration::from_secs(2), proxy.status("/health/liveliness"));
+        probe.await.expect("a probe is answered").expect(200);
+    }
+    // Who asked something keeps the place until it is answered.
+    exchange.read_until("batches").await;
+    assert_eq!(exchange.status(), Some(200), "{}", exchange.text());
+    holders.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
