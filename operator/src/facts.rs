@@ -115,11 +115,6 @@ impl GatewayFact {
     pub fn is_refused(&self) -> bool {
         self.problem.as_ref().is_some_and(|problem| OF_SPEC.contains(&problem.reason))
     }
-
-    /// What of it decides whether it is served.
-    fn standing(&self) -> (&str, bool, bool, bool) {
-        (&self.uid, self.is_looked_at, self.is_refused(), self.replicas > 0)
-    }
 }
 
 /// The proxies of an LLMGateway.
@@ -277,14 +272,8 @@ impl Facts {
         self.set(|known| known.probes.insert(named(namespace, name), fact.clone()).as_ref() != Some(&fact));
     }
 
-    /// What runs for a gateway; compiles again when it can be run now, or cannot any more.
     pub fn set_gateway(&self, namespace: &str, name: &str, fact: GatewayFact) {
-        let before = self.read().gateways.insert(named(namespace, name), fact.clone());
-        if before.as_ref().map(GatewayFact::standing) != Some(fact.standing()) {
-            self.compile_again();
-        } else if before.as_ref() != Some(&fact) {
-            self.show_again();
-        }
+        self.set(|known| known.gateways.insert(named(namespace, name), fact.clone()).as_ref() != Some(&fact));
     }
 
     pub fn set_proxies(&self, namespace: &str, name: &str, fact: ProxiesFact) {

@@ -132,7 +132,13 @@ async fn look_at(context: &Context, name: Named, live: &mut Live, settled: &mut 
             if let Some(again) = outcome.again {
                 due.put(name.clone(), again);
             }
+            let standing =
+                || served::standing(&context.world.read(), &context.facts.read(), &context.settings.lease_namespace);
+            let before = standing();
             context.facts.set_gateway(&name.0, &name.1, outcome.fact);
+            if standing() != before {
+                context.facts.compile_again();
+            }
         }
         // The watch brings what it is now.
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
