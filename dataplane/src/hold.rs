@@ -28,7 +28,7 @@ use crate::record::Record;
 use crate::searching::Searching;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
-use crate::tables::{DeploymentEntry, Tables};
+use crate::tables::DeploymentEntry;
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
