@@ -8,6 +8,7 @@
 mod cuts;
 mod document;
 
+pub mod condition;
 pub mod error;
 pub mod events;
 pub mod head;

@@ -51,8 +51,9 @@ impl std::fmt::Display for Token {
 
 /// Short, and on one line.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
+    let mut characters = text.chars().flat_map(char::escape_debug);
+    let mut shown: String = characters.by_ref().take(MAX_SHOWN).collect();
+    if characters.next().is_some() {
         shown.push('…');
     }
     shown
