@@ -25,6 +25,7 @@ pub fn gateway(settings: &mut Settings, secrets: &mut Secrets, context: &mut Con
         retries: retry::retries(settings, context),
         timeouts: retry::timeouts(settings, context),
         cooldown: retry::cooldown(settings, context),
+        budget_exceeded_status: exceeded_status(settings, context).unwrap_or(usual.budget_exceeded_status),
         ..usual
     };
     let mut gateway = LLMGatewaySpec {
@@ -46,6 +47,18 @@ pub fn gateway(settings: &mut Settings, secrets: &mut Secrets, context: &mut Con
     let metrics = settings.take("require_auth_for_metrics_endpoint", &[Home::Litellm], context);
     gateway.telemetry.metrics.require_auth = metrics.and_then(|item| context.boolean(&item)).unwrap_or(false);
     gateway
+}
+
+/// The status of a spent budget: LiteLLM takes any.
+fn exceeded_status(settings: &mut Settings, context: &mut Context<'_>) -> Option<i32> {
+    let item = settings.take("budget_exceeded_status_code", &[Home::Litellm], context)?;
+    let status = context.small(&item, 400, 599)?;
+    if matches!(status, 422 | 429) {
+        return Some(status);
+    }
+    let message = format!("a spent budget answers 429 or 422, not {status}: it is 429 now");
+    context.notes.warn(item.path, message, "");
+    None
 }
 
 /// Raises the number of attempts to what retries and fallbacks of the groups may need.
