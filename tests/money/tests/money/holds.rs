@@ -364,12 +364,15 @@ async fn a_search_that_only_its_citations_tell_of_is_booked() {
     // Of gpt-4o-mini: 10 tokens at 0.15 and 5 at 0.60 USD for a million; a search is 0.025 USD. Of sonar-pro: 3 and 15 USD.
     let (mini, pro) = (1_500 + 3_000, 30_000 + 75_000);
     let asked = r#""web_search_options":{}"#;
+    let own_tool = r#""tools":[{"type":"function","function":{"name":"web_search"}}]"#;
     let sized = |size: &str| format!(r#""web_search_options":{{"search_context_size":"{size}"}}"#);
     for (model, fields, is_hard, cites, nano_usd) in [
         ("openai/gpt-4o-mini", asked.to_owned(), false, true, mini + 25_000_000),
         ("openai/gpt-4o-mini", asked.to_owned(), false, false, mini),
         ("openai/gpt-4o-mini", asked.to_owned(), true, false, mini + 25_000_000),
         ("openai/gpt-4o-mini", r#""user":"x""#.to_owned(), true, true, mini),
+        // A tool of the client's own that has that name.
+        ("openai/gpt-4o-mini", own_tool.to_owned(), true, false, mini),
         ("perplexity/sonar-pro", r#""user":"x""#.to_owned(), false, false, pro + 10_000_000),
         ("perplexity/sonar-pro", sized("low"), true, true, pro + 6_000_000),
         ("perplexity/sonar-pro", sized("high"), false, true, pro + 14_000_000),
