@@ -169,9 +169,10 @@ pub fn scan(
 /// The outline of a body, and the body that it is of: with words spelled out that hid behind escapes. The provider reads
 /// such words all the same, and so must all that looks for words.
 fn outline(operation: Operation, body: Bytes) -> Result<(Head, Bytes)> {
-    let read = |body: &[u8]| {
-        head::read_head(operation, body)
-            .map_err(|error| GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() })
+    let read = |body: &[u8]| -> Result<Head> {
+        head::read_head(operation, body).map_err(|error| {
+            GatewayError::BadRequest { param: error.param().to_owned(), message: error.message() }.into()
+        })
     };
     let head = read(&body)?;
     if !head.is_veiled {

@@ -62,12 +62,12 @@ impl<'a> Mentions<'a> {
             return Ok(true);
         };
         let before = budgets.len();
-        let mut add = |member: &str| {
+        let mut add = |member: &str| -> Result<()> {
             let found = core.shared.builder.ledger.member(members, &member_name(member));
             match found {
                 Ok(budget) => push(budgets, budget),
                 Err(tollgate_ledger::TooMany) => {
-                    return Err(GatewayError::BudgetFull { budget: budget.id.to_string() });
+                    return Err(GatewayError::BudgetFull { budget: budget.id.to_string() }.into());
                 }
             }
             Ok(())
