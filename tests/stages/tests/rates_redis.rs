@@ -416,18 +416,17 @@ async fn a_class_of_one_gateway_has_its_whole_share_of_places() {
     let Some(redis) = RedisServer::start([]) else { return };
     let fleet = Fleet::start(&redis, 2, classes(json!({"parallelRequests": 20}))).await;
     fleet.mock.script("up-m", [Step::usual().gate("open").repeat(20)]);
-    let fill = async |at: usize, key: &str, gate: &str, places: usize| {
-        let call = tokio::spawn(fleet.call(at).key(&objects::key_text(key)).try_send());
+    let fill = async |calls: &mut Vec<_>, at: usize, key: &str, gate: &str, places: usize| {
+        calls.push(tokio::spawn(fleet.call(at).key(&objects::key_text(key)).try_send()));
         fleet.mock.wait_at_gate(gate, places).await;
-        call
     };
     let mut calls = Vec::new();
     for places in 1..=16 {
-        calls.push(fill(places % 2, "nightly", "open", places).await);
+        fill(&mut calls, places % 2, "nightly", "open", places).await;
     }
     assert_eq!(let_in(&fleet, &[0, 1], "nightly", 2).await, 0, "it has borrowed what it may");
     for places in 17..=20 {
-        calls.push(fill(1, "toy", "open", places).await);
+        fill(&mut calls, 1, "toy", "open", places).await;
     }
     assert_eq!(let_in(&fleet, &[0, 1], "shop", 2).await, 0, "nothing is left");
     fleet.mock.open_gate("open");
@@ -437,7 +436,7 @@ async fn a_class_of_one_gateway_has_its_whole_share_of_places() {
     fleet.mock.script("up-m", [Step::usual().gate("again").repeat(16)]);
     let mut calls = Vec::new();
     for places in 1..=16 {
-        calls.push(fill(places % 2, "shop", "again", places).await);
+        fill(&mut calls, places % 2, "shop", "again", places).await;
     }
     let place = async {
         while let_in(&fleet, &[1], "nightly", 1).await == 0 {
