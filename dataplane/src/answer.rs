@@ -82,6 +82,9 @@ pub fn readiness(core: &Core) -> Response<ReplyBody> {
     if generation == 0 {
         return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "no configuration yet"}));
     }
+    if !core.shared.listening.load(Relaxed) {
+        return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not listening yet"}));
+    }
     // `db` is where LiteLLM's probes look. Without one rows wait, and calls are served.
     let is_connected = core.shared.builder.ledger.postgres().is_some_and(|postgres| postgres.is_connected);
     let db = if is_connected { "connected" } else { "Not connected" };

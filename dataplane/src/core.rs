@@ -22,6 +22,8 @@ pub struct Shared {
     pub settings: Settings,
     pub registry: Arc<Registry>,
     pub status: crate::status::Status,
+    /// Clients can connect: readiness is off before.
+    pub listening: AtomicBool,
     /// Set once the process was asked to stop: readiness is off.
     pub draining: AtomicBool,
     /// Bytes of request bodies in memory.
@@ -186,6 +188,7 @@ mod tests {
             settings: Settings::default(),
             registry,
             status: Default::default(),
+            listening: true.into(),
             draining: false.into(),
             body_bytes: 0.into(),
             started: Instant::now(),

@@ -205,7 +205,7 @@ impl Port {
     fn snapshot(&self) -> Response<ReplyBody> {
         let shared = &self.core.shared;
         let generation = self.core.tables().generation;
-        let ready = generation > 0 && !shared.draining.load(Relaxed);
+        let ready = generation > 0 && shared.listening.load(Relaxed) && !shared.draining.load(Relaxed);
         let (sha256, error) = shared.status.with(|loaded| (loaded.manifest_sha256.clone(), loaded.error.clone()));
         let mut body = json!({
             "generation": generation,

@@ -146,6 +146,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         settings,
         registry,
         status: Status::default(),
+        listening: false.into(),
         draining: false.into(),
         body_bytes: 0.into(),
         started: begun,
@@ -171,7 +172,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
             first.await.context("the feed ended")?;
             drop(frugal.take());
             budgets = SharedBudgets::start(&shared)?;
-            let serving = Serving::start(&shared, listening.listen()?, writers)?;
+            let listeners = listening.listen()?;
+            // Who connects from here on is served, if a moment later.
+            shared.listening.store(true, Relaxed);
+            let serving = Serving::start(&shared, listeners, writers)?;
             println(format_args!("serving after {} ms", begun.elapsed().as_millis()))?;
             anyhow::Ok(serving)
         };

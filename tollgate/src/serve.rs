@@ -133,6 +133,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         settings,
         registry,
         status: Status::default(),
+        listening: true.into(),
         draining: false.into(),
         body_bytes: 0.into(),
         started: begun,
