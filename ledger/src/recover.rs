@@ -181,12 +181,13 @@ pub fn recover(
         }
     }
     state.prune(at_ms.div_euclid(1000));
-    if !last.told {
+    let is_shared = allocation == Allocation::Shared;
+    if is_shared && !last.told {
         // Limits were this folder's own until now: all that counts is told, not only what the last process did.
         let counts = state.closed.iter().filter(|(books, _)| books.span.counts_until > at_ms.div_euclid(1000));
         ended = counts.map(|(books, used)| Ended { boot: last.boot, books: books.clone(), used: *used }).collect();
     }
-    state.told = allocation == Allocation::Shared && (last.told || ended.is_empty());
+    state.told = is_shared && (last.told || ended.is_empty());
     let log = Log::replace(log_path, &state.records()).map_err(OpenError::io("write", log_path))?;
     let report = RecoveryReport {
         last_end,

@@ -1,18 +1,15 @@
 //! I/O: proxies that began while the operator handed out budgets, at a gateway that counts in a Redis now. What they tell
 //! goes there, and the answers back, until they are started again: nothing they hold is lost, and nobody waits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tollgate_allocator::{Batch, Terms};
-use tollgate_redis::{Address, Memory, SHARDS, Store};
-use tollgate_snapshot::Snapshot;
+use tollgate_allocator::Batch;
+use tollgate_redis::{Memory, SHARDS};
 
 use super::caller::own_name;
 use super::desk::Ask;
-use super::spend::{SpendError, address_of, open};
-use super::terms::AllTerms;
+use super::link::{Link, LinkError};
 use crate::Context;
 use crate::backoff::Backoff;
 use crate::facts::Named;
@@ -25,11 +22,7 @@ const DEADLINE: Duration = Duration::from_millis(250);
 
 /// The way of one gateway's old proxies to its Redis.
 pub struct Bridge {
-    context: Context,
-    gateway: Named,
-    terms: AllTerms,
-    snapshot: Option<Arc<Snapshot>>,
-    store: Option<(Address, Store)>,
+    link: Link,
     memory: Memory,
     /// The epochs in which it was first heard of each shard. A later one may have lost what they told.
     told: [i64; SHARDS],
@@ -37,15 +30,7 @@ pub struct Bridge {
 
 impl Bridge {
     pub fn new(context: Context, gateway: Named) -> Bridge {
-        Bridge {
-            context,
-            gateway,
-            terms: AllTerms::default(),
-            snapshot: None,
-            store: None,
-            memory: Memory::default(),
-            told: [0; SHARDS],
-        }
+        Bridge { link: Link::new(context, gateway), memory: Memory::default(), told: [0; SHARDS] }
     }
 
     /// Serves until all who could ask are gone.
@@ -62,31 +47,24 @@ impl Bridge {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     // Who asked hears nothing, and tells the same again.
-                    let (namespace, name) = &self.gateway;
+                    let (namespace, name) = &self.link.gateway;
                     tracing::debug!(%error, "proxies of `{namespace}/{name}` that began without Redis do not reach it: {error}");
-                    self.store = None;
+                    self.link.forget_store();
                     backoff.wait().await;
                 }
             }
         }
     }
 
-    async fn serve(&mut self, asks: Vec<Ask>) -> Result<(), SpendError> {
-        let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return Ok(()) };
-        let address = address_of(&self.context, &snapshot)?;
-        if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
-            self.terms = AllTerms::of(&snapshot);
-            self.snapshot = Some(snapshot);
+    async fn serve(&mut self, asks: Vec<Ask>) -> Result<(), LinkError> {
+        if self.link.follow().await?.is_none() {
+            return Ok(());
         }
-        if self.store.as_ref().is_none_or(|(known, _)| *known != address) {
-            let store = open(&address, &self.gateway).await?;
-            self.store = Some((address, store));
-        }
-        let Some((_, store)) = &self.store else { return Ok(()) };
+        let Some((store, _)) = self.link.get() else { return Ok(()) };
         let batch = |ask: &Ask| Batch { replica: own_name(&ask.replica), reports: ask.reports.clone() };
         let batches: Vec<Batch> = asks.iter().map(batch).collect();
-        let of = |id: &str| self.terms.get(id).map(|terms| Terms::clone(terms));
-        let exchanged = store.exchange(&batches, &mut self.memory, &self.told, None, &of, DEADLINE).await;
+        let terms = self.link.terms_of();
+        let exchanged = store.exchange(&batches, &mut self.memory, &self.told, None, &terms, DEADLINE).await;
         for (shard, header) in &exchanged.headers {
             if self.told[*shard] == 0 {
                 self.told[*shard] = header.epoch;

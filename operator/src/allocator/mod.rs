@@ -14,6 +14,7 @@ mod bridge;
 mod caller;
 mod capacity;
 mod desk;
+mod link;
 mod spend;
 pub mod terms;
 

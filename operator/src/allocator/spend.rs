@@ -2,16 +2,14 @@
 //! statuses. Books that it kept itself before are brought there first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_allocator::{Budget, Terms};
-use tollgate_redis::{Address, GatewayKeys, Store, StoreError};
-use tollgate_snapshot::Snapshot;
+use tollgate_redis::StoreError;
 
 use super::BUDGETS;
 use super::caller::own_name;
-use super::terms::AllTerms;
+use super::link::{Link, LinkError};
 use crate::Context;
 use crate::backoff::Backoff;
 use crate::facts::{Named, SpendFact};
@@ -31,11 +29,9 @@ const CARRY: Duration = Duration::from_secs(5);
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
-pub enum SpendError {
-    #[error("the Secret with the URL of Redis is not there, or has no such entry")]
-    NoUrl,
-    #[error("the URL of Redis: {0}")]
-    Address(#[from] tollgate_redis::AddressError),
+enum SpendError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("Redis does not answer")]
@@ -46,11 +42,7 @@ pub enum SpendError {
 
 /// What is known of one gateway.
 pub struct Reader {
-    context: Context,
-    gateway: Named,
-    terms: AllTerms,
-    snapshot: Option<Arc<Snapshot>>,
-    store: Option<(Address, Store)>,
+    link: Link,
     budgets: BTreeMap<String, Budget>,
     /// What the operator kept before this gateway had a Redis, and is not there yet; `None`: to be read.
     before: Option<(Shards, BTreeMap<String, Budget>)>,
@@ -60,16 +52,8 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(context: Context, gateway: Named) -> Reader {
-        Reader {
-            context,
-            gateway,
-            terms: AllTerms::default(),
-            snapshot: None,
-            store: None,
-            budgets: BTreeMap::new(),
-            before: None,
-            looked_at_ms: None,
-        }
+        let link = Link::new(context, gateway);
+        Reader { link, budgets: BTreeMap::new(), before: None, looked_at_ms: None }
     }
 
     /// Until it is cancelled.
@@ -83,10 +67,10 @@ impl Reader {
                     tokio::time::sleep(LOOK).await;
                 }
                 Err(error) => {
-                    let (namespace, name) = &self.gateway;
+                    let (namespace, name) = &self.link.gateway;
                     tracing::warn!(%error, "what was spent in `{namespace}/{name}` cannot be read: {error}");
-                    self.context.metrics.allocation_failed();
-                    self.store = None;
+                    self.link.context.metrics.allocation_failed();
+                    self.link.forget_store();
                     self.before = None;
                     backoff.wait().await;
                 }
@@ -95,21 +79,13 @@ impl Reader {
     }
 
     async fn look(&mut self) -> Result<(), SpendError> {
-        let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return Ok(()) };
-        let address = address_of(&self.context, &snapshot)?;
-        if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
-            self.terms = AllTerms::of(&snapshot);
-            self.snapshot = Some(snapshot.clone());
+        let Some(is_new) = self.link.follow().await? else { return Ok(()) };
+        if is_new {
             // Budgets that are new here may have been used before.
             self.looked_at_ms = None;
         }
-        if self.store.as_ref().is_none_or(|(known, _)| *known != address) {
-            let store = open(&address, &self.gateway).await?;
-            self.store = Some((address, store));
-            self.looked_at_ms = None;
-        }
         self.carry().await?;
-        let Some((_, store)) = &self.store else { return Ok(()) };
+        let Some((store, snapshot)) = self.link.get() else { return Ok(()) };
         let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
         let (mut changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
         if since.is_none() {
@@ -118,7 +94,7 @@ impl Reader {
         }
         self.budgets.extend(store.books(changed.iter().map(String::as_str)).await?);
         self.looked_at_ms = Some(now_ms);
-        self.context.metrics.allocations(self.budgets.len());
+        self.link.context.metrics.allocations(self.budgets.len());
         self.show(now_ms.div_euclid(1000));
         Ok(())
     }
@@ -126,22 +102,21 @@ impl Reader {
     /// Brings to Redis what was spent while the operator handed out. Where it is cut off in between, it is done again,
     /// which charges nothing twice.
     async fn carry(&mut self) -> Result<(), SpendError> {
-        let (Some((_, store)), (namespace, name)) = (&self.store, &self.gateway) else { return Ok(()) };
+        let Link { context, gateway, terms, .. } = &self.link;
+        let (Some((store, _)), (namespace, name)) = (self.link.get(), gateway) else { return Ok(()) };
         if self.before.is_none() {
-            let Some(uid) = self.context.world.read().gateway_uid(namespace, name) else { return Ok(()) };
-            let Context { client, metrics, .. } = &self.context;
-            let (shards, found) = Shards::load(client, &BUDGETS, &self.gateway, &uid, metrics.clone()).await?;
+            let Some(uid) = context.world.read().gateway_uid(namespace, name) else { return Ok(()) };
+            let Context { client, metrics, .. } = context;
+            let (shards, found) = Shards::load(client, &BUDGETS, gateway, &uid, metrics.clone()).await?;
             let found: Vec<(usize, BTreeMap<String, Budget>)> = found;
             self.before = Some((shards, found.into_iter().flat_map(|(_, budgets)| budgets).collect()));
         }
         let Some((shards, budgets)) = &mut self.before else { return Ok(()) };
-        let terms = &self.terms;
         // Budgets that nobody has now are kept: they may come back.
         if !budgets.keys().any(|id| terms.get(id).is_some()) {
             return Ok(());
         }
-        let of = |id: &str| terms.get(id).map(|terms| Terms::clone(terms));
-        let carried = store.carry(&by_own_names(budgets), &of, CARRY).await?;
+        let carried = store.carry(&by_own_names(budgets), &self.link.terms_of(), CARRY).await?;
         budgets.retain(|id, _| !carried.contains(id));
         let written: BTreeSet<usize> = carried.iter().map(|id| BUDGETS.shard_of(id)).collect();
         let text = |shard: usize| {
@@ -158,7 +133,7 @@ impl Reader {
     /// All of them: what counts changes with time too.
     fn show(&self, now: i64) {
         let spent = self.budgets.iter().filter_map(|(id, budget)| {
-            let terms: &Terms = self.terms.get(id)?;
+            let terms: &Terms = self.link.terms.get(id)?;
             let totals = budget.totals(terms, now);
             let fact = SpendFact {
                 used: totals.used,
@@ -170,8 +145,9 @@ impl Reader {
             };
             Some((id.clone(), fact))
         });
-        if self.context.facts.set_spend(&self.gateway, spent) {
-            self.context.facts.show_again();
+        let Link { context, gateway, .. } = &self.link;
+        if context.facts.set_spend(gateway, spent) {
+            context.facts.show_again();
         }
     }
 }
@@ -184,23 +160,6 @@ fn by_own_names(budgets: &BTreeMap<String, Budget>) -> BTreeMap<String, Budget> 
         books.accounts = accounts.into_iter().map(|(replica, account)| (own_name(&replica), account)).collect();
     }
     budgets
-}
-
-/// Where the server of a gateway is, out of the Secret that it names.
-pub fn address_of(context: &Context, snapshot: &Snapshot) -> Result<Address, SpendError> {
-    let id = snapshot.gateway.redis.as_deref().ok_or(SpendError::NoUrl)?;
-    let mut parts = id.splitn(3, '/');
-    let (Some(namespace), Some(name), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(SpendError::NoUrl);
-    };
-    let secrets = context.secrets.compiled();
-    let url = secrets.get(namespace, name).and_then(|secret| secret.data.get(key)).ok_or(SpendError::NoUrl)?;
-    Ok(Address::parse(url)?)
-}
-
-/// The books of a gateway there.
-pub async fn open(address: &Address, (namespace, name): &Named) -> Result<Store, StoreError> {
-    Store::open(address, GatewayKeys::new(&format!("{namespace}/{name}"))).await
 }
 
 /// Gateways of these that count elsewhere.
