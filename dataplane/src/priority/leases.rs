@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tollgate_ledger::leases::{Ask, Counter};
 
 use super::{line, share};
+use crate::lease::way::{Way, ways};
 use crate::lease::{Lease, Next, Otherwise, Pressure, Taken, Wanted, Whose};
 
 /// Of the limit, in percent.
@@ -63,16 +64,6 @@ enum Entered {
     In { borrows: bool },
     Waits,
     Refused,
-}
-
-/// What becomes of an ask.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    There,
-    Lost,
-    AnswerLost,
-    Twice,
-    Late,
 }
 
 struct World {
@@ -268,17 +259,10 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Event> {
     let at = || 0..PROCESSES;
-    let way = prop_oneof![
-        6 => Just(Way::There),
-        1 => Just(Way::Lost),
-        1 => Just(Way::AnswerLost),
-        1 => Just(Way::Twice),
-        1 => Just(Way::Late),
-    ];
     prop_oneof![
         8 => (at(), 0..WHOLE, 1..=MOST_TAKEN).prop_map(|(at, class, amount)| Event::Call(at, class, amount)),
         2 => (0..MOST_TAKEN).prop_map(Event::Settle),
-        8 => (at(), 0..=WHOLE, way).prop_map(|(at, limit, way)| Event::Exchange(at, limit, way)),
+        8 => (at(), 0..=WHOLE, ways()).prop_map(|(at, limit, way)| Event::Exchange(at, limit, way)),
         4 => at().prop_map(Event::ExchangeAll),
         1 => at().prop_map(Event::Late),
         2 => prop_oneof![6 => 0..50u64, 2 => 0..3_000u64, 1 => 0..70_000u64].prop_map(Event::Wait),
