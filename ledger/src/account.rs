@@ -104,6 +104,12 @@ impl Account {
         }
     }
 
+    /// The same account as it was when nobody had it any more: so much was used.
+    pub fn resumed(mut self, used: i64) -> Account {
+        self.totals = Totals { committed: AtomicI64::new(used), used: AtomicI64::new(used) };
+        self
+    }
+
     /// Commits an amount under the ceiling. `Ok(true)`: committed, and the grant runs low.
     ///
     /// # Errors

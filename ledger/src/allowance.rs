@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tollgate_allocator::{Answer, Batch, ReplicaId, Report, Span};
 
 use crate::account::Account;
-use crate::durable::BooksId;
+use crate::durable::{BooksId, Era};
 
 /// What changed is told this often. Milliseconds.
 const CHANGED_MS: i64 = 2_000;
@@ -303,8 +303,20 @@ fn replica(folder: &str, boot: u64, suffix: u32) -> ReplicaId {
 }
 
 fn last_report(books: BooksId, used: i64) -> Report {
-    let BooksId { budget, token, unit, span } = books;
-    Report { budget, unit, reset_token: token, span, returned: 0, used, held: 0, wanted: 0, refused: 0, last: true }
+    let BooksId { budget, era } = books;
+    let Era { token, unit, span } = Era::clone(&era);
+    Report {
+        budget: budget.to_string(),
+        unit,
+        reset_token: token,
+        span,
+        returned: 0,
+        used,
+        held: 0,
+        wanted: 0,
+        refused: 0,
+        last: true,
+    }
 }
 
 fn is_about(answer: &Answer, budget: &str, span: &Span) -> bool {

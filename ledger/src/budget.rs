@@ -2,7 +2,9 @@
 //! budget with the same id is the same budget. Admission reads atomics; everything else is behind `books`, which the
 //! grants thread, changed terms and refusals take, never an admission that succeeds.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::account::{Account, NotAdded, Releases};
+use crate::durable::Era;
 use crate::terms::{BudgetTerms, BudgetView};
 use crate::throttle::Throttle;
 use tollgate_allocator::{Mode, Unit};
@@ -30,7 +33,7 @@ const RESERVED_FRESH_MS: i64 = 100;
 
 /// One budget of this process.
 pub struct Budget {
-    id: Box<str>,
+    id: Arc<str>,
     /// Budgets of a call are held in this order.
     pub(crate) order: u64,
     mode: AtomicU8,
@@ -50,6 +53,8 @@ pub struct Budget {
     granted: Arc<Notify>,
     releases: Arc<Releases>,
     books: Mutex<Books>,
+    /// A call came since it was last looked whether any does.
+    seen: AtomicBool,
 }
 
 /// What callers want of the grants thread.
@@ -71,6 +76,8 @@ pub(crate) struct Books {
     pub older: Vec<Arc<Account>>,
     /// What earlier boots used.
     pub closed: Vec<Closed>,
+    /// An account of this boot that goes on with the next call.
+    pub resume: Option<Resume>,
     /// The terms changed in a way that the current account does not fit.
     pub reopen: bool,
     pub burn: Burn,
@@ -79,10 +86,23 @@ pub(crate) struct Books {
 /// What earlier boots used of a budget in a stretch of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Closed {
-    pub token: Option<String>,
-    pub unit: Unit,
-    pub span: Span,
+    pub era: Arc<Era>,
     pub amount: i64,
+}
+
+/// An account of this boot that nobody has in memory. Nothing is held in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub account: u32,
+    pub era: Arc<Era>,
+    pub used: i64,
+}
+
+/// What a budget has behind it when it is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    pub closed: Vec<Closed>,
+    pub resume: Option<Resume>,
 }
 
 /// How fast the budget was spent, for the size of the next chunk.
@@ -131,9 +151,11 @@ impl std::fmt::Debug for Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(order: u64, terms: BudgetTerms, closed: Vec<Closed>, is_shared: bool, now: i64) -> Budget {
-        let books = Books { terms: terms.clone(), older: Vec::new(), closed, reopen: false, burn: Burn::default() };
-        let carried = closed_amount(&books, &terms.period.span(now), now);
+    pub(crate) fn new(order: u64, terms: BudgetTerms, past: Past, is_shared: bool, now: i64) -> Budget {
+        let Past { closed, resume } = past;
+        let (older, burn) = Default::default();
+        let books = Books { terms: terms.clone(), older, closed, resume, reopen: false, burn };
+        let carried = past_amount(&books, &terms.period.span(now), now);
         Budget {
             id: terms.id.as_str().into(),
             order,
@@ -150,12 +172,66 @@ impl Budget {
             granted: Arc::default(),
             releases: Arc::default(),
             books: Mutex::new(books),
+            seen: AtomicBool::new(true),
         }
     }
 
     /// The id of its terms.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The same, not copied.
+    pub(crate) fn shared_id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// A call wants it.
+    pub(crate) fn see(&self) {
+        if !self.seen.load(Relaxed) {
+            self.seen.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a call wanted it since this was asked last.
+    pub(crate) fn was_seen(&self) -> bool {
+        self.seen.swap(false, Relaxed)
+    }
+
+    /// Whether nothing is held in it, and nobody but it and the grants thread has its accounts. (Attempts that hold nothing
+    /// have them too.)
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_idle = |account: &Arc<Account>, others: usize| {
+            let is_left = Arc::strong_count(account) <= others;
+            // What the last who had it settled is to be seen.
+            fence(Acquire);
+            is_left && account.committed() == account.used()
+        };
+        // The one in `current`, the copy of it here, and that of the grants thread.
+        self.current.load_full().is_none_or(|current| is_idle(&current, 3))
+            && self.books().older.iter().all(|older| is_idle(older, 2))
+    }
+
+    /// All accounts of this boot.
+    pub(crate) fn accounts(&self) -> Vec<Arc<Account>> {
+        self.books().older.iter().cloned().chain(self.current.load_full()).collect()
+    }
+
+    /// All that is to be known of a budget that nobody has: exactly what it would go on with. `era`: of its accounts.
+    /// `None`: nothing of it counts any more.
+    pub(crate) fn into_past(self, now: i64, era: impl Fn(u32) -> Option<Arc<Era>>) -> Option<Past> {
+        let Budget { current, books, .. } = self;
+        let Books { older, mut closed, mut resume, .. } = books.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for account in older {
+            closed.extend(era(account.id).map(|era| Closed { era, amount: account.used() }));
+        }
+        if let Some(account) = current.into_inner() {
+            account.seal();
+            resume = era(account.id).map(|era| Resume { account: account.id, era, used: account.used() });
+        }
+        closed.retain(|closed| closed.amount > 0 && closed.era.span.counts_until > now);
+        let resume = resume.filter(|resume| resume.era.span.counts_until > now);
+        (resume.is_some() || !closed.is_empty()).then_some(Past { closed, resume })
     }
 
     pub fn unit(&self) -> Unit {
@@ -211,7 +287,7 @@ impl Budget {
         let current = current.filter(|account| is_live || counts(&books, account, &span, now));
         // Elsewhere all that counts is summed, the older accounts of this process too.
         let counted = current.as_ref().filter(|_| self.is_shared).map(|account| account.elsewhere.used());
-        let mut spent: i64 = counted.unwrap_or_else(|| closed_amount(&books, &span, now));
+        let mut spent: i64 = counted.unwrap_or_else(|| past_amount(&books, &span, now));
         let mut held = 0;
         for account in books.older.iter().filter(|account| counts(&books, account, &span, now)).chain(&current) {
             let is_counted = self.is_shared && current.as_ref().is_some_and(|current| current.id != account.id);
@@ -345,6 +421,7 @@ impl Budget {
             books.older.push(previous);
         }
         books.reopen = false;
+        books.resume = None;
         self.throttle.begin();
         // Those that can never count again go when their last hold has settled.
         books.older.retain(|older| older.span.counts_until > now || older.committed() != older.used());
@@ -444,7 +521,8 @@ impl Budget {
         let current = self.current.load_full();
         let is_over = current.as_deref().is_none_or(is_done)
             && books.older.iter().all(|older| is_done(older))
-            && books.closed.iter().all(|closed| closed.amount == 0 || closed.span.counts_until <= now);
+            && books.resume.iter().all(|resume| resume.era.span.counts_until <= now)
+            && books.closed.iter().all(|closed| closed.amount == 0 || closed.era.span.counts_until <= now);
         if let Some(current) = current.filter(|_| is_over) {
             current.seal();
             // Who came between: it goes on.
@@ -496,16 +574,31 @@ fn fits(books: &Books, account: &Account) -> bool {
 }
 
 pub(crate) fn closed_amount(books: &Books, current: &Span, now: i64) -> i64 {
-    let terms = &books.terms;
     books
         .closed
         .iter()
-        .filter(|closed| {
-            closed.token == terms.reset_token
-                && closed.unit == terms.unit
-                && terms.period.counts(&closed.span, current, now)
-        })
+        .filter(|closed| era_counts(&books.terms, &closed.era, current, now))
         .fold(0, |sum: i64, closed| sum.saturating_add(closed.amount))
+}
+
+/// The same, with the account that goes on with the next call.
+fn past_amount(books: &Books, current: &Span, now: i64) -> i64 {
+    let resume = books.resume.as_ref().filter(|resume| era_counts(&books.terms, &resume.era, current, now));
+    closed_amount(books, current, now).saturating_add(resume.map_or(0, |resume| resume.used))
+}
+
+/// Whether what was used in an era counts in the current span.
+pub(crate) fn era_counts(terms: &BudgetTerms, era: &Era, current: &Span, now: i64) -> bool {
+    era.token == terms.reset_token && era.unit == terms.unit && terms.period.counts(&era.span, current, now)
+}
+
+/// Of a budget's terms alone, unix seconds.
+pub(crate) fn ends_at(terms: &BudgetTerms, span: &Span) -> Option<i64> {
+    match &terms.period {
+        Period::Lifetime => None,
+        Period::Calendar { .. } => Some(span.ends_at),
+        Period::Rolling { seconds } => Some(span.ends_at.saturating_add(*seconds)),
+    }
 }
 
 fn resets_at(books: &Books, current: Option<&Account>, span: &Span, now: i64) -> Option<i64> {
@@ -515,7 +608,8 @@ fn resets_at(books: &Books, current: Option<&Account>, span: &Span, now: i64) ->
         Period::Rolling { seconds } => {
             let older = books.older.iter().map(|account| &**account).chain(current);
             let older = older.filter(|account| counts(books, account, span, now)).map(|account| &account.span);
-            let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.span);
+            let closed = books.closed.iter().filter(|closed| closed.amount > 0).map(|closed| &closed.era.span);
+            let closed = closed.chain(books.resume.as_ref().map(|resume| &resume.era.span));
             older
                 .chain(closed)
                 .filter(|span| span.kind == tollgate_allocator::Kind::Bucket)

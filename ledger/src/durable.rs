@@ -1,7 +1,8 @@
 //! What the grants log says, as records and as their sum. Applying the records of a log in order gives the state;
 //! writing the state gives a shorter log that means the same. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +36,24 @@ pub enum Record {
     Told,
 }
 
+/// A budget that is over for so long opens no older period again even where the clock is set back by more than that:
+/// nobody remembers it then. Seconds.
+const REMEMBERED_AFTER: i64 = 31 * 86_400;
+
+/// Uses of one account in one record, where a log is written anew.
+const RETIRED_TOGETHER: usize = 4096;
+
 /// Which books an amount belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BooksId {
-    pub budget: String,
+    pub budget: Arc<str>,
+    #[serde(flatten)]
+    pub era: Arc<Era>,
+}
+
+/// A period of certain terms. Accounts share it: there may be a million of one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Era {
     pub token: Option<String>,
     pub unit: Unit,
     pub span: Span,
@@ -75,7 +90,7 @@ pub struct Durable {
     pub at_ms: i64,
     pub next_account: u32,
     pub accounts: BTreeMap<u32, AccountEntry>,
-    pub closed: Vec<(BooksId, i64)>,
+    pub closed: HashMap<BooksId, i64, foldhash::fast::RandomState>,
     /// Segments whose amounts are in the closed books.
     pub counted: BTreeSet<u64>,
     /// Segments of this boot whose amounts are in `retired`, until their file is gone.
@@ -84,9 +99,26 @@ pub struct Durable {
     pub stopped: bool,
     /// An allocator elsewhere knows what is in the closed books.
     pub told: bool,
+    /// Those of accounts and closed books, each once.
+    pub eras: HashSet<Arc<Era>>,
 }
 
 impl Durable {
+    /// The books, with the era that others of it have.
+    fn shared(&mut self, books: &BooksId) -> BooksId {
+        let budget = books.budget.clone();
+        if let Some(era) = self.eras.get(&books.era) {
+            return BooksId { budget, era: era.clone() };
+        }
+        self.eras.insert(books.era.clone());
+        books.clone()
+    }
+
+    /// Lets go of eras that nothing is of any more.
+    pub fn forget_eras(&mut self) {
+        self.eras.retain(|era| Arc::strong_count(era) > 1);
+    }
+
     /// Takes one record in. Records about accounts that are not known are about periods that are over.
     pub fn apply(&mut self, record: &Record) {
         match record {
@@ -98,7 +130,7 @@ impl Durable {
                 self.stopped = false;
             }
             Record::Open { account, books } => {
-                let entry = AccountEntry { books: books.clone(), granted: 0, returned: 0, retired: 0 };
+                let entry = AccountEntry { books: self.shared(books), granted: 0, returned: 0, retired: 0 };
                 self.accounts.insert(*account, entry);
                 self.next_account = self.next_account.max(account + 1);
             }
@@ -135,34 +167,40 @@ impl Durable {
 
     /// Adds to what ended boots used.
     pub fn close(&mut self, books: &BooksId, amount: i64) {
-        match self.closed.iter_mut().find(|(id, _)| id == books) {
-            Some((_, sum)) => *sum = sum.saturating_add(amount),
-            None => self.closed.push((books.clone(), amount)),
-        }
+        let sum = match self.closed.get_mut(books) {
+            Some(sum) => sum,
+            None => {
+                let books = self.shared(books);
+                self.closed.entry(books).or_default()
+            }
+        };
+        *sum = sum.saturating_add(amount);
     }
 
-    /// Drops what can never count again. The newest period of each budget stays, so that a clock set back does not
-    /// open an older one again.
+    /// Drops what can never count again. The newest period of each budget stays for a while, so that a clock set back
+    /// does not open an older one again.
     pub fn prune(&mut self, now: i64) {
-        let mut newest: std::collections::HashMap<(&str, Option<&str>), i64> = std::collections::HashMap::new();
-        for (books, _) in &self.closed {
-            let newest = newest.entry((&books.budget, books.token.as_deref())).or_insert(i64::MIN);
-            *newest = (*newest).max(books.span.starts_at);
+        let mut newest: HashMap<(Arc<str>, Option<String>), i64> = HashMap::new();
+        for books in self.closed.keys().filter(|books| books.era.span.counts_until <= now) {
+            newest.insert((books.budget.clone(), books.era.token.clone()), i64::MIN);
         }
-        let keep: Vec<bool> = self
-            .closed
-            .iter()
-            .map(|(books, _)| {
-                books.span.counts_until > now
-                    || newest.get(&(books.budget.as_str(), books.token.as_deref())) == Some(&books.span.starts_at)
-            })
-            .collect();
-        let mut keep = keep.into_iter();
-        self.closed.retain(|_| keep.next().unwrap_or(true));
+        if newest.is_empty() {
+            return;
+        }
+        for BooksId { budget, era } in self.closed.keys() {
+            if let Some(newest) = newest.get_mut(&(budget.clone(), era.token.clone())) {
+                *newest = (*newest).max(era.span.starts_at);
+            }
+        }
+        self.closed.retain(|BooksId { budget, era }, _| {
+            let Era { token, span, .. } = &**era;
+            let is_newest = || newest.get(&(budget.clone(), token.clone())) == Some(&span.starts_at);
+            span.counts_until > now || (span.counts_until.saturating_add(REMEMBERED_AFTER) > now && is_newest())
+        });
     }
 
-    /// A log that means this state.
-    pub fn records(&self) -> Vec<Record> {
+    /// A log that means this state, record by record.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
         let Durable {
             boot,
             kernel_boot,
@@ -175,39 +213,32 @@ impl Durable {
             adjustments,
             stopped,
             told,
+            eras: _,
         } = self;
-        let mut records = vec![Record::Boot {
-            boot: *boot,
-            kernel_boot: kernel_boot.clone(),
-            at_ms: *at_ms,
-            next_account: *next_account,
-        }];
-        records.extend(closed.iter().map(|(books, amount)| Record::Closed { books: books.clone(), amount: *amount }));
-        records.extend(counted.iter().map(|segment| Record::Counted { segment: *segment }));
-        let mut used = Vec::new();
-        for (account, entry) in accounts {
-            let AccountEntry { books, granted, returned, retired } = entry;
-            records.push(Record::Open { account: *account, books: books.clone() });
-            if *granted > 0 {
-                records.push(Record::Grant { account: *account, granted: *granted });
-            }
-            if *returned > 0 {
-                records.push(Record::Return { account: *account, returned: *returned });
-            }
-            if *retired > 0 {
-                used.push((*account, *retired));
-            }
-        }
-        records.push(Record::Retired { segment: 0, used });
-        records.extend(retired.iter().map(|segment| Record::Retired { segment: *segment, used: Vec::new() }));
-        records.extend(adjustments.iter().cloned().map(Record::Adjustment));
-        if *stopped {
-            records.push(Record::Stopped { boot: *boot });
-        }
-        if *told {
-            records.push(Record::Told);
-        }
-        records
+        let begin =
+            Record::Boot { boot: *boot, kernel_boot: kernel_boot.clone(), at_ms: *at_ms, next_account: *next_account };
+        let closed = closed.iter().map(|(books, amount)| Record::Closed { books: books.clone(), amount: *amount });
+        let opened = accounts.iter().flat_map(|(account, entry)| {
+            let AccountEntry { books, granted, returned, retired: _ } = entry;
+            let open = Record::Open { account: *account, books: books.clone() };
+            let grant = (*granted > 0).then_some(Record::Grant { account: *account, granted: *granted });
+            let give_back = (*returned > 0).then_some(Record::Return { account: *account, returned: *returned });
+            [Some(open), grant, give_back].into_iter().flatten()
+        });
+        let mut used = accounts.iter().filter(|(_, entry)| entry.retired > 0).map(|(id, entry)| (*id, entry.retired));
+        let used = std::iter::from_fn(move || {
+            let some: Vec<(u32, i64)> = used.by_ref().take(RETIRED_TOGETHER).collect();
+            (!some.is_empty()).then_some(Record::Retired { segment: 0, used: some })
+        });
+        std::iter::once(begin)
+            .chain(closed)
+            .chain(counted.iter().map(|segment| Record::Counted { segment: *segment }))
+            .chain(opened)
+            .chain(used)
+            .chain(retired.iter().map(|segment| Record::Retired { segment: *segment, used: Vec::new() }))
+            .chain(adjustments.iter().cloned().map(Record::Adjustment))
+            .chain(stopped.then_some(Record::Stopped { boot: *boot }))
+            .chain(told.then_some(Record::Told))
     }
 }
 
@@ -218,7 +249,15 @@ mod tests {
 
     fn books(budget: &str, at: i64) -> BooksId {
         let period = Period::Calendar { unit: tollgate_allocator::CalendarUnit::Day, time_zone: "UTC".to_owned() };
-        BooksId { budget: budget.to_owned(), token: None, unit: Unit::NanoUsd, span: period.span(at) }
+        let era = Era { token: None, unit: Unit::NanoUsd, span: period.span(at) };
+        BooksId { budget: budget.into(), era: era.into() }
+    }
+
+    fn closed(state: &Durable) -> Vec<(BooksId, i64)> {
+        let mut closed: Vec<(BooksId, i64)> =
+            state.closed.iter().map(|(books, amount)| (books.clone(), *amount)).collect();
+        closed.sort_by_key(|(books, _)| (books.budget.clone(), books.era.span.starts_at));
+        closed
     }
 
     #[test]
@@ -239,12 +278,13 @@ mod tests {
         ] {
             state.apply(&record);
         }
-        assert_eq!(state.closed, [(books("a", 0), 15)]);
+        assert_eq!(closed(&state), [(books("a", 0), 15)]);
         let AccountEntry { granted, returned, retired, .. } = state.accounts[&1];
         assert_eq!((granted, returned, retired), (100, 20, 7), "totals, not differences; a segment retires once");
         let mut again = Durable::default();
-        state.records().iter().for_each(|record| again.apply(record));
+        state.records().for_each(|record| again.apply(&record));
         assert_eq!(again, state);
+        assert_eq!(state.eras.len(), 1, "accounts of one period share it");
     }
 
     #[test]
@@ -255,6 +295,8 @@ mod tests {
             state.close(&books(budget, day * DAY), 1);
         }
         state.prune(2 * DAY + 5);
-        assert_eq!(state.closed, [(books("a", 2 * DAY), 1), (books("b", 0), 1)]);
+        assert_eq!(closed(&state), [(books("a", 2 * DAY), 1), (books("b", 0), 1)]);
+        state.prune(40 * DAY);
+        assert_eq!(closed(&state), [], "whoever comes once is not remembered for ever");
     }
 }

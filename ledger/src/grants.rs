@@ -11,10 +11,11 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 use crate::account::Account;
 use crate::allowance::Allowances;
-use crate::budget::{Budget, Burn, closed_amount, counts};
+use crate::budget::{Books, Budget, Burn, Closed, Resume, closed_amount, counts};
 use crate::counters::Counters;
-use crate::durable::{BooksId, Durable, Record};
+use crate::durable::{BooksId, Durable, Era, Record};
 use crate::log::{self, Log};
+use crate::members::Members;
 use crate::terms::{Amounts, BudgetTerms};
 use tollgate_allocator::Mode;
 
@@ -47,6 +48,8 @@ pub enum Request {
     AdjustmentsCopied { id: i64 },
     /// The allocator elsewhere knows what ended boots used.
     Told,
+    /// Many members of a budget are in memory: lets go of those that no call wants.
+    Rest { members: Arc<Members> },
     /// Closes all accounts; these segments still have rows to copy. Nothing is granted afterwards.
     Close { segments: Vec<u64>, done: SyncSender<Result<(), String>> },
 }
@@ -72,6 +75,8 @@ pub struct Grants {
     closed: bool,
     state: Durable,
     live: HashMap<u32, Arc<Account>>,
+    /// Accounts of members that are not in memory, and what they used.
+    resting: HashMap<u32, i64, foldhash::fast::RandomState>,
     counters: Arc<Counters>,
     failure: Arc<Mutex<String>>,
     /// `None`: limits are this process's own.
@@ -108,6 +113,7 @@ impl Grants {
             closed: false,
             state,
             live: HashMap::new(),
+            resting: HashMap::default(),
             counters,
             failure,
             allowances,
@@ -140,6 +146,7 @@ impl Grants {
         let mut retired = Vec::new();
         let mut close = None;
         let mut lazy = Vec::new();
+        let mut resting = Vec::new();
         for request in batch {
             match request {
                 Request::Want { budget, at_ms } => {
@@ -176,7 +183,7 @@ impl Grants {
                     let used = used
                         .into_iter()
                         .filter_map(|(account, amounts)| {
-                            let unit = self.state.accounts.get(&account)?.books.unit;
+                            let unit = self.state.accounts.get(&account)?.books.era.unit;
                             Some((account, amounts.of(unit))).filter(|(_, amount)| *amount > 0)
                         })
                         .collect();
@@ -189,6 +196,7 @@ impl Grants {
                 }
                 Request::AdjustmentsCopied { id } => lazy.push(Record::AdjustmentsCopied { id }),
                 Request::Told => lazy.push(Record::Told),
+                Request::Rest { members } => resting.push(members),
                 Request::Close { segments, done } => close = Some((segments, done)),
             }
         }
@@ -214,31 +222,49 @@ impl Grants {
             let _ = done.send(!self.broken);
         }
         wanting.iter().for_each(|budget| budget.announce());
+        drop(wanting);
+        resting.iter().for_each(|members| self.rest(members));
         if let Some((segments, done)) = close {
             let result = self.close(segments).map_err(|error| format!("cannot write {}: {error}", self.path.display()));
             let _ = done.send(result);
         }
     }
 
+    /// Lets go of members that no call wants; what they spent is kept with those that are resting.
+    fn rest(&mut self, members: &Members) {
+        let Grants { state, live, resting, clock, .. } = self;
+        members.rest(clock().div_euclid(1000), |budget, now| {
+            let era = |id: u32| state.accounts.get(&id).map(|entry| entry.books.era.clone());
+            for account in budget.accounts() {
+                resting.insert(account.id, account.used());
+                live.remove(&account.id);
+            }
+            budget.into_past(now, era)
+        });
+    }
+
     /// Decides what a budget gets. Its records are appended; nothing is published yet.
     fn plan(&mut self, budget: &Arc<Budget>, at_ms: i64, records: &mut Vec<Record>) -> Option<Staged> {
         let asked = budget.asks.amount.swap(0, AcqRel);
-        let books = budget.books();
+        let mut books = budget.books();
         let terms = books.terms.clone();
         let now = at_ms.div_euclid(1000);
         let current = budget.current();
+        let resumed = self.resume(budget, &mut books, at_ms, records);
         let fits =
             current.as_ref().filter(|account| !books.reopen && !account.is_sealed() && at_ms < account.ends_at_ms);
-        let (account, opened) = match fits {
-            Some(account) => (account.clone(), false),
+        let is_resumed = resumed.is_some();
+        let (account, opened) = match fits.cloned().or(resumed) {
+            Some(account) => (account, false),
             None => {
                 let mut span = terms.period.span(now);
                 // Periods never open again, also when the clock is set back.
                 let latest = books
                     .closed
                     .iter()
-                    .filter(|closed| closed.token == terms.reset_token && closed.unit == terms.unit)
-                    .map(|closed| &closed.span)
+                    .map(|closed| &closed.era)
+                    .filter(|era| era.token == terms.reset_token && era.unit == terms.unit)
+                    .map(|era| &era.span)
                     .chain(
                         current
                             .iter()
@@ -257,12 +283,8 @@ impl Grants {
                 }
                 let id = self.state.next_account;
                 self.state.next_account += 1;
-                let books_id = BooksId {
-                    budget: terms.id.clone(),
-                    token: terms.reset_token.clone(),
-                    unit: terms.unit,
-                    span: span.clone(),
-                };
+                let era = Era { token: terms.reset_token.clone(), unit: terms.unit, span: span.clone() };
+                let books_id = BooksId { budget: budget.shared_id().clone(), era: era.into() };
                 records.push(Record::Open { account: id, books: books_id });
                 let account = Account::new(
                     id,
@@ -311,14 +333,51 @@ impl Grants {
                 }
                 let rest = remaining - chunk;
                 refill_below = if rest > 0 { chunk / 4 } else { i64::MIN };
+            } else if is_resumed {
+                refill_below = (granted - committed) / 4;
             } else {
                 return None;
             }
-        } else if !opened {
+        } else if !opened && !is_resumed {
             return None;
         }
         drop(books);
+        let opened = opened || is_resumed;
         Some(Staged { budget: budget.clone(), terms, account, opened, granted, refill_below, burn, now })
+    }
+
+    /// The account that a member goes on with which rested, if its period goes on. One that is over is closed: what was
+    /// used in it counts where it counts, and what else it was granted is given back.
+    fn resume(
+        &self,
+        budget: &Arc<Budget>,
+        books: &mut Books,
+        at_ms: i64,
+        records: &mut Vec<Record>,
+    ) -> Option<Arc<Account>> {
+        let Resume { account: id, era, used } = books.resume.clone()?;
+        let entry = self.state.accounts.get(&id);
+        let terms = &books.terms;
+        let is_of_terms = era.token == terms.reset_token && era.unit == terms.unit && !books.reopen;
+        let fits = is_of_terms && terms.period.span(era.span.starts_at) == era.span;
+        let is_under_way = at_ms < era.span.ends_at.saturating_mul(1000);
+        match entry.filter(|entry| fits && is_under_way && entry.returned == 0) {
+            Some(entry) => {
+                let Era { token, unit, span } = Era::clone(&era);
+                let releases = budget.releases().clone();
+                let account = Account::new(id, unit, token, span, Arc::downgrade(budget), releases).resumed(used);
+                account.set_granted(entry.granted, i64::MIN);
+                Some(Arc::new(account))
+            }
+            None => {
+                books.resume = None;
+                books.closed.push(Closed { era, amount: used });
+                if let Some(entry) = entry.filter(|entry| entry.granted - entry.returned > used) {
+                    records.push(Record::Return { account: id, returned: entry.granted - used });
+                }
+                None
+            }
+        }
     }
 
     /// The records are durable: what they say may be used.
@@ -336,6 +395,7 @@ impl Grants {
             allowances.opened(budget.id(), account.clone());
         }
         self.live.insert(account.id, account.clone());
+        self.resting.remove(&account.id);
         let BudgetTerms {
             id: _,
             unit,
@@ -359,14 +419,10 @@ impl Grants {
     fn write(&mut self, records: &[Record]) -> std::io::Result<()> {
         let size = self.log.size_bytes();
         if self.broken || (size > REWRITE_ABOVE_BYTES && size > 2 * self.rewritten_bytes) {
-            let mut state = self.state.clone();
-            records.iter().for_each(|record| state.apply(record));
-            self.forget_over(&mut state);
-            self.log = Log::replace(&self.path, &state.records())?;
-            self.state = state;
+            self.forget_over();
+            self.log = Log::replace(&self.path, self.state.records())?;
             self.rewritten_bytes = self.log.size_bytes();
             self.broken = false;
-            return Ok(());
         }
         let mut lines = Vec::new();
         records.iter().for_each(|record| log::encode(record, &mut lines));
@@ -377,32 +433,34 @@ impl Grants {
     }
 
     /// Drops accounts of periods that are over for a day.
-    fn forget_over(&mut self, state: &mut Durable) {
-        let now = (self.clock)().div_euclid(1000) - 86_400;
-        let live = &mut self.live;
+    fn forget_over(&mut self) {
+        let Grants { state, live, resting, clock, .. } = self;
+        let now = clock().div_euclid(1000) - 86_400;
         state.accounts.retain(|id, entry| {
-            let keep = entry.books.span.counts_until > now
+            let keep = entry.books.era.span.counts_until > now
                 || live.get(id).is_some_and(|account| account.committed() != account.used());
             if !keep {
                 live.remove(id);
+                resting.remove(id);
             }
             keep
         });
         state.prune(now);
+        state.forget_eras();
     }
 
     /// Moves what each account has committed to the closed books: unused grants are given back.
     fn close(&mut self, segments: Vec<u64>) -> std::io::Result<()> {
         self.closed = true;
-        let mut state = self.state.clone();
-        for account in self.live.values() {
+        let Grants { state, live, resting, clock, .. } = self;
+        for account in live.values() {
             account.seal();
         }
         for (id, entry) in std::mem::take(&mut state.accounts) {
-            let committed = match self.live.get(&id) {
+            let committed = match live.get(&id) {
                 Some(account) => account.committed(),
-                // Opened, never published: nothing could use it.
-                None => 0,
+                // Otherwise opened, never published: nothing could use it.
+                None => resting.get(&id).copied().unwrap_or(0),
             };
             if committed > 0 {
                 state.close(&entry.books, committed);
@@ -411,9 +469,9 @@ impl Grants {
         state.counted.extend(segments);
         state.retired.clear();
         state.stopped = true;
-        state.prune((self.clock)().div_euclid(1000));
-        self.log = Log::replace(&self.path, &state.records())?;
-        self.state = state;
+        state.prune(clock().div_euclid(1000));
+        state.forget_eras();
+        self.log = Log::replace(&self.path, self.state.records())?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::account::Account;
 use crate::allowance::Allowances;
-use crate::budget::{Budget, Closed};
+use crate::budget::{Budget, Closed, Past};
 use crate::copier::{Copier, Message};
 use crate::counters::{CounterValues, Counters};
 use crate::durable::BooksId;
@@ -20,7 +20,7 @@ use crate::grants::{Grants, Request};
 use crate::hold::Writer;
 use crate::journal::{Journal, KernelBoot, Pool};
 use crate::lock::{Lock, LockError};
-use crate::members::{MOST_MEMBERS, Members, TooMany};
+use crate::members::{Found, Members, Room, TooMany};
 use crate::names::Names;
 use crate::postgres::{Control, Phase, PostgresTarget, PostgresView, Progress, Sender};
 use crate::recover::{RecoveryReport, recover};
@@ -58,6 +58,8 @@ pub struct Options {
     pub kernel_boot: KernelBoot,
     /// Who hands out the limits of budgets.
     pub allocation: Allocation,
+    /// Of a budget that has one for each member, where limits are this process's own; else [`Room::SHARED`].
+    pub room: Room,
     /// Sums of a month are kept for who leads the cluster, until [`Ledger::tally`] says that they were taken.
     pub tallies: bool,
 }
@@ -84,6 +86,7 @@ impl Options {
             clock: system_clock,
             kernel_boot: kernel_boot(),
             allocation: Allocation::Own,
+            room: Room::OWN,
             tallies: false,
         }
     }
@@ -145,7 +148,8 @@ pub struct Shared {
     /// Of budgets that have one for each member, by id.
     members: Mutex<HashMap<Box<str>, Arc<Members>>>,
     /// Of earlier boots, for budgets that are not in use yet.
-    closed: Mutex<HashMap<Box<str>, Vec<Closed>>>,
+    closed: Mutex<HashMap<Arc<str>, Vec<Closed>>>,
+    room: Room,
     next_order: AtomicU64,
     clock: fn() -> i64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -179,6 +183,7 @@ impl Ledger {
             clock,
             kernel_boot,
             allocation,
+            room,
             tallies,
         } = options;
         let journal = folder.join("journal");
@@ -213,11 +218,12 @@ impl Ledger {
         let spool_path = folder.join("spool");
         let spool = Spool::open(spool_path.clone(), max_spool_bytes).map_err(OpenError::io("read", &spool_path))?;
         let spool = Arc::new(spool);
-        let mut closed: HashMap<Box<str>, Vec<Closed>> = HashMap::new();
+        let mut closed: HashMap<Arc<str>, Vec<Closed>> = HashMap::new();
         // What earlier processes spent is counted elsewhere, where limits are shared.
-        let own = recovered.state.closed.iter().filter(|_| allocation == Allocation::Own).cloned();
-        for (BooksId { budget, token, unit, span }, amount) in own {
-            closed.entry(budget.into()).or_default().push(Closed { token, unit, span, amount });
+        let own = recovered.state.closed.iter().filter(|_| allocation == Allocation::Own);
+        for (BooksId { budget, era }, amount) in own {
+            let closed = closed.entry(budget.clone()).or_insert_with(|| Vec::with_capacity(1));
+            closed.push(Closed { era: era.clone(), amount: *amount });
         }
 
         let (grants_sender, grants_receiver) = sync_channel(GRANT_QUEUE);
@@ -262,6 +268,7 @@ impl Ledger {
             budgets: RwLock::default(),
             members: Mutex::default(),
             closed: Mutex::new(closed),
+            room: if allocation == Allocation::Own { room } else { Room::SHARED },
             next_order: AtomicU64::new(0),
             clock,
             threads: Mutex::default(),
@@ -305,7 +312,8 @@ impl Ledger {
         }
         let closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
         let order = self.0.next_order.fetch_add(1, Relaxed);
-        let budget = Arc::new(Budget::new(order, terms.clone(), closed, self.0.allowances.is_some(), self.now()));
+        let past = Past { closed, resume: None };
+        let budget = Arc::new(Budget::new(order, terms.clone(), past, self.0.allowances.is_some(), self.now()));
         budgets.insert(terms.id.as_str().into(), budget.clone());
         budget
     }
@@ -330,16 +338,22 @@ impl Ledger {
     /// The same id gives the same members. `private`: clients choose the names of members.
     pub fn members(&self, terms: &BudgetTerms, private: bool) -> Arc<Members> {
         let now = self.now();
-        let make = || Arc::new(Members::new(terms.clone(), private));
+        let prefix = format!("{}/", terms.id);
+        let make = || {
+            // Those that were in use before are to be seen: where their names are not, they rest.
+            let before = if private { self.take_closed(&prefix) } else { Vec::new() };
+            Arc::new(Members::new(terms.clone(), private, self.0.room, before, now))
+        };
         let members = guard(&self.0.members).entry(terms.id.as_str().into()).or_insert_with(make).clone();
         members.update(terms, now);
-        // Those that were in use before are to be seen.
-        let prefix = format!("{}/", terms.id);
-        let before: Vec<Box<str>> = guard(&self.0.closed)
-            .keys()
-            .filter_map(|id| id.strip_prefix(&prefix).map(Box::from))
-            .take(MOST_MEMBERS)
-            .collect();
+        let before: Vec<Box<str>> = match private {
+            true => Vec::new(),
+            false => guard(&self.0.closed)
+                .keys()
+                .filter_map(|id| id.strip_prefix(&prefix).map(Box::from))
+                .take(self.0.room.most)
+                .collect(),
+        };
         for member in before {
             // One for which there is no room is opened when it is used.
             let _ = self.member(&members, &member);
@@ -351,19 +365,29 @@ impl Ledger {
     ///
     /// # Errors
     /// Too many are in use in this period.
-    pub fn member(&self, members: &Members, member: &str) -> Result<Arc<Budget>, TooMany> {
+    pub fn member(&self, members: &Arc<Members>, member: &str) -> Result<Arc<Budget>, TooMany> {
         if let Some(budget) = members.find(member) {
             return Ok(budget);
         }
         let now = self.now();
-        let make = |terms: BudgetTerms, over: Option<Closed>| {
-            let mut closed = guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default();
-            closed.extend(over);
+        let make = |terms: BudgetTerms, mut past: Past| {
+            past.closed.extend(guard(&self.0.closed).remove(terms.id.as_str()).unwrap_or_default());
             let order = self.0.next_order.fetch_add(1, Relaxed);
-            Budget::new(order, terms, closed, self.0.allowances.is_some(), now)
+            Budget::new(order, terms, past, self.0.allowances.is_some(), now)
         };
         let live = || self.0.allowances.as_ref().map(|allowances| allowances.live()).unwrap_or_default();
-        members.find_or_make(member, now, make, live)
+        let Found { budget, may_rest } = members.find_or_make(member, now, make, live)?;
+        if may_rest && let Some(grants) = guard(&self.0.grants).as_ref() {
+            // A full queue: another new member asks again in a while.
+            let _ = grants.try_send(Request::Rest { members: members.clone() });
+        }
+        Ok(budget)
+    }
+
+    /// What earlier boots used of budgets whose ids begin so.
+    fn take_closed(&self, prefix: &str) -> Vec<(Arc<str>, Past)> {
+        let of = |(id, closed)| (id, Past { closed, resume: None });
+        guard(&self.0.closed).extract_if(|id, _| id.starts_with(prefix)).map(of).collect()
     }
 
     /// The budget of this id where it is in use, or those of its members.

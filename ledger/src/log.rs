@@ -2,11 +2,14 @@
 //! end is recognised, and damage anywhere else is told, never skipped. Does I/O.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Read and written at once.
+const BUFFER_BYTES: usize = 1 << 18;
 
 /// A log that is open for appending.
 #[derive(Debug)]
@@ -31,30 +34,51 @@ pub struct Contents<T> {
 /// # Errors
 /// The file cannot be read.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Contents<T>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+    let mut records = Vec::new();
+    let Extent { intact_bytes, damaged_at } = each(path, |record| records.push(record))?;
+    Ok(Contents { records, intact_bytes, damaged_at })
+}
+
+/// What of a log can be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// As of [`Contents`].
+    pub intact_bytes: u64,
+    pub damaged_at: Option<u64>,
+}
+
+/// The same, one record after the other: a long log is never whole in memory.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(T)) -> io::Result<Extent> {
+    let mut extent = Extent { intact_bytes: 0, damaged_at: None };
+    let mut file = match File::open(path) {
+        Ok(file) => BufReader::with_capacity(BUFFER_BYTES, file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(extent),
         Err(error) => return Err(error),
     };
-    let mut contents = Contents { records: Vec::new(), intact_bytes: 0, damaged_at: None };
     let mut offset = 0;
     let mut bad_at = None;
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        match (decode(line), bad_at) {
+    let mut line = Vec::new();
+    while file.read_until(b'\n', &mut line)? > 0 {
+        let end = offset + line.len() as u64;
+        match (decode(&line), bad_at) {
             (Some(record), None) => {
-                contents.records.push(record);
-                contents.intact_bytes = offset + line.len() as u64;
+                take(record);
+                extent.intact_bytes = end;
             }
             (Some(_), Some(at)) => {
-                contents.damaged_at = Some(at);
+                extent.damaged_at = Some(at);
                 break;
             }
             (None, None) => bad_at = Some(offset),
             (None, Some(_)) => {}
         }
-        offset += line.len() as u64;
+        offset = end;
+        line.clear();
     }
-    Ok(contents)
+    Ok(extent)
 }
 
 fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
@@ -96,19 +120,22 @@ impl Log {
     ///
     /// # Errors
     /// The disk's; the old log is still there then.
-    pub fn replace<T: Serialize>(path: &Path, records: &[T]) -> io::Result<Log> {
-        let mut bytes = Vec::new();
-        for record in records {
-            encode(record, &mut bytes);
-        }
+    pub fn replace<T: Serialize>(path: &Path, records: impl IntoIterator<Item = T>) -> io::Result<Log> {
         let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&temporary)?);
+        let mut size = 0;
+        let mut line = Vec::new();
+        for record in records {
+            line.clear();
+            encode(&record, &mut line);
+            file.write_all(&line)?;
+            size += line.len() as u64;
+        }
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         std::fs::rename(&temporary, path)?;
         sync_folder(path.parent().unwrap_or(Path::new(".")))?;
         let file = OpenOptions::new().append(true).open(path)?;
-        Ok(Log { path: path.to_owned(), file, size: bytes.len() as u64 })
+        Ok(Log { path: path.to_owned(), file, size })
     }
 
     /// Appends lines made by [`encode`]. Not durable before [`Log::sync`].

@@ -79,16 +79,19 @@ pub fn recover(
     at_ms: i64,
     allocation: Allocation,
 ) -> Result<Recovered, OpenError> {
-    let contents = log::read::<Record>(log_path).map_err(OpenError::io("read", log_path))?;
-    if let Some(offset) = contents.damaged_at {
+    let mut last = Durable::default();
+    let mut existed = false;
+    let extent = log::each(log_path, |record: Record| {
+        existed = true;
+        last.apply(&record);
+    })
+    .map_err(OpenError::io("read", log_path))?;
+    if let Some(offset) = extent.damaged_at {
         return Err(OpenError::Damaged {
             path: log_path.to_owned(),
             reason: format!("byte {offset} and following are not what was written, good records come after"),
         });
     }
-    let mut last = Durable::default();
-    contents.records.iter().for_each(|record| last.apply(record));
-    let existed = !contents.records.is_empty();
     let found = find_segments(folder)?;
     let highest = found.iter().map(|found| found.number >> SEQUENCE_BITS).max().unwrap_or(0);
     if highest > last.boot {
@@ -152,12 +155,13 @@ pub fn recover(
         closed: last.closed,
         counted: inherited.iter().map(|inherited| inherited.number).collect(),
         adjustments: last.adjustments,
+        eras: last.eras,
         ..Durable::default()
     };
     let mut adjustments = 0;
     let mut ended = Vec::new();
     for (account, entry) in last.accounts {
-        let in_journal = used.get(&account).map_or(0, |amounts| amounts.of(entry.books.unit));
+        let in_journal = used.get(&account).map_or(0, |amounts| amounts.of(entry.books.era.unit));
         let known = entry.retired.saturating_add(in_journal);
         let net = entry.granted - entry.returned;
         let amount = if last_end == LastEnd::PowerLoss { known.max(net) } else { known };
@@ -170,9 +174,9 @@ pub fn recover(
             state.adjustments.push(Adjustment {
                 id: ((last.boot << 32) | u64::from(account)) as i64,
                 at_ms,
-                budget: entry.books.budget,
-                period: entry.books.span.label,
-                unit: entry.books.unit,
+                budget: entry.books.budget.to_string(),
+                period: entry.books.era.span.label.clone(),
+                unit: entry.books.era.unit,
                 amount: amount - known,
                 reason:
                     "granted before the machine stopped or the journal was damaged; what was used of it is not known"
@@ -181,14 +185,15 @@ pub fn recover(
         }
     }
     state.prune(at_ms.div_euclid(1000));
+    state.forget_eras();
     let is_shared = allocation == Allocation::Shared;
     if is_shared && !last.told {
         // Limits were this folder's own until now: all that counts is told, not only what the last process did.
-        let counts = state.closed.iter().filter(|(books, _)| books.span.counts_until > at_ms.div_euclid(1000));
+        let counts = state.closed.iter().filter(|(books, _)| books.era.span.counts_until > at_ms.div_euclid(1000));
         ended = counts.map(|(books, used)| Ended { boot: last.boot, books: books.clone(), used: *used }).collect();
     }
     state.told = is_shared && (last.told || ended.is_empty());
-    let log = Log::replace(log_path, &state.records()).map_err(OpenError::io("write", log_path))?;
+    let log = Log::replace(log_path, state.records()).map_err(OpenError::io("write", log_path))?;
     let report = RecoveryReport {
         last_end,
         boot,
