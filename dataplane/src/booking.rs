@@ -152,12 +152,17 @@ impl Booking {
         if self.hard { self.charge(status) } else { self.estimate(output_bytes, status) }
     }
 
-    /// Makes sure that what is held covers a stream of which so much output arrived, and what may be on its way.
+    /// Makes sure that what is held covers a stream of which so much output arrived, since its first bytes, and what may be
+    /// on its way. `asks`: for more allowance, although little came since it was asked for. What is missing, where it
+    /// covers that for now: to be tried again when something is released.
     ///
     /// # Errors
     /// It does not: some budget has nothing left. The stream must end here.
-    pub fn cover(&mut self, arrived: u64) -> Result<(), Short> {
-        self.grow(|slice, extend| slice.cover(arrived, extend))
+    pub fn cover(&mut self, arrived: u64, since: Duration, asks: bool) -> Result<Option<Short>, Short> {
+        if let (Some(slice), Some(in_flight)) = (&mut self.slice, &self.in_flight) {
+            slice.measure(arrived, since, &in_flight.0.speed);
+        }
+        self.grow(|slice, extend| slice.cover(arrived, asks, extend))
     }
 
     /// As [`Booking::cover`], for all that the provider may send: what it makes is not seen any more.
@@ -165,14 +170,21 @@ impl Booking {
     /// # Errors
     /// As [`Booking::cover`].
     pub fn cover_all(&mut self) -> Result<(), Short> {
-        self.grow(|slice, extend| slice.cover_all(extend))
+        self.grow(|slice, extend| slice.cover_all(extend)).map(|_| ())
+    }
+
+    /// How fast a stream was: so much arrived in this time. For those that come after it.
+    pub fn tell_speed(&self, arrived: u64, since: Duration) {
+        if let (Some(slice), Some(in_flight)) = (&self.slice, &self.in_flight) {
+            slice.tell(arrived, since, &in_flight.0.speed);
+        }
     }
 
     fn grow(
         &mut self,
-        cover: impl FnOnce(&mut Slice, &mut dyn FnMut(Amounts, bool) -> Result<(), Short>) -> Result<(), Short>,
-    ) -> Result<(), Short> {
-        let Booking { core, slice: Some(slice), hold: Some(hold), held, .. } = self else { return Ok(()) };
+        cover: impl FnOnce(&mut Slice, &mut dyn FnMut(Amounts, bool) -> Result<(), Short>) -> Result<Option<Short>, Short>,
+    ) -> Result<Option<Short>, Short> {
+        let Booking { core, slice: Some(slice), hold: Some(hold), held, .. } = self else { return Ok(None) };
         let now_ms = core.unix_ms(Instant::now());
         let covered = cover(slice, &mut |to, asks| core.writer.borrow().extend(hold, to, now_ms, asks));
         *held = hold.amounts();

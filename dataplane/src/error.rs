@@ -107,6 +107,8 @@ pub enum GatewayError {
         held: String,
         limit: String,
         resets_at: Option<i64>,
+        /// There would be enough if other calls did not hold it.
+        is_reserved: bool,
     },
     BudgetReserved {
         budget: String,
@@ -246,6 +248,7 @@ impl GatewayError {
             BudgetExhausted { status, .. } => {
                 (*status, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false))
             }
+            BudgetEnded { is_reserved: true, .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
             BudgetEnded { .. } => (429, "budget_exceeded", "budget_exhausted", Fault::Client, Some(false)),
             BudgetReserved { .. } => (429, "budget_exceeded", "budget_reserved", Fault::Client, None),
             BudgetThrottled { .. } => (429, "budget_exceeded", "budget_throttled", Fault::Client, None),
@@ -388,7 +391,10 @@ impl GatewayError {
                 };
                 format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{more}")
             }
-            BudgetEnded { budget, spent, held, limit, resets_at } => format!(
+            BudgetEnded { budget, spent, held, limit, is_reserved: true, .. } => format!(
+                "The answer was ended: calls in flight hold what the budget has left for more of it. Try again when they have ended. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`."
+            ),
+            BudgetEnded { budget, spent, held, limit, resets_at, .. } => format!(
                 "The answer was ended: the budget has nothing left for more of it. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`.{}",
                 reset(*resets_at)
             ),

@@ -86,7 +86,8 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             format!("the call has so many tags that {} budgets apply, at most {MAX_BUDGETS} can", budgets.len());
         return Err(GatewayError::BadRequest { param: "tags".to_owned(), message }.into());
     }
-    let effects = &tables.deployments[deployment_index as usize].effects;
+    let entry = &tables.deployments[deployment_index as usize];
+    let effects = &entry.effects;
     let requests = Amounts { nano_usd: 0, tokens: 0, requests: 1 };
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
@@ -101,7 +102,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             inject_output: None,
         });
     }
-    check_fields(admitted, deployment, &tables.deployments[deployment_index as usize], hard_usd)?;
+    check_fields(admitted, deployment, entry, hard_usd)?;
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
     let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
     let price = deployment.price.as_deref();
@@ -137,6 +138,8 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         let until_ms = now_ms.saturating_add(deadline.saturating_duration_since(now).as_millis() as i64);
         budgets.iter().all(|budget| budget.lasts(now_ms, until_ms))
     };
+    let speed = || entry.state.speed.get();
+    let patience = Duration::from_millis(snapshot.gateway.reserved_wait_ms);
     let mut inject_output = None;
     let output_tokens = match effects.cap(admitted.asked_output) {
         _ if !has_output => 0,
@@ -160,7 +163,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             if hard_usd || hard_tokens {
                 let share = affordable(core, &budgets, price, &bounds, cap);
                 // What is held in slices keeps nothing from others.
-                let cap = match may_slice && share >= slice::FIRST {
+                let cap = match may_slice && share >= slice::first(speed(), patience) {
                     true => cap,
                     false => share.max(snapshot.gateway.min_output_tokens.min(cap)),
                 };
@@ -191,7 +194,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             requests: 1,
         };
         let rate = price.and_then(|price| price.output_rate_bound(&bounds)).unwrap_or(Rate::ZERO);
-        Slice::first(input, amounts, rate, output_tokens, bounds.choices)
+        Slice::first(input, amounts, rate, output_tokens, bounds.choices, speed(), patience)
     });
     let slice = slice.flatten().map(Box::new);
     Ok(Terms { budgets, amounts, hard, surcharge, searching, slice, inject_output })
@@ -375,6 +378,8 @@ impl<'a> Wanted<'a> {
                         break GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit };
                     }
                 }
+                // Nothing that comes free would be enough for a slice of this size. A smaller one may do.
+                Refusal::Exhausted { .. } if self.terms.slice.as_mut().is_some_and(|slice| slice.shrink()) => {}
                 Refusal::Exhausted { budget, spent, limit, asked, resets_at } => {
                     let left = limit.saturating_sub(spent);
                     break GatewayError::BudgetExhausted {

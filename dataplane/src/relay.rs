@@ -226,6 +226,18 @@ pub struct Relay {
     ended: bool,
     /// What is held grows with what arrives.
     is_sliced: bool,
+    /// When the first of it was here.
+    began: Instant,
+    /// More is to be held than there is room for.
+    waits: Option<Waits>,
+}
+
+/// Waits for money that others hold.
+struct Waits {
+    /// Until something comes free, or a moment passed.
+    released: Pin<Box<dyn Future<Output = ()>>>,
+    /// Then whoever hands out the limit is asked for more. It is elsewhere, and forgets who waits.
+    asks: bool,
 }
 
 /// Status that a row shows for a stream that was cut by its client, as nginx and LiteLLM write it.
@@ -256,6 +268,8 @@ impl Relay {
             spoke: now,
             ended: false,
             is_sliced,
+            began: now,
+            waits: None,
         };
         if is_sliced {
             relay.cover();
@@ -286,10 +300,20 @@ impl Relay {
                 }
                 Poll::Ready(None) => self.end(),
                 Poll::Ready(Some(Err(_))) => self.break_off("broke off its answer"),
-                Poll::Pending => match self.poll_timer(cx) {
-                    Poll::Ready(()) => continue,
-                    Poll::Pending => return Poll::Pending,
-                },
+                Poll::Pending => {
+                    if let Some(Waits { released, asks }) = &mut self.waits
+                        && released.as_mut().poll(cx).is_ready()
+                    {
+                        let asks = *asks;
+                        self.waits = None;
+                        self.cover_again(asks);
+                        continue;
+                    }
+                    match self.poll_timer(cx) {
+                        Poll::Ready(()) => continue,
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
             }
         }
     }
@@ -321,6 +345,7 @@ impl Relay {
     fn end(&mut self) {
         self.ended = true;
         self.upstream = None;
+        self.tell_speed();
         let Some(flow) = self.flow.take() else { return };
         let from_openai = matches!(flow, Flow::Pass(_)) && self.dialect == Dialect::OpenAi;
         let ending = flow.end(&mut self.ready);
@@ -363,14 +388,42 @@ impl Relay {
 
     /// Holds for what arrived before any of it goes on.
     fn cover(&mut self) {
-        let (Some(flow), Some(closing)) = (&self.flow, &mut self.closing) else { return };
+        let (Some(flow), Some(closing)) = (&self.flow, &self.closing) else { return };
         let arrived = flow.output_at_most();
         let covers = closing.booking.slice.as_ref().is_none_or(|slice| slice.covers(arrived));
-        if covers || flow.is_complete() {
-            return;
+        if !covers && !flow.is_complete() {
+            self.hold_for(arrived, false);
         }
-        if let Err(short) = closing.booking.cover(arrived) {
-            self.end_for_budget(&short);
+    }
+
+    /// Tries again to hold what there was no room for.
+    #[cold]
+    fn cover_again(&mut self, asks: bool) {
+        let Some(flow) = &self.flow else { return };
+        if !flow.is_complete() {
+            self.hold_for(flow.output_at_most(), asks);
+        }
+    }
+
+    fn hold_for(&mut self, arrived: u64, asks: bool) {
+        let Some(closing) = &mut self.closing else { return };
+        match closing.booking.cover(arrived, self.began.elapsed(), asks) {
+            Ok(None) => self.waits = None,
+            // It is read on meanwhile, as long as what is held covers that.
+            Ok(Some(short)) => {
+                if let (None, Some(budget)) = (&self.waits, short.budget) {
+                    let asks = budget.is_shared();
+                    self.waits =
+                        Some(Waits { released: Box::pin(async move { budget.wait_for_release().await }), asks });
+                }
+            }
+            Err(short) => self.end_for_budget(&short),
+        }
+    }
+
+    fn tell_speed(&self) {
+        if let (true, Some(flow), Some(closing)) = (self.is_sliced, &self.flow, &self.closing) {
+            closing.booking.tell_speed(flow.output_at_most(), self.began.elapsed());
         }
     }
 
@@ -397,7 +450,9 @@ impl Relay {
         let ending = flow.end(&mut VecDeque::new());
         let core = closing.booking.core.clone();
         core.bank.own.budget_ended.add(1);
-        let error = slice::ended(short, core.unix_ms(Instant::now()));
+        let Booking { slice, held, .. } = &*closing.booking;
+        let needs = slice.as_ref().map_or(*held, |slice| slice.needs(arrived));
+        let error = slice::ended(short, needs, core.unix_ms(Instant::now()));
         self.ready.push_back(stream_error(&error, self.dialect, &closing.record.call_id));
         closing.settle_at(&ending, 200, Some(arrived));
     }

@@ -27,6 +27,7 @@ use crate::priority::{self, Classes};
 use crate::rules::{self, Bound, Group};
 use crate::share::{Hub, Shared};
 use crate::shared_budgets::RedisLink;
+use crate::slice::Speed;
 use crate::upstream::Target;
 
 /// One snapshot, indexed.
@@ -160,6 +161,8 @@ pub struct DeploymentState {
     pub health: Health,
     /// Attempts under way, over all cores.
     pub in_flight: AtomicU64,
+    /// How fast its streams come, where what is held of them grows.
+    pub speed: Speed,
 }
 
 #[derive(Debug)]

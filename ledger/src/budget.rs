@@ -510,7 +510,8 @@ impl Budget {
         self.denies_unavailable.load(Relaxed)
     }
 
-    pub(crate) fn is_shared(&self) -> bool {
+    /// Whether its limit is handed out by an allocator elsewhere.
+    pub fn is_shared(&self) -> bool {
         self.is_shared
     }
 

@@ -43,6 +43,8 @@ pub struct Hold {
 pub struct Short {
     /// What has no room; `None`: it is gone from the configuration.
     pub budget: Option<Arc<Budget>>,
+    /// Whoever hands out its limit does not answer.
+    pub is_away: bool,
 }
 
 /// The accounts of a hold.
@@ -154,7 +156,7 @@ impl Writer {
                     if let Some(budget) = budget.as_ref().filter(|_| asks && may_grow) {
                         self.ask(budget, wanted, now_ms);
                     }
-                    return Err(Short { budget });
+                    return Err(Short { budget, is_away: self.is_away() });
                 }
             }
         }

@@ -60,9 +60,23 @@ pub struct Found {
 impl Pair {
     /// The same configuration and folders of their own; each has its own way to Redis.
     pub async fn start(urls: [&str; 2], limit: &str) -> Pair {
+        // So long that a slow machine makes no refusal.
+        Pair::start_waiting(urls, limit, "20s").await
+    }
+
+    /// The same, where money in flight is waited for so long.
+    pub async fn start_waiting(urls: [&str; 2], limit: &str, reserved_wait: &str) -> Pair {
         let [url, other_url] = urls;
         let stage = Stage::start(|mock| {
-            vec![objects::deployment("m", mock), gateway(), objects::secret_of("redis", url), caller(hard(limit))]
+            let streams = objects::deployment("v", mock).set("spec.provider", "vllm");
+            let gateway = gateway().set("spec.defaults.reservedWait", reserved_wait);
+            vec![
+                objects::deployment("m", mock),
+                streams,
+                gateway,
+                objects::secret_of("redis", url),
+                caller(hard(limit)),
+            ]
         })
         .await;
         let mut others = stage.objects.clone();
@@ -171,11 +185,9 @@ impl Pair {
     }
 }
 
-/// A gateway that counts in a Redis, and waits so long for money in flight that a slow machine makes no refusal.
+/// A gateway that counts in a Redis.
 fn gateway() -> Object {
-    objects::gateway()
-        .set("spec.defaults.reservedWait", "20s")
-        .set("spec.stores", json!({"redis": {"secretRef": {"name": "redis", "key": "api-key"}}}))
+    objects::gateway().set("spec.stores", json!({"redis": {"secretRef": {"name": "redis", "key": "api-key"}}}))
 }
 
 fn is_trusted(metrics: &str) -> bool {

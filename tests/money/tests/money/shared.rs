@@ -3,9 +3,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use tollgate_harness::{RedisServer, SmallDisk, Wire, patiently};
+use tollgate_harness::{Call, KEY, RedisServer, Reply, SmallDisk, Wire, patiently};
 use tollgate_money_tests::books::total;
 use tollgate_money_tests::pair::{COST, Found, Pair};
+use tollgate_money_tests::setup::{chat, streamed};
 
 const AGENTS: usize = 50;
 
@@ -59,6 +60,25 @@ async fn fifty_agents_at_two_gateways_use_one_budget_up_and_no_more() {
     assert!(found.rows.iter().all(|row| matches!(row.outcome.as_str(), "exact" | "released")), "{:#?}", found.rows);
     assert_all_spent(&found, limit);
     assert_eq!(found.billed, ends.answered.load(Relaxed) as i64 * COST);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_gets_what_another_gateway_has_and_does_not_use() {
+    const WORDS: usize = 2_000;
+    let Some(server) = RedisServer::start([]) else { return };
+    let pair = Pair::start_waiting([&server.url(), &server.url()], "0.2", "3s").await;
+    // Its grant is far more than a call.
+    let call = |address| Call::new(address, "POST", "/v1/chat/completions").key(KEY);
+    call(pair.other.address()).json(&chat("m", "Hello", 100)).send().await.expect(200);
+    pair.stage.mock.script("up-v", [Reply { chunks: Some(WORDS), chunk_delay_ms: 2, ..Reply::default() }]);
+    let body = streamed(chat("v", "Tell me a long story.", 60_000));
+    let mut stream = call(pair.stage.gateway.address()).json(&body).stream().await;
+    stream.rest().await;
+    assert_eq!(stream.text().matches("word").count(), WORDS, "{}", &stream.text()[stream.text().len() - 600..]);
+    let limit = pair.limit;
+    let found = pair.judge(None).await;
+    assert!(found.billed <= total(&found.rows) && total(&found.rows) <= limit);
+    assert!(found.rows.iter().all(|row| row.outcome == "exact"), "{:#?}", found.rows);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
