@@ -230,7 +230,7 @@ impl Call {
         named.or_else(|| self.head.end_user(&self.body))
     }
 
-    /// Whether the body has this field, and anything in it.
+    /// Whether the body has this field, and anything in it. `outer.inner`: one within another.
     pub fn has_field(&self, name: &str) -> bool {
         has_field(&self.body, name)
     }
@@ -246,6 +246,7 @@ impl Call {
 }
 
 fn has_field(body: &[u8], name: &str) -> bool {
+    let (name, inner) = name.split_once('.').map_or((name, None), |(name, inner)| (name, Some(inner)));
     if memchr::memmem::find(body, name.as_bytes()).is_none() {
         return false;
     }
@@ -253,7 +254,8 @@ fn has_field(body: &[u8], name: &str) -> bool {
     // The body was read before.
     let _ = json::fields(body, |key, field| {
         let is_empty = matches!(field.kind, Kind::Null | Kind::False) || json::is_empty_array(field.of(body));
-        found |= key == name.as_bytes() && !is_empty;
+        let has_inner = || inner.is_none_or(|inner| field.kind == Kind::Object && has_field(field.of(body), inner));
+        found |= key == name.as_bytes() && !is_empty && has_inner();
     });
     found
 }
@@ -326,6 +328,15 @@ mod tests {
             (r#"{"model":"x"}"#, false),
         ] {
             assert_eq!(has_field(body.as_bytes(), "models"), expected, "{body}");
+        }
+        for (body, expected) in [
+            (r#"{"options":{"a":1,"kind":"pro"}}"#, true),
+            (r#"{"options":{"a":1},"options":{"kind":"pro"}}"#, true),
+            (r#"{"options":{"kind":null}}"#, false),
+            (r#"{"options":"kind"}"#, false),
+            (r#"{"kind":"pro","options":{}}"#, false),
+        ] {
+            assert_eq!(has_field(body.as_bytes(), "options.kind"), expected, "{body}");
         }
     }
 

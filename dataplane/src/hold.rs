@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, AttemptStart, Budget, MAX_BUDGETS, Refusal};
-use tollgate_snapshot::model::{self, BudgetUnit};
+use tollgate_snapshot::model::{self, BudgetUnit, Route};
 use tollgate_snapshot::money::{NanoUsd, Rate};
-use tollgate_snapshot::price::{Bounds, CacheWrites, PriceSheet};
+use tollgate_snapshot::price::{Bounds, CacheWrites, MostPaid, PriceSheet};
 
 use crate::admit::Admitted;
 use crate::attempt::Attempting;
@@ -23,6 +23,7 @@ use crate::error::{GatewayError, Rest, Result};
 use crate::input;
 use crate::limits::{Permit, Permits};
 use crate::mentions::{self, Mentions};
+use crate::outgoing::upstream_model;
 use crate::parameters::Cap;
 use crate::record::Record;
 use crate::searching::Searching;
@@ -47,6 +48,8 @@ pub struct Terms {
     slice: Option<Box<Slice>>,
     /// Cap to send along because the client named none.
     pub inject_output: Option<u64>,
+    /// Rates to send along to a provider that passes calls on.
+    pub most_paid: Option<Box<MostPaid>>,
 }
 
 /// The worst case of a call at a deployment. `deadline`: it has ended then.
@@ -54,7 +57,13 @@ pub struct Terms {
 /// # Errors
 /// 403 when a Hard budget (or the gateway) wants a price and none is known, or when the call cannot be bounded; 429
 /// when not even the smallest output fits.
-pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadline: Instant) -> Result<Terms> {
+pub fn terms(
+    core: &Rc<Core>,
+    admitted: &Admitted,
+    route: &Route,
+    deployment_index: u32,
+    deadline: Instant,
+) -> Result<Terms> {
     let tables = &admitted.caller.tables;
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
@@ -100,9 +109,16 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
             searching: Searching::default(),
             slice: None,
             inject_output: None,
+            most_paid: None,
         });
     }
     check_fields(admitted, deployment, entry, hard_usd)?;
+    let upstream_model = || upstream_model(route, deployment, &admitted.model);
+    let counts_tokens = hard_usd || hard_tokens;
+    if counts_tokens && entry.unbounded.has(upstream_model) {
+        let reason = format!("`{}` searches and reads as much as it likes", upstream_model());
+        return Err(GatewayError::CostUnbounded { reason }.into());
+    }
     let unpriced = || GatewayError::PriceUnknown { model: admitted.model.to_string() };
     let needs_price = hard_usd || snapshot.gateway.deny_unpriced;
     let price = deployment.price.as_deref();
@@ -111,7 +127,7 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
     }
     let input_tokens = match input::bound(call, deployment) {
         Ok(bound) => bound.saturating_add(effects.bytes),
-        Err(error) if hard_usd || hard_tokens => return Err(error),
+        Err(error) if counts_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
     };
     let modalities = &call.head.modalities;
@@ -197,7 +213,9 @@ pub fn terms(core: &Rc<Core>, admitted: &Admitted, deployment_index: u32, deadli
         Slice::first(input, amounts, rate, output_tokens, bounds.choices, speed(), patience)
     });
     let slice = slice.flatten().map(Box::new);
-    Ok(Terms { budgets, amounts, hard, surcharge, searching, slice, inject_output })
+    let most_paid = price.filter(|_| hard_usd && entry.price_cap.is_some());
+    let most_paid = most_paid.map(|price| Box::new(price.most_paid(&bounds)));
+    Ok(Terms { budgets, amounts, hard, surcharge, searching, slice, inject_output, most_paid })
 }
 
 /// Fields that only this provider understands, and that make another call of it than the one that was allowed and priced.
@@ -212,6 +230,7 @@ fn check_fields(
     // What the deployment's own parameters say is what its owner wants.
     let ours = &deployment.parameters;
     let is_clients = |name: &str| {
+        let name = name.split('.').next().unwrap_or(name);
         let is_dropped = ours.drop.iter().any(|dropped| **dropped == *name);
         !is_dropped && ours.forced.iter().all(|(forced, _)| **forced != *name)
     };

@@ -10,10 +10,12 @@ use tollgate_dialects::json::{Field, Kind, Span};
 use tollgate_dialects::splice::{Pieces, Splice, ask_for_usage, json_string};
 use tollgate_dialects::{Dialect, json};
 use tollgate_snapshot::model::{Deployment, Name, Parameters, Route};
+use tollgate_snapshot::price::MostPaid;
 
 use crate::admit::Admitted;
 use crate::call::Call;
 use crate::error::{GatewayError, Result};
+use crate::price_cap;
 use crate::tables::{DeploymentEntry, request_target};
 use crate::upstream::Message;
 
@@ -70,6 +72,7 @@ pub fn build(
     deployment: &Deployment,
     entry: &DeploymentEntry,
     inject_output: Option<u64>,
+    most_paid: Option<&MostPaid>,
 ) -> Result<Box<Outgoing>> {
     let call = &admitted.call;
     let mode = Mode::of(call.operation, deployment)
@@ -119,6 +122,10 @@ pub fn build(
                 .map_err(|error| refused(&ErrorBody::from(&error)))?;
             with_parameters(Bytes::from(body).into(), &deployment.parameters)?
         }
+    };
+    let pieces = match (entry.price_cap, most_paid) {
+        (Some(cap), Some(most)) => price_cap::write(pieces, cap, most)?,
+        _ => pieces,
     };
     let uri = target(call.operation, mode, deployment, entry, &model)
         .ok_or(GatewayError::Internal { reason: "the deployment's address does not make a request target" })?;

@@ -11,8 +11,10 @@ use http::HeaderValue;
 use tollgate_dialects::head::Operation;
 use tollgate_dialects::usage::UsageQuirks;
 use tollgate_ledger::{BudgetTerms, Ledger, NameId, PostgresTarget};
+use tollgate_snapshot::catalogue::PriceCap;
 use tollgate_snapshot::condition::{Condition, Fault};
 use tollgate_snapshot::model::{self, AuthStyle, Endpoint, KeyHash, Name, PerCall, Snapshot, Surface};
+use tollgate_snapshot::price::Unit;
 use tollgate_snapshot::{Credential, catalogue};
 
 use crate::attribution;
@@ -29,6 +31,7 @@ use crate::share::{Hub, Shared};
 use crate::shared_budgets::RedisLink;
 use crate::slice::Speed;
 use crate::upstream::Target;
+use crate::which::Which;
 
 /// One snapshot, indexed.
 #[derive(Debug)]
@@ -106,6 +109,9 @@ pub struct DeploymentEntry {
     /// Of the provider: see [`catalogue::Provider`].
     pub model_fields: &'static [&'static str],
     pub dear_fields: &'static [&'static str],
+    /// Models whose calls nothing bounds.
+    pub unbounded: Which,
+    pub price_cap: Option<PriceCap>,
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
     /// Whom probes of it are booked to.
@@ -503,6 +509,11 @@ impl Builder {
             trusts_reported_cost: quirk("usage_cost_field"),
             model_fields: provider.map_or(&[], |provider| &provider.model_fields),
             dear_fields: provider.map_or(&[], |provider| &provider.dear_fields),
+            unbounded: match deployment.price.as_ref().is_some_and(|price| price.charges_for(Unit::CitationToken)) {
+                true => Which::All,
+                false => provider.map_or(Which::None, |provider| Which::of(&provider.unbounded, &deployment.model)),
+            },
+            price_cap: provider.and_then(|provider| provider.price_cap),
             state: self.persistent.deployment(&id, &deployment.limits),
             account: deployment
                 .account

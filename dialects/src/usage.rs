@@ -254,6 +254,8 @@ struct OpenAiFigures {
     web_searches: Option<u64>,
     service_tier: Option<Box<str>>,
     cost: Option<Box<str>>,
+    /// The cost is only what the provider took for passing the call on; who answered bills the rest elsewhere.
+    is_fee: bool,
 }
 
 /// The parts of OpenAI's usage.
@@ -327,6 +329,10 @@ impl OpenAiFigures {
             b"cache_creation_input_tokens" => return larger(&mut self.cache_write, field, usage),
             b"num_search_queries" => &mut self.web_searches,
             b"cost" => return self.take_cost(field, usage),
+            b"is_byok" => {
+                self.is_fee |= field.kind == Kind::True;
+                return Ok(());
+            }
             b"service_tier" => {
                 self.service_tier = boxed_text(field, usage);
                 return Ok(());
@@ -375,7 +381,7 @@ impl OpenAiFigures {
             image_output_tokens: self.image_output.unwrap_or(0),
             web_searches: self.web_searches.unwrap_or(0),
             service_tier: self.service_tier,
-            provider_cost_usd: self.cost,
+            provider_cost_usd: self.cost.filter(|_| !self.is_fee),
         };
         usage.checked().map(Some)
     }
@@ -552,6 +558,16 @@ mod tests {
             (
                 r#"{"prompt_tokens":1,"completion_tokens":1,"cost":1.4e-05,"service_tier":"flex"}"#,
                 Usage { provider_cost_usd: Some("1.4e-05".into()), service_tier: Some("flex".into()), ..tokens(1, 1) },
+            ),
+            (
+                r#"{"prompt_tokens":1,"completion_tokens":1,"cost":0.01,"is_byok":false,
+                    "cost_details":{"upstream_inference_cost":0.01}}"#,
+                Usage { provider_cost_usd: Some("0.01".into()), ..tokens(1, 1) },
+            ),
+            (
+                r#"{"prompt_tokens":1,"completion_tokens":1,"cost":0.0005,"is_byok":true,
+                    "cost_details":{"upstream_inference_cost":0.01}}"#,
+                tokens(1, 1),
             ),
             (
                 r#"{"prompt_tokens":1,"completion_tokens":1,"num_search_queries":2,

@@ -18,6 +18,24 @@ const ALIASES: [(&str, &str); 7] = [
     ("text-completion-openai", "openai"),
 ];
 
+/// How a provider that passes calls on is told what they may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriceCap {
+    /// `{"provider": {"max_price": {"prompt", "completion", "request"}}}`, USD: for a million tokens, and for a request.
+    MaxPrice,
+}
+
+/// Whether a pattern with a `*` at an end, or at both, or none, stands for a name.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (inner, starts) = pattern.strip_suffix('*').map_or((pattern, false), |inner| (inner, true));
+    match inner.strip_prefix('*') {
+        Some(part) if starts => name.contains(part),
+        Some(part) => name.ends_with(part),
+        None if starts => name.starts_with(inner),
+        None => name == inner,
+    }
+}
+
 /// One line of the catalogue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
@@ -48,8 +66,12 @@ pub struct Provider {
     searches: Vec<&'static str>,
     /// Fields of a request by which a client has another model answer than the one it names.
     pub model_fields: Vec<&'static str>,
-    /// Fields of a request that make it cost more than the price of its model says.
+    /// Fields of a request that make it cost more than the price of its model says; one within another as `outer.inner`.
     pub dear_fields: Vec<&'static str>,
+    /// Models that search and read as much as they like, as patterns: nothing bounds what a call of them costs.
+    pub unbounded: Vec<&'static str>,
+    /// Where a request says the most that the provider may pay for it elsewhere.
+    pub price_cap: Option<PriceCap>,
     /// For people: `service discontinued`, what to write as endpoint.
     pub note: &'static str,
 }
@@ -71,15 +93,7 @@ impl Provider {
 
     /// Whether this model searches the web with every call.
     pub fn always_searches(&self, model: &str) -> bool {
-        self.searches.iter().any(|pattern| {
-            let (inner, starts) = pattern.strip_suffix('*').map_or((*pattern, false), |inner| (inner, true));
-            match inner.strip_prefix('*') {
-                Some(part) if starts => model.contains(part),
-                Some(part) => model.ends_with(part),
-                None if starts => model.starts_with(inner),
-                None => model == inner,
-            }
-        })
+        self.searches.iter().any(|pattern| matches(pattern, model))
     }
 
     /// The host that a credential may be sent to without further permission; `None` without a base URL.
@@ -128,6 +142,8 @@ fn parse(line: &'static str) -> Option<Provider> {
         searches,
         model_fields,
         dear_fields,
+        unbounded,
+        price_cap,
         note,
     ] = columns.as_slice().try_into().ok()?;
     let (auth, credential_is_optional) = match auth {
@@ -160,6 +176,11 @@ fn parse(line: &'static str) -> Option<Provider> {
         "full" | "" => false,
         _ => return None,
     };
+    let price_cap = match price_cap {
+        "provider.max_price" => Some(PriceCap::MaxPrice),
+        "" => None,
+        _ => return None,
+    };
     Some(Provider {
         id,
         name,
@@ -177,6 +198,8 @@ fn parse(line: &'static str) -> Option<Provider> {
         searches: list(searches).collect(),
         model_fields: list(model_fields).collect(),
         dear_fields: list(dear_fields).collect(),
+        unbounded: list(unbounded).collect(),
+        price_cap,
         note,
     })
 }
@@ -219,7 +242,9 @@ mod tests {
             }
             let fields = provider.model_fields.iter().chain(&provider.dear_fields);
             assert!(
-                fields.into_iter().all(|field| field.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphabetic()))
+                fields
+                    .into_iter()
+                    .all(|field| field.bytes().all(|byte| b"_.".contains(&byte) || byte.is_ascii_alphabetic()))
             );
             assert!(provider.model_fields.iter().all(|field| provider.dear_fields.contains(field)), "{id}");
             assert!(provider.price_prefixes.iter().all(|prefix| prefix.ends_with('/')), "{id}");
@@ -261,11 +286,10 @@ mod tests {
         ] {
             assert_eq!(find(provider).unwrap().always_searches(model), expected, "{provider} {model}");
         }
-        let with = |pattern| Provider { searches: vec![pattern], ..find("openai").unwrap().clone() };
         for (pattern, expected) in
             [("ab*", true), ("*cd", true), ("*bc*", true), ("abcd", true), ("bc*", false), ("*bc", false)]
         {
-            assert_eq!(with(pattern).always_searches("abcd"), expected, "{pattern}");
+            assert_eq!(matches(pattern, "abcd"), expected, "{pattern}");
         }
     }
 

@@ -19,7 +19,7 @@ mod examples;
 pub use capability::Capabilities;
 pub use cost::{Conditions, Cost, CostContext, CostError, CostSource, reported_cost};
 pub use file::{LineError, LineFault, PriceFile};
-pub use hold::{Bounds, CacheWrites};
+pub use hold::{Bounds, CacheWrites, MostPaid};
 pub use model::{FreeSearches, ModelPrice, PriceFileError};
 pub use row::{Row, Scope};
 pub use sheet::{Multiplier, OffPeak, Part, PartError, PriceSheet};

@@ -63,10 +63,20 @@ impl Default for Bounds<'_> {
     }
 }
 
+/// What [`PriceSheet::most_paid`] found, for one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MostPaid {
+    pub input: Rate,
+    pub output: Rate,
+    pub request: Rate,
+}
+
 /// The dearest rates within bounds; `None` where the usual tier has no rate.
 #[derive(Default)]
 struct Dearest {
     input: Option<Rate>,
+    /// Neither read from nor written to a cache.
+    plain_input: Option<Rate>,
     output: Option<Rate>,
     web_search: Option<Rate>,
     request: Option<Rate>,
@@ -109,6 +119,14 @@ impl PriceSheet {
         }
     }
 
+    /// The dearest that a token of plain input and of output, and a request, can be within bounds; 0 where it has no price.
+    /// For providers that are told what they may pay. Multipliers do not count.
+    pub fn most_paid(&self, bounds: &Bounds<'_>) -> MostPaid {
+        let Dearest { plain_input, output, request, .. } = self.dearest(bounds);
+        let [input, output, request] = [plain_input, output, request].map(|rate| rate.unwrap_or(Rate::ZERO));
+        MostPaid { input, output, request }
+    }
+
     fn dearest(&self, bounds: &Bounds<'_>) -> Dearest {
         let tiers = ServiceTier::possible(bounds.requested_service_tier);
         let mut dearest = Dearest::default();
@@ -123,6 +141,7 @@ impl PriceSheet {
                 Unit::InputToken => {
                     input_known |= usual;
                     raise(&mut dearest.input, row);
+                    raise(&mut dearest.plain_input, row);
                 }
                 Unit::CacheReadToken => raise(&mut dearest.input, row),
                 Unit::CacheWriteToken if bounds.cache_writes >= CacheWrites::FiveMinutes => {
@@ -149,6 +168,7 @@ impl PriceSheet {
             }
         }
         dearest.input = dearest.input.filter(|_| input_known);
+        dearest.plain_input = dearest.plain_input.filter(|_| input_known);
         dearest.output = dearest.output.filter(|_| output_known);
         dearest.web_search = dearest.web_search.filter(|_| search_known);
         dearest

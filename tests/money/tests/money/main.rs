@@ -1,5 +1,6 @@
 //! The promises about money, proved through the real interface against the provider's own invoice.
 
+mod bounds;
 mod caps;
 mod caps_injected;
 mod caps_rules;
