@@ -3,6 +3,7 @@
 //! and a Hard budget binds the call, a cap is sent along. Of streams whose provider bills only what it sent, a slice is
 //! held at first ([`crate::slice`]).
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use crate::searching::Searching;
 use crate::slice::{self, Slice};
 use crate::surcharge::Surcharge;
 use crate::tables::DeploymentEntry;
+use crate::web_tools;
 
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
@@ -125,7 +127,8 @@ pub fn terms(
     if price.is_none() && needs_price {
         return Err(unpriced().into());
     }
-    let input_tokens = match input::bound(call, deployment) {
+    let turns = if counts_tokens { turns(call, entry, upstream_model) } else { 0 };
+    let input_tokens = match input::bound(call, deployment, turns) {
         Ok(bound) => bound.saturating_add(effects.bytes),
         Err(error) if counts_tokens => return Err(error),
         Err(_) => call.body.len() as u64,
@@ -190,6 +193,9 @@ pub fn terms(
             }
         }
     };
+    // What was predicted and not said costs like what is said.
+    let prediction = call.head.prediction.map_or(0, |prediction| prediction.value.len() as u64);
+    let output_tokens = output_tokens.saturating_add(if has_output { prediction } else { 0 });
     let bounds = Bounds { output_tokens, ..bounds };
     // A sheet that lacks a rate for something that may be used is as good as none.
     let nano_usd = match price.and_then(|price| price.worst_case(&bounds)) {
@@ -246,6 +252,16 @@ fn check_fields(
         return Err(GatewayError::CostUnbounded { reason }.into());
     }
     Ok(())
+}
+
+/// How often the model may read its context again, for what it found in the web.
+fn turns<'m>(call: &crate::call::Call, entry: &DeploymentEntry, model: impl FnOnce() -> Cow<'m, str>) -> u64 {
+    let mut turns = entry.effects.web_turns;
+    if call.head.reads_web {
+        turns = turns.max(web_tools::turns(call.head.tools.map(|tools| tools.of(&call.body)).unwrap_or_default()));
+    }
+    // One search of each call.
+    turns.saturating_add(entry.reads.has(model).into())
 }
 
 /// Whether the call searches the web although it does not say so.

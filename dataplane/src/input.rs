@@ -1,9 +1,11 @@
 //! An upper bound of what a call makes the provider read. No tokenizer makes more tokens of a text than it has UTF-8
-//! bytes, and the body holds all of the text; images count by the provider's formula. What is not in the body has no
-//! bound: files, videos, audio that is elsewhere, and what tools fetch that the provider runs.
+//! bytes, and the body holds all of the text; images count by the provider's formula. What the provider finds in the web is
+//! bounded by the model's context, each time that it reads. What else is not in the body has no bound: files, videos, audio
+//! that is elsewhere, and what other tools fetch that the provider runs.
 
 use std::ops::ControlFlow;
 
+use tollgate_dialects::Dialect;
 use tollgate_dialects::json::{self, Field, Kind};
 use tollgate_snapshot::model::Deployment;
 
@@ -13,11 +15,12 @@ use crate::error::{GatewayError, Result};
 /// Tokens that chat templates and tool schemas put around what the client wrote, for each call and for each message.
 const FRAMING_TOKENS: u64 = 256;
 
-/// The most input tokens of a call at a deployment.
+/// The most input tokens of a call at a deployment. `turns`: how often the model reads its context again, for what is not in
+/// the body.
 ///
 /// # Errors
 /// 403: there is no bound.
-pub fn bound(call: &Call, deployment: &Deployment) -> Result<u64> {
+pub fn bound(call: &Call, deployment: &Deployment, turns: u64) -> Result<u64> {
     let head = &call.head;
     let modalities = &head.modalities;
     let unbounded = |reason: &str| GatewayError::CostUnbounded { reason: reason.to_owned() };
@@ -34,7 +37,17 @@ pub fn bound(call: &Call, deployment: &Deployment) -> Result<u64> {
     if let Some(field) = head.reaches_out {
         return Err(unbounded(&format!("`{field}` lets the provider read or run more than the request holds")).into());
     }
-    let text = call.body.len() as u64;
+    let mut text = call.body.len() as u64;
+    if head.reads_web && deployment.dialect != Dialect::Anthropic {
+        return Err(unbounded("what tools of this provider find in the web has no bound").into());
+    }
+    if turns > 0 {
+        let Some(context) = context(call, deployment) else {
+            let reason = "what is found in the web has no bound where the size of the model's context is not known";
+            return Err(unbounded(reason).into());
+        };
+        text = text.saturating_add(context.saturating_mul(turns));
+    }
     if modalities.images == 0 {
         return Ok(text.saturating_add(FRAMING_TOKENS));
     }
@@ -42,6 +55,16 @@ pub fn bound(call: &Call, deployment: &Deployment) -> Result<u64> {
         return Err(unbounded("no bound on the tokens of an image is known for this provider").into());
     };
     Ok(text.saturating_add(FRAMING_TOKENS).saturating_add(image.saturating_mul(u64::from(modalities.images))))
+}
+
+/// What the model can read at once. A header asks Anthropic for more than its models have by themselves.
+#[cold]
+fn context(call: &Call, deployment: &Deployment) -> Option<u64> {
+    const LONG: (&[u8], u64) = (b"context-1m", 1_000_000);
+    let own = deployment.headers.iter().map(|(_, value)| value.as_bytes());
+    let mut values = call.forwarded.iter().map(|(_, value)| value.as_bytes()).chain(own);
+    let asks = values.any(|value| memchr::memmem::find(value, LONG.0).is_some());
+    deployment.max_input_tokens.map(|context| if asks { context.max(LONG.1) } else { context })
 }
 
 /// Whether some `input_audio` is anything but the audio itself.

@@ -59,4 +59,5 @@ pub mod tls;
 pub mod turn;
 pub mod upstream;
 mod used;
+pub mod web_tools;
 pub mod which;

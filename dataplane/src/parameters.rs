@@ -5,6 +5,7 @@
 use tollgate_snapshot::model::{Name, Parameters};
 
 use crate::call::Call;
+use crate::web_tools;
 
 /// What stands in the request in the end.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Effects {
     best_of: Setting<u64>,
     service_tier: Setting<Box<str>>,
     pub web_search: bool,
+    /// Turns that tools of theirs for the web may cause.
+    pub web_turns: u64,
     /// They may ask for something else than text.
     pub media: bool,
 }
@@ -66,6 +69,11 @@ impl Effects {
             best_of: setting(parameters, "best_of", number),
             service_tier: setting(parameters, "service_tier", word),
             web_search: both().any(|(name, value)| name.contains("web_search") || value.contains("web_search")),
+            web_turns: both()
+                .filter(|(name, _)| **name == *"tools")
+                .map(|(_, tools)| web_tools::turns(tools.as_bytes()))
+                .max()
+                .unwrap_or(0),
             media: both().any(|(name, _)| matches!(&**name, "audio" | "modalities")),
         }
     }

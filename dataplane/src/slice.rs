@@ -325,6 +325,7 @@ pub fn shows_all(call: &Call, deployment: &Deployment) -> bool {
         && head.best_of <= head.n
         && head.modalities.audio == 0
         && !head.asks_for_media
+        && head.prediction.is_none()
         && !deployment.price.as_ref().is_some_and(|price| price.charges_for(Unit::OutputImageToken))
         && !call.may_search()
         && !asks_for_thoughts(call)

@@ -111,6 +111,8 @@ pub struct DeploymentEntry {
     pub dear_fields: &'static [&'static str],
     /// Models whose calls nothing bounds.
     pub unbounded: Which,
+    /// Models that what a search finds is input of.
+    pub reads: Which,
     pub price_cap: Option<PriceCap>,
     pub headers: DeploymentHeaders,
     pub extra_headers: Vec<(http::HeaderName, HeaderValue)>,
@@ -513,6 +515,7 @@ impl Builder {
                 true => Which::All,
                 false => provider.map_or(Which::None, |provider| Which::of(&provider.unbounded, &deployment.model)),
             },
+            reads: provider.map_or(Which::None, |provider| Which::of(&provider.reads, &deployment.model)),
             price_cap: provider.and_then(|provider| provider.price_cap),
             state: self.persistent.deployment(&id, &deployment.limits),
             account: deployment

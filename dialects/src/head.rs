@@ -109,6 +109,10 @@ pub struct Head {
     /// The first field that lets the provider read or run more than the body holds: `tools` that run there,
     /// `mcp_servers`, `container`, or `context_management` that has the model summarise.
     pub reaches_out: Option<&'static str>,
+    /// `tools` has some by which the provider searches or reads the web itself.
+    pub reads_web: bool,
+    /// What the client expects the answer to be. What of it is not said is billed as output all the same.
+    pub prediction: Option<Field>,
     /// The answer may be more than text: `audio`, or `modalities` that name something else.
     pub asks_for_media: bool,
     /// Some string, which may be a key, has escapes in the place of characters of words. Words that are looked for in
@@ -280,6 +284,8 @@ struct Seen {
     keyed: Modalities,
     /// A type that would be a tool's, and of one that the provider runs.
     server_tool: bool,
+    /// The same, of one that searches or reads the web.
+    web_tool: bool,
 }
 
 /// Where the types of tools stand: in objects in a list in the body.
@@ -354,7 +360,7 @@ impl Counting {
 
     fn count(&mut self, word: &[u8], depth: u32) {
         self.type_at = None;
-        let Seen { typed, server_tool, .. } = &mut self.seen;
+        let Seen { typed, server_tool, web_tool, .. } = &mut self.seen;
         let counter = match word {
             b"image_url" | b"image" | b"input_image" => &mut typed.images,
             b"input_audio" => &mut typed.audio,
@@ -362,7 +368,9 @@ impl Counting {
             b"document" | b"file" | b"input_file" | b"file_url" | b"container_upload" => &mut typed.files,
             b"video_url" | b"video" | b"input_video" => &mut typed.videos,
             _ => {
-                *server_tool |= depth == TOOL_DEPTH && !is_run_by_clients(word);
+                if depth == TOOL_DEPTH && !is_run_by_clients(word) {
+                    *(if is_web_tool(word) { web_tool } else { server_tool }) = true;
+                }
                 return;
             }
         };
@@ -384,18 +392,26 @@ impl Counting {
     }
 }
 
-/// Whether a tool of this type is run by the client, or costs no more than is held: searches are counted, and what looks
-/// for tools reads only those of the body.
+/// Whether a tool of this type is run by the client, or costs no more than is held: what looks for tools reads only those
+/// of the body.
 fn is_run_by_clients(kind: &[u8]) -> bool {
-    const KINDS: [&[u8]; 6] = [b"bash", b"text_editor", b"computer", b"memory", b"web_search", b"tool_search_tool"];
-    // With the day of its version, or as it is.
-    let is = |known: &&[u8]| kind.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest[0] == b'_');
-    matches!(kind, b"function" | b"custom") || KINDS.iter().any(is)
+    const KINDS: [&[u8]; 5] = [b"bash", b"text_editor", b"computer", b"memory", b"tool_search_tool"];
+    matches!(kind, b"function" | b"custom") || KINDS.iter().any(|known| is_version_of(kind, known))
+}
+
+/// Whether a tool of this type searches or reads the web at the provider.
+pub fn is_web_tool(kind: &[u8]) -> bool {
+    is_version_of(kind, b"web_search") || is_version_of(kind, b"web_fetch")
+}
+
+/// With the day of its version, or as it is.
+fn is_version_of(kind: &[u8], known: &[u8]) -> bool {
+    kind.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest[0] == b'_')
 }
 
 impl Reader<'_> {
     fn take(&mut self, key: &[u8], field: Field) -> Result<(), HeadError> {
-        let Seen { typed: mut seen, keyed, server_tool } = self.counting.end_field();
+        let Seen { typed: mut seen, keyed, server_tool, web_tool } = self.counting.end_field();
         let content_field = self.operation.content_field();
         let head = &mut self.head;
         match key {
@@ -478,6 +494,7 @@ impl Reader<'_> {
                 if server_tool {
                     head.reaches_out.get_or_insert("tools");
                 }
+                head.reads_web |= web_tool;
                 if key == b"tools" { once("tools", &mut head.tools, field) } else { Ok(()) }
             }
             b"mcp_servers" | b"container" => {
@@ -492,6 +509,7 @@ impl Reader<'_> {
                 }
                 Ok(())
             }
+            b"prediction" => once("prediction", &mut head.prediction, field),
             b"modalities" => {
                 head.asks_for_media |= field.kind != Kind::Null && !is_text_alone(field, self.body);
                 Ok(())
@@ -837,7 +855,6 @@ mod tests {
     fn what_a_provider_may_read_or_run_beyond_the_body_is_noticed() {
         let long = "x".repeat(json::SHORT + 1);
         for (fields, expected) in [
-            (r#""tools":[{"type":"web_fetch_20250910","name":"web_fetch"}]"#, Some("tools")),
             (r#""tools":[{"type":"function","function":{}},{"type":"code_execution_20250825"}]"#, Some("tools")),
             (r#""tools":[{"name":"x","type":"advisor_20270101"}]"#, Some("tools")),
             (r#""tools":[{"type":"code_interpreter"}]"#, Some("tools")),
@@ -845,7 +862,7 @@ mod tests {
                 r#""tools":[{"type":"bash_20250124"},{"type":"text_editor_20250728"},{"type":"computer_20250124"}]"#,
                 None,
             ),
-            (r#""tools":[{"type":"memory_20250818"},{"type":"web_search_20250305"},{"type":"web_search"}]"#, None),
+            (r#""tools":[{"type":"memory_20250818"}]"#, None),
             (r#""tools":[{"type":"tool_search_tool_regex_20251119"},{"type":"custom"},{"name":"x"}]"#, None),
             (
                 r#""tools":[{"name":"x","input_schema":{"type":"object","properties":{"type":{"type":["x","y"]}}}}]"#,
@@ -867,6 +884,23 @@ mod tests {
             let body = format!(r#"{{"messages":[],"tools":{tools}}}"#);
             assert_eq!(chat(&body).expect("a request").reaches_out, Some("tools"), "a type too long to be known");
         }
+    }
+
+    #[test]
+    fn tools_that_find_something_in_the_web_are_noticed() {
+        for (tools, expected) in [
+            (r#"[{"type":"web_fetch_20250910","name":"web_fetch"}]"#, true),
+            (r#"[{"name":"x","input_schema":{}},{"name":"y","type":"web_search_20250305"}]"#, true),
+            (r#"[{"type":"web_search"}]"#, true),
+            (r#"[{"type":"custom","name":"web_search"}]"#, false),
+            (r#"[{"type":"function","function":{"name":"web_search","parameters":{"type":"web_search"}}}]"#, false),
+        ] {
+            let head = chat(&format!(r#"{{"messages":[],"tools":{tools}}}"#)).expect("a request");
+            assert_eq!((head.reads_web, head.reaches_out), (expected, None), "{tools}");
+        }
+        let mixed = r#"{"messages":[],"tools":[{"type":"web_search_20250305"},{"type":"code_execution_20250825"}]}"#;
+        let head = chat(mixed).expect("a request");
+        assert_eq!((head.reads_web, head.reaches_out), (true, Some("tools")));
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Provider {
     pub dear_fields: Vec<&'static str>,
     /// Models that search and read as much as they like, as patterns: nothing bounds what a call of them costs.
     pub unbounded: Vec<&'static str>,
+    /// Models that what a search finds is input of, as patterns.
+    pub reads: Vec<&'static str>,
     /// Where a request says the most that the provider may pay for it elsewhere.
     pub price_cap: Option<PriceCap>,
     /// For people: `service discontinued`, what to write as endpoint.
@@ -143,6 +145,7 @@ fn parse(line: &'static str) -> Option<Provider> {
         model_fields,
         dear_fields,
         unbounded,
+        reads,
         price_cap,
         note,
     ] = columns.as_slice().try_into().ok()?;
@@ -199,6 +202,7 @@ fn parse(line: &'static str) -> Option<Provider> {
         model_fields: list(model_fields).collect(),
         dear_fields: list(dear_fields).collect(),
         unbounded: list(unbounded).collect(),
+        reads: list(reads).collect(),
         price_cap,
         note,
     })

@@ -1,5 +1,5 @@
-//! What is billed beyond the tokens of a text: what a provider reports itself, and what nobody can foresee. Under a Hard
-//! budget it is within what was held, or refused before anybody is asked.
+//! What is billed beyond the tokens of a text: what a provider reports itself, what it finds in the web, what it guesses in
+//! vain. Under a Hard budget each is within what was held, or refused before anybody is asked.
 
 use tollgate_harness::{
     KEY, Mock, Object, Reply, SpendRow, Stage, Step, UsageScript, Value, json, ledger_rows, objects,
@@ -134,7 +134,10 @@ async fn what_nothing_bounds_is_refused_before_anybody_is_asked() {
         (CHAT, chat("cites", "Hi", 9)),
         (CHAT, with(chat("pro", "Hi", 9), json!({"web_search_options": {"search_type": "pro"}}))),
         (CHAT, with(chat("router", "Hi", 9), json!({"web_search_options": {}}))),
+        // The size of its context is not known.
+        (MESSAGES, with(chat("claude", "Hi", 9), tool("web_search_20250305"))),
         (MESSAGES, with(chat("claude", "Hi", 9), tool("code_execution_20250825"))),
+        (CHAT, with(chat("router", "Hi", 9), tool("web_search"))),
     ];
     for (path, body) in &refused {
         let answer = ask(&stage, path, body).await.expect(403);
@@ -145,8 +148,87 @@ async fn what_nothing_bounds_is_refused_before_anybody_is_asked() {
         ask(&stage, CHAT, &body).await.expect(200);
     }
     stage.edit(|objects| *objects.last_mut().expect("the key") = caller(soft("9"))).await;
-    for (path, body) in &refused[..7] {
+    for (path, body) in &refused[..8] {
         ask(&stage, path, body).await.expect(200);
     }
     stage.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_found_in_the_web_is_held_as_often_as_the_model_can_read_its_context() {
+    // Of claude-sonnet-4-5, USD for a million: 3.75 a token written to a cache, 15 a token of output; a search 0.01 each.
+    const CONTEXT: i64 = 200_000;
+    let search = |fields: Value| with(json!({"type": "web_search_20250305", "name": "web_search"}), fields);
+    let fetch = |fields: Value| with(json!({"type": "web_fetch_20250910", "name": "web_fetch"}), fields);
+    let cases = [
+        // Tools, turns after the first, searches that are held.
+        (json!([search(json!({"max_uses": 1}))]), 2, 10),
+        (json!([search(json!({"max_uses": 3})), fetch(json!({"max_uses": 2}))]), 6, 10),
+        (json!([fetch(json!({"max_uses": 2}))]), 3, 0),
+        (json!([search(json!({"max_uses": 40}))]), 9, 40),
+        (json!([search(json!({}))]), 9, 10),
+        (json!([{"type": "web_search_20260209", "name": "web_search", "max_uses": 1}]), 9, 10),
+        (json!([{"name": "web_search", "input_schema": {"type": "object"}}]), 0, 10),
+    ];
+    let stage = Stage::start(|mock| {
+        vec![like(objects::anthropic("a", mock), "anthropic/claude-sonnet-4-5"), caller(hard("60")), tries_once()]
+    })
+    .await;
+    let mut expected = Vec::new();
+    for (tools, turns, searches) in &cases {
+        // As dear as it can be: each turn writes a full context.
+        let input = 100 + turns * CONTEXT;
+        let usage = json!({"input_tokens": 100, "cache_creation_input_tokens": input - 100, "output_tokens": 16,
+            "server_tool_use": {"web_search_requests": if *turns > 0 { *searches } else { 0 }}});
+        stage.mock.script("up-a", [used(usage)]);
+        let body = with(chat("a", "What is new?", 16), json!({"tools": tools}));
+        ask(&stage, MESSAGES, &body).await.expect(200);
+        let text = body.to_string().len() as i64 + 256;
+        expected.push((text + turns * CONTEXT) * 3_750 + 16 * 15_000 + searches * 10_000_000);
+    }
+    // A header makes the context longer.
+    let body = with(chat("a", "What is new?", 16), json!({"tools": [fetch(json!({"max_uses": 1}))]}));
+    let call = stage.gateway.post(MESSAGES).key(KEY).header("anthropic-version", "2023-06-01");
+    call.header("anthropic-beta", "context-1m-2025-08-07").json(&body).send().await.expect(200);
+    expected.push((body.to_string().len() as i64 + 256 + 2 * 1_000_000) * 3_750 + 16 * 15_000);
+    let rows = within(stage, "60").await;
+    assert_eq!(rows.iter().map(|row| row.held_nano_usd).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_model_that_reads_what_its_search_finds_holds_its_context() {
+    // 1.25 USD a million of input, 10 of output; a search 0.01.
+    let stage = Stage::start(|mock| {
+        let reads = at("reads", "openai", "gpt-5-search-api", mock).unset("spec.pricing");
+        let frees = at("frees", "openai", "gpt-4o-search-preview", mock).unset("spec.pricing");
+        vec![reads, frees, caller(hard("3")), tries_once()]
+    })
+    .await;
+    let usage = json!({"prompt_tokens": 200_000, "completion_tokens": 16, "total_tokens": 200_016});
+    stage.mock.script("gpt-5-search-api", [used(usage)]);
+    for model in ["reads", "frees"] {
+        ask(&stage, CHAT, &chat(model, "What is new?", 16)).await.expect(200);
+    }
+    let rows = within(stage, "3").await;
+    let held = |model: &str| rows.iter().find(|row| row.model == model).expect("a row").held_nano_usd;
+    assert!(held("reads") > 272_000 * 1_250 && held("frees") < 30_000_000, "{rows:#?}");
+}
+
+#[tokio::test]
+async fn a_prediction_that_does_not_come_true_is_held_as_output() {
+    let guess = "x".repeat(900);
+    let mut body = chat("m", "Change a letter.", 16);
+    body["prediction"] = json!({"type": "content", "content": guess});
+    let prediction = body["prediction"].to_string().len() as i64;
+    let stage = Stage::start(|mock| vec![objects::openai("m", mock), caller(hard("0.5")), tries_once()]).await;
+    let usage = json!({"prompt_tokens": 20, "completion_tokens": 916, "total_tokens": 936,
+        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 900}});
+    stage.mock.script("up-m", [used(usage).repeat(2)]);
+    for body in [body.clone(), streamed(body.clone())] {
+        ask(&stage, CHAT, &body).await.expect(200);
+    }
+    let rows = within(stage, "0.5").await;
+    let input = (body.to_string().len() as i64 + 256) * 3_125;
+    assert_eq!(rows[0].held_nano_usd, input + (16 + prediction) * 10_000, "{rows:#?}");
+    assert!(rows.iter().all(|row| row.cost_nano_usd == 20 * 2_500 + 916 * 10_000), "{rows:#?}");
 }
