@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::caller::{Caller, Who};
 use crate::core::Core;
 use crate::error::{GatewayError, Result, Scope};
-use crate::limits::{Estimate, LimitScope, Permit, Spent, Usage};
+use crate::limits::{Estimate, LimitScope, Permit, Spent, Usage, small_output};
 use crate::rules;
 use crate::share::PATIENCE;
 
@@ -28,6 +28,15 @@ pub struct Admitted {
     /// Routes the client names as fallbacks, all of them allowed to it.
     pub fallbacks: Vec<u32>,
     pub permits: RequestPermits,
+    /// Cap on the output where the client set none: some limit that binds the call is small.
+    pub small_output: Option<u64>,
+}
+
+impl Admitted {
+    fn let_in(&mut self, permits: RequestPermits) {
+        self.small_output = permits.small_output;
+        self.permits = permits;
+    }
 }
 
 /// What a call holds of the limits of its key and team, and of others.
@@ -38,6 +47,8 @@ pub struct RequestPermits {
     pub team: Option<Permit>,
     /// Of all else that binds it; seldom anything.
     pub further: Vec<(LimitScope, Permit)>,
+    /// What [`Admitted`] has of it.
+    small_output: Option<u64>,
 }
 
 impl RequestPermits {
@@ -50,14 +61,19 @@ impl RequestPermits {
 
     /// Those that there are, with their scopes.
     pub fn iter(&self) -> impl Iterator<Item = (LimitScope, &Permit)> {
-        let RequestPermits { key, per_model, team, further } = self;
+        let RequestPermits { key, per_model, team, further, small_output: _ } = self;
         let first = [(LimitScope::ModelPerKey, per_model), (LimitScope::Key, key), (LimitScope::Team, team)];
         let first = first.into_iter().filter_map(|(scope, permit)| Some((scope, permit.as_ref()?)));
         first.chain(further.iter().map(|(scope, permit)| (*scope, permit)))
     }
 
+    /// These limits bind the call too.
+    pub fn bound_output(&mut self, limits: &Limits) {
+        self.small_output = least(self.small_output, small_output(limits));
+    }
+
     fn each(&mut self, mut act: impl FnMut(&mut Permit)) {
-        let RequestPermits { key, per_model, team, further } = self;
+        let RequestPermits { key, per_model, team, further, small_output: _ } = self;
         [key, per_model, team].into_iter().flatten().for_each(&mut act);
         further.iter_mut().for_each(|(_, permit)| act(permit));
     }
@@ -90,10 +106,10 @@ pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> 
         fallbacks.push(find_model(&caller, name)?.0);
     }
     let permits = RequestPermits::default();
-    let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, caller, call };
+    let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, small_output: None, caller, call };
     if admitted.call.operation != Operation::CountTokens {
         match take_limits(core, &admitted, now) {
-            Ok(permits) => admitted.permits = permits,
+            Ok(permits) => admitted.let_in(permits),
             Err(error) => {
                 let waits = matches!(*error, GatewayError::RateLimited { of_share: true, .. });
                 return Err(Refused { error, waiting: waits.then(|| Box::new(admitted)) });
@@ -125,7 +141,7 @@ pub async fn wait_for_share(core: &Rc<Core>, mut admitted: Box<Admitted>) -> Res
         let now = Instant::now();
         match (take_limits(core, &admitted, now), changed) {
             (Ok(permits), _) => {
-                admitted.permits = permits;
+                admitted.let_in(permits);
                 note(core, &admitted, now);
                 return Ok(*admitted);
             }
@@ -194,15 +210,18 @@ fn take_each(core: &Rc<Core>, admitted: &Admitted, now: Instant, permits: &mut R
     let team = admitted.caller.team().zip(admitted.caller.team_entry());
     if !policy.limits.is_unlimited() {
         let value = || admitted.caller.key().map(|key| key.name.to_string()).unwrap_or_default();
+        permits.bound_output(&policy.limits);
         permits.key = Some(take(&state.usage, &policy.limits, tokens, seconds, LimitScope::Key, value)?);
     }
     if let Some(index) = find_model_limits(&policy.per_model, &admitted.model) {
         let limits = &policy.per_model[index].1;
         let value = || admitted.model.to_string();
+        permits.bound_output(limits);
         permits.per_model =
             Some(take(&state.per_model[index], limits, tokens, seconds, LimitScope::ModelPerKey, value)?);
     }
     if let Some((team, entry)) = team.filter(|(team, _)| !team.limits.is_unlimited()) {
+        permits.bound_output(&team.limits);
         permits.team =
             Some(take(&entry.usage, &team.limits, tokens, seconds, LimitScope::Team, || team.name.to_string())?);
     }
@@ -211,6 +230,11 @@ fn take_each(core: &Rc<Core>, admitted: &Admitted, now: Instant, permits: &mut R
         rules::take_all(&state.bound, admitted, tokens, seconds, persistent, permits)?;
     }
     Ok(())
+}
+
+/// The less of two bounds.
+pub fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 /// The limits for a model: those of its name, else those of the first pattern that it fits.

@@ -15,14 +15,14 @@ use tollgate_snapshot::model::{self, BudgetUnit, Route};
 use tollgate_snapshot::money::{NanoUsd, Rate};
 use tollgate_snapshot::price::{Bounds, CacheWrites, MostPaid, PriceSheet};
 
-use crate::admit::Admitted;
+use crate::admit::{Admitted, least};
 use crate::attempt::Attempting;
 use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::core::Core;
 use crate::error::{GatewayError, Rest, Result};
 use crate::input;
-use crate::limits::{Permit, Permits};
+use crate::limits::{self, Permit, Permits};
 use crate::mentions::{self, Mentions};
 use crate::outgoing::upstream_model;
 use crate::parameters::Cap;
@@ -179,6 +179,11 @@ pub fn terms(
             let key_cap = admitted.caller.policy().and_then(|policy| policy.max_output_tokens);
             let caps = [deployment.max_output_tokens, key_cap, Some(snapshot.gateway.max_output_tokens)];
             let cap = caps.into_iter().flatten().min().unwrap_or(snapshot.gateway.max_output_tokens);
+            let small = small_output(admitted, deployment).map(|small| {
+                let each = small / bounds.choices.max(1);
+                each.max(snapshot.gateway.min_output_tokens).min(cap)
+            });
+            let cap = small.unwrap_or(cap);
             if hard_usd || hard_tokens {
                 let share = affordable(core, &budgets, price, &bounds, cap);
                 // What is held in slices keeps nothing from others.
@@ -189,6 +194,7 @@ pub fn terms(
                 inject_output = Some(cap);
                 cap
             } else {
+                inject_output = small;
                 cap
             }
         }
@@ -308,6 +314,13 @@ fn affordable(
         affordable = affordable.min(tokens / bounds.choices.max(1));
     }
     affordable
+}
+
+/// The cap that limits of rates want, which let a call in that may make more than all of them at once.
+fn small_output(admitted: &Admitted, deployment: &model::Deployment) -> Option<u64> {
+    let of_account = deployment.account.as_ref().and_then(|account| limits::small_output(&account.limits));
+    let of_upstream = least(limits::small_output(&deployment.limits), of_account);
+    least(admitted.small_output, of_upstream)
 }
 
 /// An attempt that wants its money.

@@ -193,6 +193,14 @@ pub struct Estimate {
 /// The most output tokens that are reserved for a call without a cap: most answers have fewer.
 const UNCAPPED_OUTPUT: u64 = 1_024;
 
+/// The cap for a call that has none, where limits of tokens are so small that one answer could pass them many times over:
+/// what is reserved of the smallest of them. `None`: none is small.
+pub fn small_output(limits: &Limits) -> Option<u64> {
+    let limits = [limits.tokens_per_minute, limits.output_tokens_per_minute];
+    let reserved = limits.into_iter().flatten().map(|limit| limit / 4);
+    reserved.filter(|reserved| *reserved < UNCAPPED_OUTPUT).min()
+}
+
 impl Estimate {
     /// What to reserve of a limit. Of a call without a cap on its output a quarter of the limit at most (LiteLLM RL-2), so
     /// that a small limit lets more than one through. Never more than the limit: what a call may come to at most is no
@@ -775,6 +783,20 @@ mod tests {
         assert_eq!(uncapped.of(LimitType::Tokens, 1_000_000), 10 + UNCAPPED_OUTPUT);
         assert_eq!(uncapped.of(LimitType::OutputTokens, 4), 1);
         assert_eq!(uncapped.of(LimitType::InputTokens, 40), 10);
+    }
+
+    #[test]
+    fn what_small_limits_reserve_is_the_cap_of_a_call_without_one() {
+        let limits = |tokens, output| Limits {
+            tokens_per_minute: tokens,
+            output_tokens_per_minute: output,
+            input_tokens_per_minute: Some(8),
+            ..Limits::default()
+        };
+        assert_eq!(small_output(&limits(None, None)), None);
+        assert_eq!(small_output(&limits(Some(4096), Some(100_000))), None);
+        assert_eq!(small_output(&limits(Some(4095), None)), Some(1023));
+        assert_eq!(small_output(&limits(Some(3000), Some(400))), Some(100));
     }
 
     #[test]

@@ -212,6 +212,7 @@ async fn completion(core: &Rc<Core>, tables: &std::sync::Arc<Tables>, index: u32
         asked_output,
         fallbacks: Vec::new(),
         permits: RequestPermits::default(),
+        small_output: None,
     };
     let now = Instant::now();
     let mut record = Record::new("/operator/probe", now, core.unix_ms(now));

@@ -194,6 +194,7 @@ pub fn take_all(
         }
         let mut count = |usage: &Arc<Usage>, value: &str| {
             let permit = take(usage, limits, tokens, now, *scope, || shown(value))?;
+            permits.bound_output(limits);
             permits.further.push((*scope, permit));
             Result::Ok(())
         };

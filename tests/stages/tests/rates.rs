@@ -217,6 +217,49 @@ async fn input_and_output_tokens_are_counted_apart_and_settled_to_the_real_count
 }
 
 #[tokio::test]
+async fn a_call_without_a_cap_gets_one_where_a_limit_of_tokens_is_small() {
+    let stage = Stage::start(|mock| {
+        let limits = |limit: u64| json!({"outputTokensPerMinute": limit});
+        let rules = json!([{"name": "trials", "per": "User", "tokensPerMinute": 2000}]);
+        vec![
+            objects::deployment("m", mock),
+            objects::deployment("scarce", mock).set("spec.limits", limits(120)),
+            gateway(rules),
+            key("small").set("spec.limits", limits(400)),
+            key("large").set("spec.limits", limits(4096)),
+            key("trial").set("spec.user", "alice").set("spec.limits", limits(100_000)),
+        ]
+    })
+    .await;
+    let cap = |stage: &Stage| {
+        let body = stage.last_seen().json();
+        let cap = body.get("max_tokens").or(body.get("max_completion_tokens"));
+        cap.cloned().unwrap_or_default()
+    };
+    for (key, model, expected) in [
+        ("small", "m", json!(100)),
+        ("large", "m", Value::Null),
+        ("trial", "m", json!(500)),
+        ("large", "scarce", json!(30)),
+        ("small", "scarce", json!(30)),
+    ] {
+        ask(&stage, key, model).send().await.expect(200);
+        assert_eq!(cap(&stage), expected, "{key} at {model}");
+    }
+    let body = |more: Value| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        ask(&stage, "small", "m").json(&body)
+    };
+    // The client's own word stays, and several answers share what was reserved.
+    body(json!({"max_tokens": 150})).send().await.expect(200);
+    assert_eq!(cap(&stage), json!(150));
+    body(json!({"n": 2})).send().await.expect(200);
+    assert_eq!(cap(&stage), json!(50));
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn a_stream_is_settled_at_its_end() {
     let stage = Stage::start(|mock| {
         let limits = json!({"tokensPerMinute": 5000});
