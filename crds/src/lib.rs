@@ -10,6 +10,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod allowed_namespaces;
+mod attribution;
 mod bounded;
 mod budget;
 mod budget_terms;
@@ -40,6 +41,7 @@ mod timeouts;
 mod virtual_key;
 
 pub use allowed_namespaces::{AllowedNamespaces, NamespacesFrom};
+pub use attribution::{Attribution, CREDENTIAL_HEADERS};
 pub use budget::{
     AllocatorUnavailable, Boost, Budget, BudgetPer, BudgetScope, BudgetSpec, BudgetStatus, ExhaustedAction, Threshold,
     WhenExhausted, WhenLow,

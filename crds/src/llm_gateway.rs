@@ -1,6 +1,7 @@
 //! `LLMGateway`: one set of proxies, its Service, and what holds for all calls through it.
 
 use crate::allowed_namespaces::AllowedNamespaces;
+use crate::attribution::Attribution;
 use crate::bounded;
 use crate::condition::Condition;
 use crate::decimal::DecimalText;
@@ -111,6 +112,11 @@ pub struct LLMGatewaySpec {
     #[serde(default)]
     pub defaults: GatewayDefaults,
 
+    /// Headers that say who is behind a call and what it is for. Default: only those of LiteLLM, and what is in the body.
+    /// Example: `{endUserHeaders: [X-OpenWebUI-User-Id], tagHeaders: [X-Project]}`.
+    #[serde(default, skip_serializing_if = "Attribution::is_empty")]
+    pub attribution: Attribution,
+
     /// Rates for all calls, or for each user, end user, tag, model and so on. Default: none.
     /// Example: `[{name: end-users, per: EndUser, requestsPerMinute: 20}]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -163,6 +169,7 @@ impl Default for LLMGatewaySpec {
             service: GatewayService::default(),
             master_key: None,
             defaults: GatewayDefaults::default(),
+            attribution: Attribution::default(),
             rate_limits: Vec::new(),
             priorities: Vec::new(),
             stores: Stores::default(),

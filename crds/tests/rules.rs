@@ -98,6 +98,18 @@ fn each_rule_is_kept_by_one_spec_and_broken_by_another() {
     let selector = |expression: Value| json!({"allowedNamespaces": {"from": "Selector", "selector": {"matchExpressions": [expression]}}});
     let cases: Vec<(&str, &str, Value, Value)> = vec![
         (
+            "LLMGateway",
+            "endUserHeaders must not name a header that holds a credential",
+            json!({"attribution": {"endUserHeaders": ["X-OpenWebUI-User-Id"]}}),
+            json!({"attribution": {"endUserHeaders": ["X-OpenWebUI-User-Id", "authorization"]}}),
+        ),
+        (
+            "LLMGateway",
+            "tagHeaders must not name a header that holds a credential",
+            json!({"attribution": {"tagHeaders": ["User-Agent"]}}),
+            json!({"attribution": {"tagHeaders": ["X-API-Key"]}}),
+        ),
+        (
             "ModelDeployment",
             "exactly one of accountRef, provider must be set",
             account.clone(),

@@ -96,7 +96,16 @@ impl From<Box<GatewayError>> for Refused {
 ///
 /// # Errors
 /// 400 for names that lead nowhere, 403 for models that key or team do not allow, 429 for limits.
-pub fn admit(core: &Rc<Core>, caller: Caller, call: Box<Call>, now: Instant) -> std::result::Result<Admitted, Refused> {
+pub fn admit(
+    core: &Rc<Core>,
+    caller: Caller,
+    mut call: Box<Call>,
+    now: Instant,
+) -> std::result::Result<Admitted, Refused> {
+    if let Some(told) = &caller.tables.told {
+        let Call { headers, options, .. } = &mut *call;
+        told.read(headers, options);
+    }
     let asked = call.model().ok_or_else(|| Box::new(GatewayError::ModelMissing))?;
     let (route, model) = find_model(&caller, asked)?;
     let asked_output = call.head.output_cap(call.operation);

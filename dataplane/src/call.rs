@@ -81,7 +81,7 @@ impl Options {
 }
 
 /// The text of a header: UTF-8, else Latin-1, which any bytes are (RFC 9110, 5.5). A name that is not ASCII is a name.
-fn header_text(value: &[u8]) -> Cow<'_, str> {
+pub fn header_text(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect()),

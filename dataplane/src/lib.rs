@@ -56,6 +56,7 @@ pub mod status_port;
 pub mod surcharge;
 pub mod tables;
 pub mod tls;
+pub mod told;
 pub mod turn;
 pub mod upstream;
 mod used;

@@ -30,6 +30,7 @@ use crate::rules::{self, Bound, Group};
 use crate::share::{Hub, Shared};
 use crate::shared_budgets::RedisLink;
 use crate::slice::Speed;
+use crate::told::Told;
 use crate::upstream::Target;
 use crate::which::Which;
 
@@ -58,6 +59,8 @@ pub struct Tables {
     pub shares: Vec<u64>,
     /// Some budget names models to call first when little is left of it.
     pub has_low_models: bool,
+    /// Headers that say who is behind a call, where the gateway names some.
+    pub told: Option<Box<Told>>,
     pub master: KeyState,
 }
 
@@ -428,6 +431,7 @@ impl Builder {
             key_states: (0..snapshot.keys.len()).map(|_| OnceLock::new()).collect(),
             budgets: (0..snapshot.budgets.len()).map(|_| OnceLock::new()).collect(),
             members,
+            told: Told::of(&snapshot.gateway),
             has_low_models: snapshot.budgets.iter().any(|budget| budget.when_low.is_some()),
             budget_kinds: snapshot
                 .budgets

@@ -75,6 +75,12 @@ pub struct Gateway {
     /// Tokens that a provider read from its cache do not count against rates.
     #[serde(skip_serializing_if = "says_nothing")]
     pub ignore_cached_tokens: bool,
+    /// Headers that name the end user, in this order; in small letters.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub end_user_headers: Vec<Name>,
+    /// Headers that are tags, as they are to be shown.
+    #[serde(skip_serializing_if = "says_nothing")]
+    pub tag_headers: Vec<Name>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub rate_limits: Vec<RateLimit>,
     /// Together not above 100 percent.
@@ -115,6 +121,8 @@ impl Default for Gateway {
             postgres: None,
             replicas: 0,
             ignore_cached_tokens: false,
+            end_user_headers: Vec::new(),
+            tag_headers: Vec::new(),
             rate_limits: Vec::new(),
             priorities: Vec::new(),
         }

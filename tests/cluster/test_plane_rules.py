@@ -125,6 +125,10 @@ CASES = {
         {"gatewayRef": {"name": "a"}},
         {"gatewayRef": {"name": "b"}},
     ),
+    "!has(self.endUserHeaders) || self.endUserHeaders.all(name, !(name.lowerAscii() in ['authorization', 'proxy-authorization', "
+    "'x-api-key', 'api-key', 'x-litellm-api-key', 'cookie']))": ({"endUserHeaders": ["X-Customer"]}, {"endUserHeaders": ["X-Customer", "Authorization"]}),
+    "!has(self.tagHeaders) || self.tagHeaders.all(name, !(name.lowerAscii() in ['authorization', 'proxy-authorization', "
+    "'x-api-key', 'api-key', 'x-litellm-api-key', 'cookie']))": ({"tagHeaders": ["X-Customer"]}, {"tagHeaders": ["X-Customer", "Authorization"]}),
     "self == oldSelf": {"ProviderAccount": ("openai", "anthropic"), "Budget": ("USD", "Tokens")},
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use tollgate_crds::{
-    Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LocalRef, LogFormat, LogLevel, Logs, Metrics,
-    ObjectRef, PostgresStore, Prices, SecretKeyRef, SecretSource, Stores, Telemetry, Unpriced,
+    Attribution, CREDENTIAL_HEADERS, Egress, GatewayDefaults, LLMGatewaySpec, Listener, ListenerTls, LocalRef,
+    LogFormat, LogLevel, Logs, Metrics, ObjectRef, PostgresStore, Prices, SecretKeyRef, SecretSource, Stores,
+    Telemetry, Unpriced,
 };
 
 use super::attachment::{self, Gateways};
@@ -267,6 +268,7 @@ fn compile<'a>(
         service: _,
         master_key,
         defaults,
+        attribution,
         rate_limits,
         priorities,
         stores,
@@ -298,6 +300,7 @@ fn compile<'a>(
     let priorities = rate_limit::priorities(priorities, subject, report);
     let replicas =
         autoscaling.as_ref().map_or_else(|| replicas.unwrap_or(USUAL_REPLICAS), |scaling| scaling.max_replicas);
+    let Attribution { end_user_headers, tag_headers } = attribution;
     let compiled = model::Gateway {
         namespace: object.meta.namespace.as_str().into(),
         name: object.meta.name.as_str().into(),
@@ -310,11 +313,37 @@ fn compile<'a>(
             Mode::Standalone => 0,
             Mode::Cluster => u32::try_from(replicas).unwrap_or(0),
         },
+        end_user_headers: headers(end_user_headers, "spec.attribution.endUserHeaders", subject, report)
+            .map(|name| name.to_ascii_lowercase().into())
+            .collect(),
+        tag_headers: headers(tag_headers, "spec.attribution.tagHeaders", subject, report).map(Name::from).collect(),
         rate_limits,
         priorities,
         ..defaults_of(defaults, Reader::new(report, subject))
     };
     (compiled, rules)
+}
+
+/// Names of headers that may tell something of a call, each once.
+fn headers<'a>(
+    names: &'a [String],
+    field: &str,
+    subject: Subject<'_>,
+    report: &mut Report,
+) -> impl Iterator<Item = &'a str> {
+    let mut known: Vec<&str> = Vec::new();
+    for name in names {
+        let is_header = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(is_header) {
+            report.error(subject, Reason::InvalidValue, field, format!("`{name}` is not the name of a header"));
+        } else if CREDENTIAL_HEADERS.iter().any(|credential| credential.eq_ignore_ascii_case(name)) {
+            let message = format!("`{name}` holds a credential, which must not become a name in rows");
+            report.error(subject, Reason::InvalidValue, field, message);
+        } else if !known.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            known.push(name);
+        }
+    }
+    known.into_iter()
 }
 
 /// Values that cannot be used give way to the built-in ones, one by one.

@@ -1,5 +1,6 @@
 //! `compile` from the outside: documents as users write them in, a snapshot and findings out.
 
+mod attribution;
 mod broken_edit;
 mod budgets;
 mod cluster;

@@ -31,6 +31,10 @@ pub struct SpendRow {
     pub status: i64,
     /// `exact`, `estimated`, `unpriced`, `cache`, `charged`, `released`, `dropped`, `recovered`
     pub outcome: String,
+    /// Empty: nobody was named.
+    pub end_user: String,
+    /// A JSON array; empty: none.
+    pub tags: String,
 }
 
 /// All attempts in the copy of a gateway that has stopped (a clean stop copies everything), oldest first.
@@ -42,7 +46,7 @@ pub fn ledger_rows(data: &Path) -> Vec<SpendRow> {
     let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap_or_else(|error| panic!("no ledger in {}: {error}", path.display()));
     let sql = "SELECT attempt_id, key, team, model, deployment, provider, attempt_no, nano_usd, held_nano_usd, input_tokens, \
-               output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, status, outcome \
+               output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, status, outcome, end_user, tags \
                FROM spend ORDER BY started_at_ms, id";
     let mut statement = connection.prepare(sql).expect("the view `spend` has the columns that the documentation names");
     let rows = statement.query_map([], |row| {
@@ -64,6 +68,8 @@ pub fn ledger_rows(data: &Path) -> Vec<SpendRow> {
             reasoning_tokens: row.get(13)?,
             status: row.get(14)?,
             outcome: text(15)?,
+            end_user: text(16)?,
+            tags: text(17)?,
         })
     });
     rows.and_then(Iterator::collect).expect("the rows of `spend` are readable")

@@ -1,0 +1,102 @@
+//! Headers of a gateway's own that say who is behind a call and what it is for, wherever that matters: budgets, rates,
+//! conditions of targets, rows (litellm.md CU-1, TAG-1, #11083).
+
+use tollgate_harness::{Call, Object, Stage, Value, json, objects};
+
+const BODY: fn() -> Value = || json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+
+fn by_header(stage: &Stage, header: &str, value: &str) -> Call {
+    stage.gateway.chat("m").header(header, value)
+}
+
+fn by_body(stage: &Stage, user: &str) -> Call {
+    let mut body = BODY();
+    body["user"] = json!(user);
+    stage.gateway.chat("m").json(&body)
+}
+
+fn per(name: &str, per: &str, requests: u64) -> Object {
+    let spec = json!({"limit": requests.to_string(), "unit": "Requests", "period": {"lifetime": {}}, "per": per});
+    Object::new("Budget", name, spec)
+}
+
+#[tokio::test]
+async fn a_budget_for_each_end_user_binds_whoever_a_header_names() {
+    let stage = Stage::start(|mock| {
+        let headers = json!({"endUserHeaders": ["X-OpenWebUI-User-Id", "X-OpenWebUI-User-Email"]});
+        vec![
+            objects::deployment("m", mock),
+            objects::gateway().set("spec.attribution", headers),
+            per("each", "EndUser", 2),
+        ]
+    })
+    .await;
+    by_header(&stage, "x-openwebui-user-id", "alice").send().await.expect(200);
+    // The body names the same one; the header goes before it.
+    by_body(&stage, "somebody").header("X-OpenWebUI-User-Id", "alice").send().await.expect(200);
+    let refusal = by_header(&stage, "x-openwebui-user-id", "alice").send().await.expect(429);
+    assert!(refusal.text().contains("default/Budget/each/alice"), "{}", refusal.text());
+    by_body(&stage, "alice").send().await.expect(429);
+    by_header(&stage, "x-openwebui-user-email", "alice").send().await.expect(429);
+    by_header(&stage, "x-openwebui-user-email", "bob@example.com").send().await.expect(200);
+    // LiteLLM's own header goes before those of the gateway.
+    by_header(&stage, "x-openwebui-user-id", "alice").header("x-litellm-end-user-id", "carol").send().await.expect(200);
+    let rows = stage.finish().await;
+    let users: Vec<&str> = rows.iter().map(|row| row.end_user.as_str()).collect();
+    assert_eq!(users, ["alice", "alice", "bob@example.com", "carol"]);
+}
+
+#[tokio::test]
+async fn rates_conditions_and_rows_see_what_headers_say_and_an_edit_changes_it() {
+    let rules = json!([
+        {"name": "customers", "per": "EndUser", "requestsPerMinute": 2},
+        {"name": "apollo", "appliesTo": {"tags": ["X-Project: apollo"]}, "requestsPerMinute": 2},
+    ]);
+    let mut stage = Stage::start(|mock| {
+        let headers = json!({"endUserHeaders": ["X-Customer"], "tagHeaders": ["X-Project", "User-Agent"]});
+        let mut route = objects::route("m", ["a", "b"]).value().clone();
+        for (at, when) in
+            ["'User-Agent: claude-cli' in request.tags || request.endUser == 'vip'", "true"].iter().enumerate()
+        {
+            route["spec"]["targets"][at]["when"] = json!(when);
+            route["spec"]["targets"][at]["priority"] = json!(at);
+        }
+        vec![
+            objects::deployment("a", mock),
+            objects::deployment("b", mock),
+            Object::new("RouteGroup", "m", route["spec"].clone()),
+            objects::gateway().set("spec.attribution", headers).set("spec.rateLimits", rules.clone()),
+        ]
+    })
+    .await;
+    let reply = by_header(&stage, "x-customer", "José").send().await.expect(200);
+    assert_eq!(reply.header("x-ratelimit-end_user-remaining-requests"), Some("1"));
+    by_header(&stage, "x-customer", "José").send().await.expect(200);
+    by_header(&stage, "x-customer", "José").send().await.expect(429);
+    by_header(&stage, "x-customer", "vip").send().await.expect(200);
+    by_header(&stage, "user-agent", "claude-cli/2.1").header("x-project", "apollo").send().await.expect(200);
+    by_header(&stage, "x-project", "apollo").send().await.expect(200);
+    let refusal = by_header(&stage, "x-project", "apollo").send().await.expect(429);
+    assert!(refusal.text().contains("apollo"), "{}", refusal.text());
+    stage
+        .edit(|objects| {
+            let gateway = objects.iter_mut().find(|object| object.id().0 == "LLMGateway").expect("a gateway");
+            *gateway = gateway.clone().unset("spec.attribution");
+        })
+        .await;
+    by_header(&stage, "x-customer", "José").header("x-project", "apollo").send().await.expect(200);
+    let rows = stage.finish().await;
+    let told: Vec<(&str, &str, &str)> = rows.iter().map(|row| (&*row.deployment, &*row.end_user, &*row.tags)).collect();
+    let (a, b) = ("default/a", "default/b");
+    assert_eq!(
+        told,
+        [
+            (b, "José", "[]"),
+            (b, "José", "[]"),
+            (a, "vip", "[]"),
+            (a, "", r#"["User-Agent: claude-cli","User-Agent: claude-cli/2.1","X-Project: apollo"]"#),
+            (b, "", r#"["X-Project: apollo"]"#),
+            (b, "", "[]"),
+        ]
+    );
+}
