@@ -153,7 +153,10 @@ pub(crate) fn wanted(objects: &Objects) -> BTreeSet<Named> {
         let namespace = &document.meta().namespace;
         match document {
             Document::LLMGateway(object) => {
-                let LLMGatewaySpec { master_key, stores, .. } = &object.spec;
+                let LLMGatewaySpec { master_key, stores, listeners, .. } = &object.spec;
+                for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+                    want(namespace, &tls.certificate_ref.name);
+                }
                 for source in master_key.iter().chain(&stores.redis) {
                     want(namespace, &source.secret_ref.name);
                 }
@@ -398,6 +401,13 @@ mod tests {
             }))
             .unwrap(),
         };
+        let gateway = Object {
+            meta: Meta::new("n", "g"),
+            spec: serde_json::from_value::<LLMGatewaySpec>(json!({
+                "listeners": [{"name": "https", "port": 443, "tls": {"certificateRef": {"name": "s5"}}}],
+            }))
+            .unwrap(),
+        };
         let budget = Object {
             meta: Meta::new("n", "b"),
             spec: serde_json::from_value::<BudgetSpec>(json!({
@@ -413,11 +423,12 @@ mod tests {
         };
         objects.put_documents(vec![
             Document::ProviderAccount(Box::new(account)),
+            Document::LLMGateway(Box::new(gateway)),
             Document::VirtualKey(Box::new(key("generated", json!({"name": "s2"})))),
             Document::Budget(Box::new(budget)),
             Document::VirtualKey(Box::new(key("adopted", json!({"name": "s3", "policy": "Adopt"})))),
         ]);
         let names: Vec<String> = wanted(&objects).into_iter().map(|(_, name)| name).collect();
-        assert_eq!(names, ["s1", "s3", "s4"]);
+        assert_eq!(names, ["s1", "s3", "s4", "s5"]);
     }
 }

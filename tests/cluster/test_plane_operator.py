@@ -163,6 +163,19 @@ def test_prices_of_a_config_map_hold_follow_it_and_stay_when_it_goes(own_plane, 
     assert own_plane.api.get(gpt)["status"]["inputPrice"] == "$3.00"
 
 
+def test_a_certificate_that_is_missing_is_told_by_the_name_of_its_secret(own_plane, start, setup):
+    start("operator")
+    wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("True", "ResolvedRefs"))
+    listeners = [{"name": "https", "port": 4443, "tls": {"certificateRef": {"name": "gateway-tls"}}}]
+    own_plane.api.merge(where(setup, "LLMGateway", "g"), {"spec": {"listeners": listeners}})
+    gateway = wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("False", "NotFound"))
+    message = next(each["message"] for each in gateway["status"]["conditions"] if each["type"] == "ResolvedRefs")
+    assert "Secret `gateway-tls` does not exist" in message, message
+    tls = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "gateway-tls"}, "stringData": {"tls.crt": "a certificate", "tls.key": "its key"}}
+    own_plane.kubectl.apply(tls, namespace=setup)
+    wait_for(own_plane, setup, "LLMGateway", "g", ResolvedRefs=("True", "ResolvedRefs"))
+
+
 def test_tables_that_somebody_spoils_are_written_again(own_plane, start, setup):
     start("operator")
     wait_for_generation(own_plane, setup, 0)

@@ -278,8 +278,8 @@ fn compile<'a>(
         egress,
         pod_template: _,
     } = &object.spec;
+    report_certificates(listeners, input, subject, report);
     if input.mode == Mode::Standalone {
-        report_certificates(listeners, input, subject, report);
         report_logs(&telemetry.logs, subject, report);
     }
     report_stores(stores, telemetry, subject, report);
@@ -398,10 +398,14 @@ fn defaults_of(defaults: &GatewayDefaults, mut reader: Reader<'_, '_>) -> model:
     }
 }
 
-/// In a cluster the kubelet brings certificates to the proxies; here whoever serves takes them from the Secrets.
+/// Says which certificates there are not. In a cluster the kubelet brings them to the proxies, and waits where there are
+/// none; whether anybody else may read them does not matter then.
 fn report_certificates(listeners: &[Listener], input: &Input<'_>, subject: Subject<'_>, report: &mut Report) {
     for (at, Listener { name: _, port: _, tls }) in listeners.iter().enumerate() {
         let Some(ListenerTls { certificate_ref: LocalRef { name } }) = tls else { continue };
+        if input.mode == Mode::Cluster && input.secrets.unread(subject.namespace, name).is_some() {
+            continue;
+        }
         for entry in CERTIFICATE_ENTRIES {
             let reference = SecretKeyRef { name: name.clone(), key: entry.to_owned() };
             let field = format!("spec.listeners[{at}].tls.certificateRef");

@@ -1,6 +1,6 @@
 //! What is different in a cluster, where many owners need not trust each other and nobody fills in variables.
 
-use tollgate_snapshot::compile::Mode;
+use tollgate_snapshot::compile::{Mode, Unread};
 use tollgate_snapshot::{GatewayName, Reason, Severity};
 
 use crate::world::{Ask, World};
@@ -92,10 +92,36 @@ spec:
   service: {type: LoadBalancer}
   telemetry: {logs: {format: Human, level: Debug}}
   podTemplate: {resources: {requests: {cpu: 500m}}}
+---
+kind: Secret
+metadata: {name: tls}
+stringData: {tls.crt: a certificate, tls.key: its key}
 ";
     let compiled = cluster(yaml).compile();
     assert_eq!(compiled.summary(), Vec::<String>::new());
-    assert!(World { mode: Mode::Standalone, ..cluster(yaml) }.compile().findings.len() > 2);
+    assert!(World { mode: Mode::Standalone, ..cluster(yaml) }.compile().findings.len() > 1);
+}
+
+#[test]
+fn a_certificate_that_is_missing_is_told_by_the_name_of_its_secret() {
+    let gateway = "
+kind: LLMGateway
+metadata: {name: g}
+spec: {listeners: [{name: https, port: 4443, tls: {certificateRef: {name: tls}}}]}
+";
+    let compiled = cluster(gateway).compile();
+    assert_eq!(compiled.summary(), ["Error NotFound LLMGateway default/g spec.listeners[0].tls.certificateRef"]);
+    assert!(compiled.errors()[0].contains("Secret `tls` does not exist in namespace `default`"));
+    let half = format!("{gateway}---\nkind: Secret\nmetadata: {{name: tls}}\nstringData: {{tls.crt: a certificate}}\n");
+    let compiled = cluster(&half).compile();
+    assert_eq!(
+        compiled.summary(),
+        ["Error SecretKeyMissing LLMGateway default/g spec.listeners[0].tls.certificateRef"]
+    );
+    // Whether the operator may read it does not matter: the kubelet brings it.
+    let mut world = cluster(gateway);
+    world.secrets.insert_unread("default", "tls", Unread::Forbidden);
+    assert_eq!(world.compile().summary(), Vec::<String>::new());
 }
 
 #[test]
