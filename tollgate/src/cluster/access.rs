@@ -53,15 +53,14 @@ struct Question {
     hint: String,
 }
 
-/// Permissions that are missing. `operator`: namespace and name of its ServiceAccount; where it is not given, its
-/// Deployment says it. `is_told`: whether objects of a namespace are to be told of.
+/// Permissions that are missing. `is_told`: whether objects of a namespace are to be told of.
 ///
 /// # Errors
 /// The API server cannot be reached.
 pub async fn missing(
     client: &Client,
     documents: &[Document],
-    operator: Option<(String, String)>,
+    operator: Operator,
     is_told: impl Fn(&str) -> bool,
 ) -> anyhow::Result<Vec<Remark>> {
     let mut remarks = Vec::new();
@@ -73,7 +72,7 @@ pub async fn missing(
             questions.push(of_proxies(&document.object_ref()));
         }
     }
-    match operator_account(client, operator).await? {
+    match operator {
         Operator::Found(account) => questions.extend(of_operator(documents, &account, is_told)),
         Operator::NotFound => {
             let object = ObjectRef { kind: "Deployment", namespace: String::new(), name: String::new() };
@@ -95,13 +94,29 @@ pub async fn missing(
     Ok(remarks)
 }
 
-enum Operator {
+/// The operator's ServiceAccount.
+pub enum Operator {
+    /// Namespace and name.
     Found((String, String)),
     NotFound,
     NotReadable,
 }
 
-async fn operator_account(client: &Client, given: Option<(String, String)>) -> anyhow::Result<Operator> {
+impl Operator {
+    /// Where it runs, if that is known.
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Operator::Found((namespace, _)) => Some(namespace),
+            Operator::NotFound | Operator::NotReadable => None,
+        }
+    }
+}
+
+/// Who the operator is. `given`: its ServiceAccount; where that is not said, its Deployment tells it.
+///
+/// # Errors
+/// The API server cannot be reached.
+pub async fn operator(client: &Client, given: Option<(String, String)>) -> anyhow::Result<Operator> {
     if let Some(account) = given {
         return Ok(Operator::Found(account));
     }

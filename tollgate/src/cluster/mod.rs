@@ -122,8 +122,10 @@ async fn look_at(
     let is_told = |namespace: &str| told.as_ref().is_none_or(|told| told == namespace);
     let mut remarks = found.remarks;
     remarks.extend(remark::forbidden(&wanted, &seen));
-    remarks.extend(access::missing(&client, overlaid.documents(), arguments.operator.clone(), is_told).await?);
-    let Judged { mut snapshots, findings } = overlaid.compile(&wanted, seen, &settings);
+    let operator = access::operator(&client, arguments.operator.clone()).await?;
+    let standing = remark::standing(&found.states, operator.namespace());
+    remarks.extend(access::missing(&client, overlaid.documents(), operator, is_told).await?);
+    let Judged { mut snapshots, findings } = overlaid.compile(&wanted, seen, &standing, &settings);
     if let Some((namespace, name)) = &arguments.gateway {
         snapshots.retain(|one| *one.gateway.namespace == **namespace && *one.gateway.name == **name);
         anyhow::ensure!(!snapshots.is_empty(), "there is no LLMGateway `{namespace}/{name}`");

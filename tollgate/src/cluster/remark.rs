@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tollgate_snapshot::{ObjectRef, Severity};
+use tollgate_snapshot::compile::Standing;
+use tollgate_snapshot::{GatewayName, ObjectRef, Severity};
 
 use crate::config::cluster::{SecretUse, Seen};
 
@@ -73,7 +74,12 @@ pub struct State {
     observed: Option<i64>,
     /// Those that are False: type, reason, message.
     unmet: Vec<(String, String, String)>,
+    /// Of a gateway: the operator runs it, or what it ran before.
+    is_served: bool,
 }
+
+/// What the reason of a gateway's `Programmed` is while proxies have tables, or are about to.
+const RUNS: [&str; 3] = ["Pending", "ProxyRefused", "LastGoodKept"];
 
 impl State {
     /// From an object of `kind` as the API server has it.
@@ -84,13 +90,30 @@ impl State {
         let unmet = conditions.iter().filter(|condition| condition["status"] == "False");
         let unmet =
             unmet.map(|condition| (text(&condition["type"]), text(&condition["reason"]), text(&condition["message"])));
+        let met = |type_: &str| conditions.iter().find(|condition| condition["type"] == type_);
+        let is_true = |condition: Option<&Value>| condition.is_some_and(|condition| condition["status"] == "True");
+        let (accepted, programmed) = (met("Accepted"), met("Programmed"));
+        let runs = programmed.is_some_and(|condition| RUNS.iter().any(|reason| condition["reason"] == *reason));
         State {
+            is_served: is_true(accepted) || is_true(programmed) || runs,
             object: ObjectRef { kind, namespace: text(&metadata["namespace"]), name: text(&metadata["name"]) },
             generation: metadata["generation"].as_i64().unwrap_or_default(),
             observed: value["status"]["observedGeneration"].as_i64(),
             unmet: unmet.collect(),
         }
     }
+}
+
+/// Which gateways the operator cannot run, as their states say it: what is left to choose is chosen among the others. `home`:
+/// the operator's namespace, of whose gateways nothing bad is thought before they have a status.
+pub fn standing(states: &[State], home: Option<&str>) -> Standing {
+    let is_unserved = |state: &&State| {
+        let is_new_at_home = state.observed.is_none() && home == Some(&*state.object.namespace);
+        state.object.kind == "LLMGateway" && !state.is_served && !is_new_at_home
+    };
+    let name =
+        |state: &State| GatewayName { namespace: state.object.namespace.clone(), name: state.object.name.clone() };
+    Standing { unserved: states.iter().filter(is_unserved).map(name).collect(), home: home.map(str::to_owned) }
 }
 
 /// What is worth telling of the states. `has_error`: whether the object has a finding that explains it.
@@ -101,7 +124,7 @@ pub fn of_states(states: &[State], has_error: impl Fn(&ObjectRef) -> bool) -> Ve
         return vec![Remark::warning(object, "NotObserved", message, "is the operator running?")];
     }
     let mut remarks = Vec::new();
-    for State { object, generation, observed, unmet } in states {
+    for State { object, generation, observed, unmet, is_served: _ } in states {
         if observed.is_none_or(|observed| observed < *generation) {
             let message = "the operator has not looked at this version yet".to_owned();
             remarks.push(Remark::warning(object.clone(), "NotObserved", message, ""));
@@ -154,6 +177,42 @@ mod tests {
                 "warning: Team a/new: the operator has not looked at this version yet [NotObserved]",
             ]
         );
+    }
+
+    #[test]
+    fn gateways_that_the_operator_cannot_run_are_known_by_their_status() {
+        let gateway = |namespace: &str, name: &str, conditions: &[(&str, &str, &str)]| {
+            let conditions: Vec<Value> = conditions
+                .iter()
+                .map(|(type_, status, reason)| json!({"type": type_, "status": status, "reason": reason}))
+                .collect();
+            let status = if conditions.is_empty() {
+                json!({})
+            } else {
+                json!({"observedGeneration": 1, "conditions": conditions})
+            };
+            let metadata = json!({"namespace": namespace, "name": name, "generation": 1});
+            State::of("LLMGateway", &json!({"metadata": metadata, "status": status}))
+        };
+        let states = [
+            gateway("a", "fine", &[("Accepted", "True", "Accepted"), ("Programmed", "False", "NoProxies")]),
+            gateway(
+                "a",
+                "refused",
+                &[("Accepted", "False", "NamespaceNotPrepared"), ("Programmed", "False", "NoProxies")],
+            ),
+            gateway("a", "spoiled", &[("Accepted", "False", "InvalidValue"), ("Programmed", "False", "LastGoodKept")]),
+            gateway("a", "runs", &[("Accepted", "False", "InvalidValue"), ("Programmed", "True", "Programmed")]),
+            gateway("a", "new", &[]),
+            gateway("home", "new", &[]),
+            state("team", &json!({"metadata": {"generation": 1}})),
+        ];
+        let unserved = |home: Option<&str>| -> Vec<String> {
+            standing(&states, home).unserved.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(unserved(Some("home")), ["a/new", "a/refused"]);
+        assert_eq!(unserved(None), ["a/new", "a/refused", "home/new"]);
+        assert_eq!(standing(&states, Some("home")).home.as_deref(), Some("home"));
     }
 
     #[test]

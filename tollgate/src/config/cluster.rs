@@ -134,11 +134,13 @@ impl Overlaid {
         }
     }
 
-    /// Compiles for a cluster. `seen`: what became of `wanted`, the [`Overlaid::wanted_secrets`].
+    /// Compiles for a cluster. `seen`: what became of `wanted`, the [`Overlaid::wanted_secrets`]. `standing`: which gateways
+    /// the operator runs.
     pub fn compile(
         mut self,
         wanted: &BTreeMap<(String, String), SecretUse>,
         seen: BTreeMap<(String, String), Seen>,
+        standing: &Standing,
         settings: &Settings<'_>,
     ) -> Judged {
         let mut assumed = HashSet::new();
@@ -156,7 +158,7 @@ impl Overlaid {
         }
         let key_hashes = self.key_hashes(&assumed);
         let Overlaid { gathered, files, scope } = self;
-        let (snapshots, findings) = compile_each(&gathered, &key_hashes, &scope, settings);
+        let (snapshots, findings) = compile_each(&gathered, &key_hashes, &scope, standing, settings);
         let mut placed = gathered.findings;
         let judged = findings.into_iter().map(|finding| doubt(finding, &gathered.documents, &scope));
         placed.extend(judged.map(|finding| load::place(finding, &gathered.entries, &files)));
@@ -203,16 +205,15 @@ fn compile_each(
     gathered: &Gathered,
     key_hashes: &KeyHashes,
     scope: &Scope,
+    standing: &Standing,
     settings: &Settings<'_>,
 ) -> (Vec<Snapshot>, Vec<Finding>) {
     let Gathered { documents, secrets, config_maps, namespaces, .. } = gathered;
-    // Only the operator knows which gateways can be run.
-    let standing = Standing::default();
     let compile_for = |gateway: Option<&GatewayName>| {
         compile(Input {
             documents: documents.iter().collect(),
             gateway,
-            standing: &standing,
+            standing,
             secrets,
             config_maps,
             prices: settings.prices,
@@ -225,7 +226,7 @@ fn compile_each(
             now: settings.now,
         })
     };
-    let gateways = Gateways::new(documents, namespaces, &standing);
+    let gateways = Gateways::new(documents, namespaces, standing);
     let names: Vec<GatewayName> = gateways.names().collect();
     if names.is_empty() && *scope != Scope::All {
         let Compiled { snapshot, findings, .. } = compile_for(None);
