@@ -270,3 +270,31 @@ fn whatever_comes_in_between_a_member_never_has_more_than_its_limit_and_never_le
         assert!(world.members.count().0 + world.members.count().1 <= 300);
     }
 }
+
+#[test]
+fn what_a_member_used_in_an_earlier_bucket_counts_until_that_expires() {
+    static CLOCK: AtomicI64 = AtomicI64::new(NOON_MS);
+    const HOUR: i64 = 3_600_000;
+    let day = Period::Rolling { seconds: 86_400 };
+    let mut world = World::new(|| CLOCK.load(SeqCst), BudgetTerms { period: day, ..hard("b", 100) });
+    let others = |world: &mut World| (0..20).for_each(|at| world.call(&format!("m{at}"), 1).unwrap());
+    world.call("rolls", 35).unwrap();
+    others(&mut world);
+    world.rest(&CLOCK);
+    CLOCK.fetch_add(2 * HOUR, SeqCst);
+    // Its account is over, and what it has used counts beside that of the new one.
+    world.call("rolls", 30).unwrap();
+    others(&mut world);
+    world.rest(&CLOCK);
+    assert_eq!(world.call("rolls", 1), Err(65));
+    assert_eq!(world.ledger.views()[0].spent, 65);
+    world.rest(&CLOCK);
+    CLOCK.fetch_add(2 * HOUR, SeqCst);
+    assert_eq!(world.call("rolls", 1), Err(65));
+    world.rest(&CLOCK);
+    CLOCK.fetch_add(21 * HOUR, SeqCst);
+    world.call("rolls", 40).unwrap();
+    world.rest(&CLOCK);
+    world = world.restarted(false);
+    assert_eq!(world.call("rolls", 1), Err(70));
+}
