@@ -210,6 +210,11 @@ impl Allowances {
         self.urgent.notify_one();
     }
 
+    /// Whether all accounts were closed for good: the process stops.
+    pub fn has_ended(&self) -> bool {
+        self.ends.load(Acquire)
+    }
+
     /// Whether the allocator has heard the last word of every account.
     pub fn is_told(&self) -> bool {
         lock(&self.live).iter().all(|live| lock(&live.account.elsewhere.told).last)

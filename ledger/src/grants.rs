@@ -256,6 +256,8 @@ impl Grants {
         let is_resumed = resumed.is_some();
         let (account, opened) = match fits.cloned().or(resumed) {
             Some(account) => (account, false),
+            // There would be another last word to tell, for ever.
+            None if self.allowances.as_ref().is_some_and(|allowances| allowances.has_ended()) => return None,
             None => {
                 let mut span = terms.period.span(now);
                 // Periods never open again, also when the clock is set back.

@@ -151,6 +151,25 @@ impl Process {
 }
 
 #[test]
+fn who_stops_has_one_last_word() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut a = Process::start(&terms);
+    a.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(60));
+    a.ledger.end();
+    allocator.exchange(&a);
+    assert_eq!((allocator.used(), allocator.charged()), (60, 60));
+    // The thread of the grants takes the answer over, and opens nothing that would have to be told of.
+    let grants = a.ledger.counters().grants;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(a.ledger.is_told());
+        allocator.exchange(&a);
+    }
+    assert_eq!(a.ledger.counters().grants, grants);
+}
+
+#[test]
 fn what_a_stream_holds_grows_by_what_others_give_back_and_no_further() {
     let terms = hard("b", 1000);
     let mut allocator = Allocator::new(&terms);
