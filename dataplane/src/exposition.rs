@@ -582,7 +582,8 @@ fn postgres(text: &mut String, view: Option<PostgresView>) {
 }
 
 fn budgets(text: &mut String, core: &Core) {
-    let mut views = core.shared.builder.ledger.views();
+    let ledger = &core.shared.builder.ledger;
+    let mut views = ledger.views();
     let fullness =
         |view: &tollgate_ledger::BudgetView| if view.limit > 0 { view.spent as f64 / view.limit as f64 } else { 1.0 };
     views.sort_by(|a, b| fullness(b).total_cmp(&fullness(a)));
@@ -590,6 +591,14 @@ fn budgets(text: &mut String, core: &Core) {
     let amount = |view: &tollgate_ledger::BudgetView, units: i64| match view.unit {
         tollgate_ledger::Unit::NanoUsd => NanoUsd(units).to_decimal_text(),
         tollgate_ledger::Unit::Tokens | tollgate_ledger::Unit::Requests => units.to_string(),
+    };
+    let labels = |view: &tollgate_ledger::BudgetView| {
+        let unit = match view.unit {
+            tollgate_ledger::Unit::NanoUsd => "USD",
+            tollgate_ledger::Unit::Tokens => "tokens",
+            tollgate_ledger::Unit::Requests => "requests",
+        };
+        format!(r#"budget="{}",unit="{unit}",period="{}""#, quoted(&view.id), quoted(&view.period_label))
     };
     for (name, help, read) in [
         (
@@ -602,15 +611,26 @@ fn budgets(text: &mut String, core: &Core) {
     ] {
         head(text, name, "gauge", help);
         for view in &views {
-            let unit = match view.unit {
-                tollgate_ledger::Unit::NanoUsd => "USD",
-                tollgate_ledger::Unit::Tokens => "tokens",
-                tollgate_ledger::Unit::Requests => "requests",
-            };
-            let labels =
-                format!(r#"budget="{}",unit="{unit}",period="{}""#, quoted(&view.id), quoted(&view.period_label));
-            value(text, name, &labels, amount(view, read(view)));
+            value(text, name, &labels(view), amount(view, read(view)));
         }
+    }
+    if ledger.replica().is_none() {
+        // Nobody has to grant anything.
+        return;
+    }
+    let seconds = |lasts_ms: i64| lasts_ms as f64 / 1000.0;
+    let name = "tollgate_budget_allowance_seconds";
+    head(text, name, "gauge", "For how long what this process was granted lasts at the pace of the last minute.");
+    for view in &views {
+        if let Some(lasts_ms) = view.lasts_ms {
+            value(text, name, &labels(view), seconds(lasts_ms));
+        }
+    }
+    let name = "tollgate_allowance_seconds";
+    head(text, name, "gauge", "The least of these, over all hard budgets and their members; +Inf: none is in use.");
+    match ledger.allowance_lasts_ms() {
+        Some(lasts_ms) => value(text, name, "", seconds(lasts_ms)),
+        None => value(text, name, "", "+Inf"),
     }
 }
 

@@ -10,10 +10,11 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tollgate_allocator::{Answer, Batch, ReplicaId, Report, Span};
+use tollgate_allocator::{Answer, Batch, Mode, ReplicaId, Report, Span};
 
 use crate::account::Account;
 use crate::durable::{BooksId, Era};
+use crate::pace::Pace;
 
 /// What changed is told this often. Milliseconds.
 const CHANGED_MS: i64 = 2_000;
@@ -63,6 +64,7 @@ struct Told {
     waits_since: Option<(i64, i64)>,
     /// Nothing is asked for until then.
     quiet_until_ms: i64,
+    pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +117,18 @@ impl Elsewhere {
     pub fn refused(&self, used: i64, held: i64) -> i64 {
         let is_so = held == 0 && self.refused_at_used.load(Relaxed) == used;
         if is_so { self.refused.load(Relaxed) } else { 0 }
+    }
+
+    /// For how long what the account has left of its allowance lasts, if it is used as in the last minute. Milliseconds;
+    /// `None`: it is not used, or the account grants nothing any more.
+    pub fn lasts_ms(&self, account: &Account, now_ms: i64) -> Option<i64> {
+        if account.is_sealed() {
+            return None;
+        }
+        let used = account.used();
+        let mut told = lock(&self.told);
+        told.pace.note(used, now_ms);
+        told.pace.lasts_ms(self.granted() - account.taken(), used, now_ms)
     }
 
     /// Takes an answer over. False: it is older than what is known.
@@ -208,6 +222,15 @@ impl Allowances {
         self.ends.store(true, Release);
         lock(&self.live).iter().for_each(|live| live.account.seal());
         self.urgent.notify_one();
+    }
+
+    /// For how long the allowance lasts that lasts least, of all hard budgets, also of members that calls brought.
+    /// Milliseconds; `None`: none is used.
+    pub fn lasts_ms(&self, now_ms: i64) -> Option<i64> {
+        let live = lock(&self.live);
+        let is_hard = |account: &Account| account.budget.upgrade().is_some_and(|budget| budget.mode() == Mode::Hard);
+        let accounts = live.iter().map(|live| &live.account).filter(|account| is_hard(account));
+        accounts.filter_map(|account| account.elsewhere.lasts_ms(account, now_ms)).min()
     }
 
     /// Whether all accounts were closed for good: the process stops.
@@ -359,6 +382,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
     }
     // `used` before `committed`: a settlement in between must not make `held` look smaller than it is.
     let used = account.used();
+    told.pace.note(used, now_ms);
     let held = account.committed().saturating_sub(used).max(0);
     let wanted = if is_stuck { 0 } else { elsewhere.wanted.load(Relaxed) };
     let refused = elsewhere.refused(used, held);

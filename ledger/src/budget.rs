@@ -276,6 +276,14 @@ impl Budget {
         let _ = tokio::time::timeout(MISSED_RELEASE, self.releases.notify.notified()).await;
     }
 
+    /// Where it stands at a moment, unix milliseconds, and for how long what was granted lasts.
+    pub fn view_and_pace(&self, now_ms: i64) -> BudgetView {
+        let current = self.current.load_full().filter(|_| self.is_shared && self.mode() == Mode::Hard);
+        let is_live = |account: &Arc<Account>| now_ms < account.ends_at_ms;
+        let lasts_ms = current.filter(is_live).and_then(|account| account.elsewhere.lasts_ms(&account, now_ms));
+        BudgetView { lasts_ms, ..self.view(now_ms.div_euclid(1000)) }
+    }
+
     /// Where it stands at a moment, unix seconds.
     pub fn view(&self, now: i64) -> BudgetView {
         let books = self.books();
@@ -307,6 +315,7 @@ impl Budget {
                 let used = account.used();
                 account.elsewhere.refused(used, account.committed() - used)
             }),
+            lasts_ms: None,
             is_known: !self.is_shared
                 || current.is_some_and(|account| is_live && account.elsewhere.answered_at_ms() > 0),
         }

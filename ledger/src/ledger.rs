@@ -392,24 +392,30 @@ impl Ledger {
 
     /// The budget of this id where it is in use, or those of its members.
     pub fn view_of(&self, id: &str) -> Vec<BudgetView> {
-        let now = self.now();
+        let now_ms = (self.0.clock)();
         let members = guard(&self.0.members).get(id).cloned();
         if let Some(members) = members {
-            return members.views(now);
+            return members.views(now_ms);
         }
         let budget = self.read_budgets().get(id).cloned();
-        budget.map(|budget| budget.view(now)).into_iter().collect()
+        budget.map(|budget| budget.view_and_pace(now_ms)).into_iter().collect()
     }
 
     /// All budgets in use, by id.
     pub fn views(&self) -> Vec<BudgetView> {
-        let now = self.now();
+        let now_ms = (self.0.clock)();
         let budgets: Vec<Arc<Budget>> = self.read_budgets().values().cloned().collect();
-        let mut views: Vec<BudgetView> = budgets.iter().map(|budget| budget.view(now)).collect();
+        let mut views: Vec<BudgetView> = budgets.iter().map(|budget| budget.view_and_pace(now_ms)).collect();
         let members: Vec<Arc<Members>> = guard(&self.0.members).values().cloned().collect();
-        views.extend(members.iter().flat_map(|members| members.views(now)));
+        views.extend(members.iter().flat_map(|members| members.views(now_ms)));
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views
+    }
+
+    /// For how long what this process was granted lasts, at the pace of the last minute: of the hard budget where that is
+    /// least. Milliseconds; `None`: none is used, or limits are this process's own.
+    pub fn allowance_lasts_ms(&self) -> Option<i64> {
+        self.0.allowances.as_ref()?.lasts_ms((self.0.clock)())
     }
 
     /// What the allocator should hear now, where limits are shared; sums of accounts, so that a batch that is lost is

@@ -196,10 +196,10 @@ impl Members {
     }
 
     /// Where they stand. Of those whose names are shown nowhere, only the fullest, under the name of all.
-    pub(crate) fn views(&self, now: i64) -> Vec<BudgetView> {
+    pub(crate) fn views(&self, now_ms: i64) -> Vec<BudgetView> {
         let budgets: Vec<Arc<Budget>> =
             self.budgets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let views = budgets.iter().map(|budget| budget.view(now));
+        let views = budgets.iter().map(|budget| budget.view_and_pace(now_ms));
         if !self.private {
             return views.collect();
         }

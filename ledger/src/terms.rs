@@ -215,4 +215,7 @@ pub struct BudgetView {
     pub refused: i64,
     /// What others have spent was heard, where limits are shared.
     pub is_known: bool,
+    /// For how long what this process was granted lasts, if it is used as in the last minute. Milliseconds; `None`: it is
+    /// not used, nothing has to be granted, or that was not asked for.
+    pub lasts_ms: Option<i64>,
 }

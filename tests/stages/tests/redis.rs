@@ -101,6 +101,43 @@ async fn without_redis_a_hard_budget_serves_what_it_was_granted_and_a_soft_one_g
 }
 
 #[tokio::test]
+async fn it_is_told_how_long_lasts_what_was_granted() {
+    let Some(mut server) = RedisServer::start([]) else { return };
+    let budgets = [("caller", hard()), ("other", hard()), ("soft", soft())];
+    let stage = stage(&server.url(), Starter::default(), &budgets).await;
+    wait_for_trust(&stage).await;
+    // Nothing is used.
+    wait_for(&stage, "tollgate_allowance_seconds +Inf").await;
+    for key in ["caller", "soft"] {
+        let reply = chat(&stage, &objects::key_text(key)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let of = |text: &str, name: &str| -> Vec<(String, f64)> {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(what, number)| (what.to_owned(), number.parse().unwrap()))
+            .collect()
+    };
+    let name = "tollgate_budget_allowance_seconds{";
+    let used = async {
+        while of(&stage.gateway.metrics().await, name).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patiently("a pace", used).await;
+    // It stays so while nobody could grant more.
+    server.kill();
+    wait_for(&stage, "tollgate_allocator_up 0").await;
+    let text = stage.gateway.metrics().await;
+    let [(what, seconds)] = &of(&text, name)[..] else { panic!("{text}") };
+    assert!(what.contains("caller") && *seconds > 0.0, "only of what is used and hard: {what} {seconds}");
+    let [(_, least)] = &of(&text, "tollgate_allowance_seconds")[..] else { panic!("{text}") };
+    // They are looked up one after the other.
+    assert!((least / seconds - 1.0).abs() < 0.5, "{least} {seconds}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_does_not_know_where_redis_is_grants_nothing() {
     let stage = stage("http://nowhere", Starter::default(), &[("caller", hard())]).await;
     let refused = chat(&stage, KEY).await;
