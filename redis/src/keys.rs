@@ -20,8 +20,9 @@ impl GatewayKeys {
     }
 
     /// The keys that are one for each shard, in the order of the script.
-    pub(crate) fn shard(&self, shard: usize) -> [String; 4] {
-        ["life", "members", "tight", "changed"].map(|what| format!("tollgate:{{{}#{shard}}}:{what}", self.gateway))
+    pub(crate) fn shard(&self, shard: usize) -> [String; 5] {
+        ["life", "members", "tight", "changed", "kept"]
+            .map(|what| format!("tollgate:{{{}#{shard}}}:{what}", self.gateway))
     }
 
     /// The keys of rate limits that are one for each shard, in the order of their script.

@@ -44,13 +44,26 @@ impl Store {
         let value = self.connection().query(&redis::cmd("TIME")).await?;
         let (seconds, micros): (i64, i64) = redis::from_redis_value(value).map_err(|_| StoreError::Nonsense)?;
         let changed = (0..SHARDS).map(|shard| async move {
-            let [_, _, _, changed] = self.keys().shard(shard);
+            let [.., changed, _] = self.keys().shard(shard);
             let mut command = redis::cmd("ZRANGEBYSCORE");
             let value = self.connection().query(command.arg(changed).arg(at_ms).arg("+inf")).await?;
             redis::from_redis_value::<BTreeSet<String>>(value).map_err(|_| StoreError::Nonsense)
         });
         let changed = try_join_all(changed).await?;
         Ok((changed.into_iter().flatten().collect(), seconds * 1000 + micros / 1000))
+    }
+
+    /// Budgets that have books: also those that were not told of for long, and members that calls brought.
+    ///
+    /// # Errors
+    /// The server is not reached, or refuses.
+    pub async fn kept(&self) -> Result<BTreeSet<String>, StoreError> {
+        let kept = (0..SHARDS).map(|shard| async move {
+            let [.., kept] = self.keys().shard(shard);
+            let value = self.connection().query(redis::cmd("ZRANGE").arg(kept).arg(0).arg(-1)).await?;
+            redis::from_redis_value::<Vec<String>>(value).map_err(|_| StoreError::Nonsense)
+        });
+        Ok(try_join_all(kept).await?.into_iter().flatten().collect())
     }
 }
 

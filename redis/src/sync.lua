@@ -5,7 +5,8 @@
 --       2 members  hash: replica -> "last seen" "epoch of which it has told everything"
 --       3 tight    zset: budget -> until when somebody waits for allowance of it
 --       4 changed  zset: budget -> when its totals changed last
---       5..        hash for each report's budget: q (sequence), g (gone before), t (tight until), u (1: see `resolve`),
+--       5 kept     zset: budget -> until when it has books, unix s
+--       6..        hash for each report's budget: q (sequence), g (gone before), t (tight until), u (1: see `resolve`),
 --                  b:N books, a:N:REPLICA accounts, c:N claims, r:N:REPLICA what was refused (apart: nothing is decided by it)
 -- ARGV  1 replica, or nothing; 2 epoch of which it has told everything; then FIELDS for each report
 -- Gives {header, answer...}; see `decode.rs`.
@@ -55,9 +56,9 @@ if begun > now then begun = now end
 
 local me = ARGV[1]
 -- One that has ended, and speaks through the next process of its folder: nothing more of it is to be waited for.
-local has_ended = #KEYS > 4 and redis.call('HEXISTS', KEYS[2], me) == 0
-for at = 5, #KEYS do
-  if ARGV[2 + (at - 5) * FIELDS + 12] ~= '1' then has_ended = false end
+local has_ended = #KEYS > 5 and redis.call('HEXISTS', KEYS[2], me) == 0
+for at = 6, #KEYS do
+  if ARGV[2 + (at - 6) * FIELDS + 12] ~= '1' then has_ended = false end
 end
 if me ~= '' and not has_ended then redis.call('HSET', KEYS[2], me, text(now) .. ' ' .. ARGV[2]) end
 local seen_at = {}
@@ -354,11 +355,13 @@ local function sync(key, from)
   end
   redis.call('HSET', key, unpack(write))
   redis.call('ZADD', KEYS[4], text(now), id)
+  local until_s = now_s
+  for _, one in pairs(budget.books) do until_s = math.max(until_s, tonumber(one.counts)) end
+  until_s = until_s + KEEP_KEY
+  redis.call('ZADD', KEYS[5], text(until_s), id)
   if books.fresh then
-    local until_s = 0
-    for _, one in pairs(budget.books) do until_s = math.max(until_s, tonumber(one.counts)) end
     if until_s < 1e11 then
-      redis.call('EXPIREAT', key, text(math.max(until_s, now_s) + KEEP_KEY))
+      redis.call('EXPIREAT', key, text(until_s))
     else
       redis.call('PERSIST', key)
     end
@@ -367,12 +370,13 @@ local function sync(key, from)
 end
 
 local answers = {}
-for at = 5, #KEYS do
-  answers[#answers + 1] = sync(KEYS[at], 2 + (at - 5) * FIELDS)
+for at = 6, #KEYS do
+  answers[#answers + 1] = sync(KEYS[at], 2 + (at - 6) * FIELDS)
 end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. text(now))
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. text(now - FORGET_MEMBER_MS))
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(now_s))
 local header = { text(now), text(epoch), doubt and '1' or '0', text(replicas), text(lost) }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], text(now), '+inf', 'LIMIT', 0, 256)) do
   header[#header + 1] = id

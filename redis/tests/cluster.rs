@@ -50,6 +50,7 @@ async fn share(server: &RedisServer) {
     assert_eq!((totals.used, totals.charged), (7, 7));
     let (changed, now_ms) = store.changed_since(0).await.unwrap();
     assert_eq!(changed.len(), 200);
+    assert_eq!(store.kept().await.unwrap(), changed);
     assert!(store.changed_since(now_ms + 60_000).await.unwrap().0.is_empty());
 }
 

@@ -113,6 +113,30 @@ def test_what_was_spent_before_is_brought_to_redis(own_plane, crds, namespace, r
         proxies.stop()
 
 
+def test_members_that_nobody_told_of_for_long_are_in_the_sums(own_plane, crds, namespace, redis):
+    ends = f"{namespace}/Budget/ends"
+    own_plane.kubectl.apply([
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": redis.url}},
+        {"apiVersion": TOLLGATE, "kind": "LLMGateway", "metadata": {"name": "g"}, "spec": {"stores": {"redis": secret_ref("redis")}}},
+        object_of("VirtualKey", "ci", models=["*"], keyHash="sha256:" + "41a6d46d" * 8),
+        object_of("Budget", "ends", limit="2", per="EndUser", period={"lifetime": {}}),
+    ], namespace=namespace)
+    for member in ("alice", "bob"):
+        spend(redis, f"{namespace}/g", f"{ends}/{member}", 250_000_000)
+        tag = f"tollgate:{{{namespace}/g#{shard(f'{ends}/{member}')}}}"
+        redis.command("DEL", f"{tag}:changed")
+        redis.command("ZADD", f"{tag}:kept", 2**62, f"{ends}/{member}")
+    proxies = Proxies(own_plane.api, namespace, "g")
+    operator = Operator(own_plane, "operator", [namespace], own_plane.make_kubeconfig("operator", ["system:masters"]))
+    try:
+        there = where(namespace, "Budget", "ends")
+        own_plane.api.wait_until(there, lambda budget: budget.get("status", {}).get("spent") == "$0.50")
+    finally:
+        operator.kill()
+        proxies.stop()
+
+
 def test_thresholds_of_a_budget_in_redis_are_told(own_plane, crds, namespace, redis):
     budget = f"{namespace}/Budget/b"
     own_plane.kubectl.apply([

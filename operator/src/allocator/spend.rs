@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What was told so shortly before a look is looked at again: clocks of a cluster's nodes differ. Milliseconds.
 const OVERLAP_MS: i64 = 10_000;
 
+/// Budgets that are read in one look: some tenths of a second.
+const AT_ONCE: usize = 4_096;
+
 /// Longest wait for all answers of a look.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,8 @@ enum SpendError {
 pub struct Reader {
     link: Link,
     budgets: BTreeMap<String, Budget>,
+    /// Still to be read.
+    unread: BTreeSet<String>,
     /// What the operator kept before this gateway had a Redis, and is not there yet; `None`: to be read.
     before: Option<(Shards, BTreeMap<String, Budget>)>,
     /// The server's clock at the last look; `None`: everything is to be read.
@@ -53,7 +58,8 @@ pub struct Reader {
 impl Reader {
     pub fn new(context: Context, gateway: Named) -> Reader {
         let link = Link::new(context, gateway);
-        Reader { link, budgets: BTreeMap::new(), before: None, looked_at_ms: None }
+        let (budgets, unread) = Default::default();
+        Reader { link, budgets, unread, before: None, looked_at_ms: None }
     }
 
     /// Until it is cancelled.
@@ -64,7 +70,9 @@ impl Reader {
             match looked.unwrap_or(Err(SpendError::Late)) {
                 Ok(()) => {
                     backoff.reset();
-                    tokio::time::sleep(LOOK).await;
+                    if self.unread.is_empty() {
+                        tokio::time::sleep(LOOK).await;
+                    }
                 }
                 Err(error) => {
                     let (namespace, name) = &self.link.gateway;
@@ -72,6 +80,8 @@ impl Reader {
                     self.link.context.metrics.allocation_failed();
                     self.link.forget_store();
                     self.before = None;
+                    // The server may have forgotten something since.
+                    self.looked_at_ms = None;
                     backoff.wait().await;
                 }
             }
@@ -80,22 +90,29 @@ impl Reader {
 
     async fn look(&mut self) -> Result<(), SpendError> {
         let Some(is_new) = self.link.follow().await? else { return Ok(()) };
-        if is_new {
-            // Budgets that are new here may have been used before.
-            self.looked_at_ms = None;
-        }
         self.carry().await?;
         let Some((store, snapshot)) = self.link.get() else { return Ok(()) };
         let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
-        let (mut changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
-        if since.is_none() {
-            // Members that calls brought are only among those that changed.
-            changed.extend(snapshot.budgets.iter().map(|budget| budget.id.to_string()));
+        let (changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
+        self.unread.extend(changed);
+        if is_new || since.is_none() {
+            // Budgets that are new here may have been used before, and nobody may have told of members for long.
+            let mut all = store.kept().await?;
+            all.extend(snapshot.budgets.iter().map(|budget| budget.id.to_string()));
+            all.retain(|id| since.is_none() || !self.budgets.contains_key(id));
+            self.unread.extend(all);
         }
-        self.budgets.extend(store.books(changed.iter().map(String::as_str)).await?);
         self.looked_at_ms = Some(now_ms);
+        let some: BTreeSet<String> = self.unread.iter().take(AT_ONCE).cloned().collect();
+        self.budgets.extend(store.books(some.iter().map(String::as_str)).await?);
+        self.unread.retain(|id| !some.contains(id));
+        let now = now_ms.div_euclid(1000);
+        self.budgets.retain(|_, budget| {
+            budget.forget(now);
+            !budget.books.is_empty()
+        });
         self.link.context.metrics.allocations(self.budgets.len());
-        self.show(now_ms.div_euclid(1000));
+        self.show(now);
         Ok(())
     }
 
