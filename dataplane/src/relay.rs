@@ -230,6 +230,8 @@ pub struct Relay {
     began: Instant,
     /// More is to be held than there is room for.
     waits: Option<Waits>,
+    /// What is held covers no more what arrived, since then: it ends where what is here already does not end it.
+    ends: Option<(Short, Instant)>,
 }
 
 /// Waits for money that others hold.
@@ -239,6 +241,9 @@ struct Waits {
     /// Then whoever hands out the limit is asked for more. It is elsewhere, and forgets who waits.
     asks: bool,
 }
+
+/// So long what a provider sends without a pause is taken to have been sent before.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// Status that a row shows for a stream that was cut by its client, as nginx and LiteLLM write it.
 const CLIENT_CLOSED: u16 = 499;
@@ -270,6 +275,7 @@ impl Relay {
             is_sliced,
             began: now,
             waits: None,
+            ends: None,
         };
         if is_sliced {
             relay.cover();
@@ -301,6 +307,12 @@ impl Relay {
                 Poll::Ready(None) => self.end(),
                 Poll::Ready(Some(Err(_))) => self.break_off("broke off its answer"),
                 Poll::Pending => {
+                    if let Some((short, _)) = self.ends.take()
+                        && !self.flow.as_ref().is_some_and(Flow::is_complete)
+                    {
+                        self.end_for_budget(&short);
+                        continue;
+                    }
                     if let Some(Waits { released, asks }) = &mut self.waits
                         && released.as_mut().poll(cx).is_ready()
                     {
@@ -408,16 +420,25 @@ impl Relay {
     fn hold_for(&mut self, arrived: u64, asks: bool) {
         let Some(closing) = &mut self.closing else { return };
         match closing.booking.cover(arrived, self.began.elapsed(), asks) {
-            Ok(None) => self.waits = None,
+            Ok(None) => (self.waits, self.ends) = (None, None),
             // It is read on meanwhile, as long as what is held covers that.
             Ok(Some(short)) => {
+                self.ends = None;
                 if let (None, Some(budget)) = (&self.waits, short.budget) {
                     let asks = budget.is_shared();
                     self.waits =
                         Some(Waits { released: Box::pin(async move { budget.wait_for_release().await }), asks });
                 }
             }
-            Err(short) => self.end_for_budget(&short),
+            // What is in the socket was made before anybody could stop it. If all of the answer is, it is paid by its usage.
+            Err(short) => {
+                let (_, since) = *self.ends.get_or_insert_with(|| (short, Instant::now()));
+                if since.elapsed() > LAST_LOOK
+                    && let Some((short, _)) = self.ends.take()
+                {
+                    self.end_for_budget(&short);
+                }
+            }
         }
     }
 
@@ -433,8 +454,9 @@ impl Relay {
             return;
         }
         let Some(closing) = &mut self.closing else { return };
-        if let Err(short) = closing.booking.cover_all() {
-            self.end_for_budget(&short);
+        match closing.booking.cover_all() {
+            Ok(()) => (self.waits, self.ends) = (None, None),
+            Err(short) => self.end_for_budget(&short),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate_harness::{
     Call, CancelBilling, Cut, CutHow, KEY, Mock, Object, Options, RawSocket, Reply, SpendRow, Stage, Starter, Step,
-    Streaming, UsageScript, Value, json, objects, patiently,
+    Streaming, Tokens, UsageScript, Value, json, objects, patiently,
 };
 use tollgate_money_tests::books::{Books, Mode, total};
 use tollgate_money_tests::gauges::{BudgetGauge, budget, nano, sum, wait_for, wait_until_idle};
@@ -279,6 +279,25 @@ async fn a_budget_that_is_too_small_for_the_usual_slice_starts_with_a_small_one(
     stream.rest().await;
     wait_until_idle(&stage.gateway).await;
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_all_here_already_is_not_cut_and_costs_what_it_used() {
+    let mut stage = Stage::start(|mock| vec![vllm("v", mock), tries_once(), caller(hard("0.02"))]).await;
+    // More bytes than there is money for tokens, and far less tokens. The first read does not take all of it.
+    let event = |content: &str| json!({"model": "m", "choices": [{"index": 0, "delta": {"content": content}}]});
+    let quiet = json!({"model": "m", "choices": [], "a_padding": "x".repeat(24 << 10)});
+    let usage = json!({"model": "m", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 600, "total_tokens": 610}});
+    let text: String =
+        [event(&"x".repeat(3_000)), quiet, usage].iter().map(|event| format!("data: {event}\n\n")).collect();
+    let (body, content_type) = (Some(format!("{text}data: [DONE]\n\n").into()), Some("text/event-stream".into()));
+    let bill = Some(Tokens::new(10, 600));
+    stage.mock.script("up-v", [Reply { body, content_type, bill, ..Reply::default() }]);
+    let answer = long_stream(&stage, "v").send().await.expect(200);
+    assert!(answer.text().contains(&"x".repeat(3_000)) && !answer.text().contains("\"error\""));
+    wait_until_idle(&stage.gateway).await;
+    let rows = Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+    assert_eq!(rows[0].cost_nano_usd, 10 * 2_500 + 600 * OUTPUT);
 }
 
 #[tokio::test]
