@@ -204,7 +204,7 @@ impl Members {
             return views.collect();
         }
         let terms = self.inner().terms.clone();
-        let resting = self.resting.fullest(&terms, now);
+        let resting = self.resting.fullest(&terms, now_ms.div_euclid(1000));
         let fullest = views.chain(resting).max_by_key(|view| view.spent.saturating_add(view.held));
         fullest.map(|view| BudgetView { id: terms.id, ..view }).into_iter().collect()
     }

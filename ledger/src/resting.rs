@@ -147,6 +147,7 @@ impl Resting {
             period_label: span.label,
             refused: 0,
             is_known: true,
+            lasts_ms: None,
         })
     }
 
