@@ -301,7 +301,7 @@ pub async fn one<'a>(
     let entry = &tables.deployments[picked.deployment as usize];
     let mut permits = picked.permits;
     let refund = |permits: &mut crate::limits::Permits| permits.iter_mut().for_each(crate::limits::Permit::refund);
-    let terms = match hold::terms(core, admitted, route, picked.deployment, attempting.clock.deadline) {
+    let (terms, along) = match hold::terms(core, admitted, route, picked.deployment, attempting.clock.deadline) {
         Ok(terms) => terms,
         Err(error) => {
             refund(&mut permits);
@@ -309,14 +309,13 @@ pub async fn one<'a>(
         }
     };
     let in_flight = InFlight::new(&entry.state);
-    let outgoing =
-        match outgoing::build(admitted, route, deployment, entry, terms.inject_output, terms.most_paid.as_deref()) {
-            Ok(outgoing) => outgoing,
-            Err(error) => {
-                refund(&mut permits);
-                return Err(Failure::of_ours(error));
-            }
-        };
+    let outgoing = match outgoing::build(admitted, route, deployment, entry, along) {
+        Ok(outgoing) => outgoing,
+        Err(error) => {
+            refund(&mut permits);
+            return Err(Failure::of_ours(error));
+        }
+    };
     let mut wanted = hold::Wanted::new(attempting, picked.deployment, terms, permits, in_flight, record);
     let held = match wanted.try_now() {
         Ok(booking) => Ok(booking),

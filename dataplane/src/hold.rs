@@ -48,9 +48,14 @@ pub struct Terms {
     searching: Searching,
     /// Of the amounts only so much is held at first.
     slice: Option<Box<Slice>>,
-    /// Cap to send along because the client named none.
+}
+
+/// What the provider is sent along with an attempt, so that it keeps to what is held.
+#[derive(Debug, Default)]
+pub struct Along {
+    /// A cap on the output, because the client named none.
     pub inject_output: Option<u64>,
-    /// Rates to send along to a provider that passes calls on.
+    /// Rates, where it passes calls on.
     pub most_paid: Option<Box<MostPaid>>,
 }
 
@@ -65,7 +70,7 @@ pub fn terms(
     route: &Route,
     deployment_index: u32,
     deadline: Instant,
-) -> Result<Terms> {
+) -> Result<(Terms, Along)> {
     let tables = &admitted.caller.tables;
     let snapshot = &tables.snapshot;
     let deployment = &snapshot.deployments[deployment_index as usize];
@@ -103,16 +108,15 @@ pub fn terms(
     if call.operation == Operation::CountTokens {
         // Counting costs nothing at any provider.
         let budgets = Budgets::new();
-        return Ok(Terms {
+        let terms = Terms {
             budgets,
             amounts: requests,
             hard: false,
             surcharge: Surcharge::default(),
             searching: Searching::default(),
             slice: None,
-            inject_output: None,
-            most_paid: None,
-        });
+        };
+        return Ok((terms, Along::default()));
     }
     check_fields(admitted, deployment, entry, hard_usd)?;
     let upstream_model = || upstream_model(route, deployment, &admitted.model);
@@ -227,7 +231,8 @@ pub fn terms(
     let slice = slice.flatten().map(Box::new);
     let most_paid = price.filter(|_| hard_usd && entry.price_cap.is_some());
     let most_paid = most_paid.map(|price| Box::new(price.most_paid(&bounds)));
-    Ok(Terms { budgets, amounts, hard, surcharge, searching, slice, inject_output, most_paid })
+    let terms = Terms { budgets, amounts, hard, surcharge, searching, slice };
+    Ok((terms, Along { inject_output, most_paid }))
 }
 
 /// Fields that only this provider understands, and that make another call of it than the one that was allowed and priced.

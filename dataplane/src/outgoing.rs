@@ -10,11 +10,11 @@ use tollgate_dialects::json::{Field, Kind, Span};
 use tollgate_dialects::splice::{Pieces, Splice, ask_for_usage, json_string};
 use tollgate_dialects::{Dialect, json};
 use tollgate_snapshot::model::{Deployment, Name, Parameters, Route};
-use tollgate_snapshot::price::MostPaid;
 
 use crate::admit::Admitted;
 use crate::call::Call;
 use crate::error::{GatewayError, Result};
+use crate::hold::Along;
 use crate::price_cap;
 use crate::tables::{DeploymentEntry, request_target};
 use crate::upstream::Message;
@@ -71,9 +71,9 @@ pub fn build(
     route: &Route,
     deployment: &Deployment,
     entry: &DeploymentEntry,
-    inject_output: Option<u64>,
-    most_paid: Option<&MostPaid>,
+    along: Along,
 ) -> Result<Box<Outgoing>> {
+    let Along { inject_output, most_paid } = along;
     let call = &admitted.call;
     let mode = Mode::of(call.operation, deployment)
         .ok_or(GatewayError::Internal { reason: "a deployment was asked for what it cannot do" })?;
@@ -124,7 +124,7 @@ pub fn build(
         }
     };
     let pieces = match (entry.price_cap, most_paid) {
-        (Some(cap), Some(most)) => price_cap::write(pieces, cap, most)?,
+        (Some(cap), Some(most)) => price_cap::write(pieces, cap, &most)?,
         _ => pieces,
     };
     let uri = target(call.operation, mode, deployment, entry, &model)
