@@ -453,6 +453,7 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
     );
     let CounterValues {
         rows_copied,
+        rows_removed,
         copy_failures,
         grants,
         grant_failures,
@@ -463,6 +464,8 @@ fn process(text: &mut String, core: &Core, registry: &Registry) {
         segments,
     } = core.shared.builder.ledger.counters();
     gauge("tollgate_ledger_rows_copied_total", "counter", "Rows written to SQLite.", rows_copied as i64);
+    let removed = "Oldest rows removed from SQLite, because they took more disk than they may.";
+    gauge("tollgate_ledger_rows_removed_total", "counter", removed, rows_removed as i64);
     gauge(
         "tollgate_ledger_copy_failures_total",
         "counter",

@@ -59,6 +59,8 @@ pub struct Copier {
     pub inherited: Vec<Inherited>,
     pub adjustments: Vec<Adjustment>,
     pub interval: Duration,
+    /// The oldest rows go when the database is larger. Bytes.
+    pub most_bytes: u64,
     /// Sums are kept for who leads the cluster; whether some are that were not taken yet. `None`: nobody takes any.
     pub tally: Option<Arc<AtomicBool>>,
     segments: Vec<Tracked>,
@@ -146,6 +148,7 @@ impl Copier {
         inherited: Vec<Inherited>,
         adjustments: Vec<Adjustment>,
         interval: Duration,
+        most_bytes: u64,
         tally: Option<Arc<AtomicBool>>,
     ) -> Copier {
         let (segments, failing) = (Vec::new(), false);
@@ -160,6 +163,7 @@ impl Copier {
             inherited,
             adjustments,
             interval,
+            most_bytes,
             tally,
             segments,
             failing,
@@ -238,7 +242,17 @@ impl Copier {
         while done < self.segments.len() {
             done += self.copy_segments(done)?;
         }
-        self.retire()
+        self.retire()?;
+        self.remove_oldest()
+    }
+
+    /// Of segments that are here some rows may not be copied yet.
+    fn remove_oldest(&mut self) -> Result<(), String> {
+        let from = self.segments.iter().map(|tracked| tracked.segment.number).min().unwrap_or(u64::MAX);
+        let most_bytes = self.most_bytes;
+        let gone = self.store()?.remove_oldest(most_bytes, from).map_err(text)?;
+        self.counters.rows_removed.fetch_add(gone as u64, Relaxed);
+        Ok(())
     }
 
     fn tell(&mut self, ask: &Ask) -> Result<Told, String> {

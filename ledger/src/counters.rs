@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Debug, Default)]
 pub struct Counters {
     pub rows_copied: AtomicU64,
+    /// The oldest rows of the database, for want of room.
+    pub rows_removed: AtomicU64,
     pub copy_failures: AtomicU64,
     pub grants: AtomicU64,
     pub grant_failures: AtomicU64,
@@ -21,6 +23,7 @@ pub struct Counters {
 pub struct CounterValues {
     /// Rows written to the database.
     pub rows_copied: u64,
+    pub rows_removed: u64,
     /// Attempts to copy that failed; rows wait in the journal meanwhile.
     pub copy_failures: u64,
     /// Grants made durable.
@@ -43,6 +46,7 @@ impl Counters {
     pub(crate) fn values(&self, segments: usize) -> CounterValues {
         let Counters {
             rows_copied,
+            rows_removed,
             copy_failures,
             grants,
             grant_failures,
@@ -53,6 +57,7 @@ impl Counters {
         } = self;
         CounterValues {
             rows_copied: rows_copied.load(Relaxed),
+            rows_removed: rows_removed.load(Relaxed),
             copy_failures: copy_failures.load(Relaxed),
             grants: grants.load(Relaxed),
             grant_failures: grant_failures.load(Relaxed),

@@ -50,6 +50,8 @@ pub struct Options {
     pub max_segments: usize,
     /// Disk for rows that wait for PostgreSQL; what comes above it is left out there, and counted. Bytes.
     pub max_spool_bytes: u64,
+    /// Disk for rows in SQLite: when they take more, the oldest go. Bytes; the newest million stays.
+    pub max_sqlite_bytes: u64,
     /// How often rows are copied to the database.
     pub copy_interval: Duration,
     /// Unix milliseconds.
@@ -74,7 +76,7 @@ pub enum Allocation {
 }
 
 impl Options {
-    /// The usual settings for a folder: segments of 1 MiB, 256 of them, copied each second, and a spool of 1 GiB.
+    /// The usual settings for a folder: segments of 1 MiB, 256 of them, copied each second, a spool of 1 GiB, and 4 GiB for SQLite.
     pub fn new(folder: impl Into<PathBuf>, cores: usize) -> Options {
         Options {
             folder: folder.into(),
@@ -82,6 +84,7 @@ impl Options {
             segment_bytes: 1 << 20,
             max_segments: 256,
             max_spool_bytes: 1 << 30,
+            max_sqlite_bytes: 4 << 30,
             copy_interval: Duration::from_secs(1),
             clock: system_clock,
             kernel_boot: kernel_boot(),
@@ -179,6 +182,7 @@ impl Ledger {
             segment_bytes,
             max_segments,
             max_spool_bytes,
+            max_sqlite_bytes,
             copy_interval,
             clock,
             kernel_boot,
@@ -252,6 +256,7 @@ impl Ledger {
             recovered.inherited,
             adjustments,
             copy_interval,
+            max_sqlite_bytes,
             tally.clone(),
         );
         let shared = Arc::new(Shared {

@@ -32,6 +32,7 @@ mod log;
 mod map;
 mod members;
 mod names;
+mod oldest;
 mod pace;
 mod postgres;
 mod record;

@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transa
 use crate::durable::Adjustment;
 use crate::inserts::{Columns, Inserts};
 use crate::journal::{SEQUENCE_BITS, SLOT_BITS};
+use crate::oldest;
 use crate::record::{Intent, Place, charged};
 use crate::tally;
 use crate::terms::{Amounts, Outcome, Settlement};
@@ -24,7 +25,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECKPOINT_PAGES: i64 = 4000;
 
 /// Changes of the schema, in order; `user_version` counts those that were made.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
 CREATE TABLE attempts (
@@ -121,6 +122,7 @@ LEFT JOIN names AS end_user_name ON end_user_name.id = attempts.end_user_name
 LEFT JOIN outcomes ON outcomes.id = attempts.outcome;
 ",
     tally::TABLES,
+    oldest::TABLE,
 ];
 
 /// The database.
@@ -131,6 +133,8 @@ pub struct Store {
     known_names: u32,
     /// Sums are kept for whoever collects them.
     tallies: bool,
+    /// Rows with lower ids were here and went, or never come.
+    pub(crate) removed_below: i64,
 }
 
 /// A row to copy.
@@ -249,7 +253,8 @@ impl Store {
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         migrate(&mut connection)?;
         let known_names = connection.query_row("SELECT coalesce(max(id), 0) FROM names", [], |row| row.get(0))?;
-        Ok(Store { connection, known_names, tallies })
+        let removed_below = connection.query_row("SELECT below FROM removed", [], |row| row.get(0))?;
+        Ok(Store { connection, known_names, tallies, removed_below })
     }
 
     /// The highest boot that has rows.
@@ -282,6 +287,7 @@ impl Store {
                 rows: Inserts::new(&transaction)?,
                 new: New::default(),
                 known_names: self.known_names,
+                removed_below: self.removed_below,
             };
             tell(&mut copying)?;
             let Copying { mut rows, mut new, known_names, .. } = copying;
@@ -340,6 +346,7 @@ pub struct Copying<'t> {
     rows: Inserts<'t, Counted>,
     new: New,
     known_names: u32,
+    removed_below: i64,
 }
 
 /// What a row adds to the sums.
@@ -367,11 +374,14 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Adds a row; one that is there already changes nothing.
+    /// Adds a row; one that is there already, or was, changes nothing.
     ///
     /// # Errors
     /// The database's.
     pub fn add(&mut self, row: &Row) -> rusqlite::Result<()> {
+        if row.id < self.removed_below {
+            return Ok(());
+        }
         let (Row { id, intent }, settlement) = (row, row.settlement());
         let usage = [
             settlement.input_tokens,

@@ -131,9 +131,9 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let ports = Ports::bind(&arguments, host, settings.cores)?;
     // One more than cores: probes of the status port spend too.
-    let spool = arguments.limits.spool();
+    let disk = arguments.limits.disk();
     let (ledger, mut writers) =
-        process::open_ledger(&arguments.data, settings.cores + 1, Allocation::Shared, true, spool)?;
+        process::open_ledger(&arguments.data, settings.cores + 1, Allocation::Shared, true, disk)?;
     let status_writer = writers.pop().expect("there is one for each core and one more");
     let client = feed::connect(arguments.kubeconfig.as_deref()).await?;
     let registry = Arc::new(Registry::default());

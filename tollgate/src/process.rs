@@ -45,19 +45,31 @@ pub struct Limits {
     #[arg(long, env = "TOLLGATE_SPOOL", default_value_t = 1 << 30, value_name = "BYTES")]
     spool: u64,
 
+    /// Disk for rows in SQLite, bytes; when they take more, the oldest are removed. Sums of days stay.
+    #[arg(long, env = "TOLLGATE_SQLITE", default_value_t = 4 << 30, value_name = "BYTES")]
+    sqlite: u64,
+
     /// Seconds that streams may go on after the gateway was asked to stop.
     #[arg(long, env = "TOLLGATE_DRAIN", default_value_t = 600, value_name = "SECONDS")]
     drain: u64,
 }
 
+/// Disk that rows may take. Bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// Those that wait for PostgreSQL.
+    pub spool_bytes: u64,
+    pub sqlite_bytes: u64,
+}
+
 impl Limits {
-    /// Disk for rows that wait for PostgreSQL. Bytes.
-    pub fn spool(&self) -> u64 {
-        self.spool
+    /// Disk for rows.
+    pub fn disk(&self) -> Disk {
+        Disk { spool_bytes: self.spool, sqlite_bytes: self.sqlite }
     }
 
     pub fn settings(&self) -> Settings {
-        let Limits { cores, max_body, max_bodies, max_in_flight, header_timeout, body_timeout, spool: _, drain } = self;
+        let Limits { cores, max_body, max_bodies, max_in_flight, header_timeout, body_timeout, drain, .. } = self;
         Settings {
             cores: cores.unwrap_or_else(crate::cores::usable).max(1),
             max_body_bytes: *max_body,
@@ -101,9 +113,16 @@ pub fn open_ledger(
     writers: usize,
     allocation: Allocation,
     tallies: bool,
-    max_spool_bytes: u64,
+    disk: Disk,
 ) -> anyhow::Result<(Ledger, Vec<Writer>)> {
-    let options = Options { allocation, tallies, max_spool_bytes, ..Options::new(data.join("ledger"), writers) };
+    let Disk { spool_bytes, sqlite_bytes } = disk;
+    let options = Options {
+        allocation,
+        tallies,
+        max_spool_bytes: spool_bytes,
+        max_sqlite_bytes: sqlite_bytes,
+        ..Options::new(data.join("ledger"), writers)
+    };
     let (ledger, writers, recovery) =
         Ledger::open(options).with_context(|| format!("cannot open the ledger in `{}`", data.display()))?;
     report_recovery(&recovery);

@@ -119,7 +119,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         Some(_) => (Allocation::Shared, Persistent::of_equals()),
         None => (Allocation::Own, Persistent::default()),
     };
-    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, false, arguments.limits.spool())?;
+    let (ledger, writers) = process::open_ledger(&data, settings.cores, allocation, false, arguments.limits.disk())?;
     let registry = Arc::new(Registry::default());
     let builder = Builder { ledger: ledger.clone(), registry: registry.clone(), persistent: Arc::new(persistent) };
     let Loaded { snapshot, credentials, webhooks, findings, next_change, keys, listeners, is_litellm, kept, secrets } =

@@ -91,10 +91,11 @@ CREATE TABLE tollgate.daily_tags (
 CREATE VIEW tollgate.spend AS SELECT *, nano_usd / 1000000000.0 AS usd FROM tollgate.attempts;
 "];
 
+/// So that no lock outlives a process that stands still.
+pub const LIMITS: &str = "SET statement_timeout = 60000; SET idle_in_transaction_session_timeout = '60s'";
+
 /// Temporary tables of a session: rows on their way, and what is summed of those that were new.
 pub const SESSION: &str = "
-SET statement_timeout = 60000;
-SET idle_in_transaction_session_timeout = '60s';
 CREATE TEMPORARY TABLE tollgate_incoming (LIKE tollgate.attempts INCLUDING DEFAULTS) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE tollgate_new (
     day date, key text, team text, user_name text, model text, deployment text, tags text[], status smallint,
@@ -126,6 +127,15 @@ pub async fn migrate(client: &Client) -> Result<(), Error> {
         tracing::info!("made change {number} of the tables in PostgreSQL");
     }
     client.batch_execute("COMMIT").await
+}
+
+/// The database's clock: Unix milliseconds.
+///
+/// # Errors
+/// The database's.
+pub async fn now_ms(client: &Client) -> Result<Option<i64>, Error> {
+    let now = first_value(client, "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint").await?;
+    Ok(now.and_then(|now| now.parse().ok()))
 }
 
 /// Makes sure that rows of a day have a place. `day`: since 1970, UTC.

@@ -34,6 +34,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(600);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Clocks that are further apart are said to be.
+const CLOCKS_APART_MS: i64 = 3_600_000;
+
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
 
@@ -175,24 +178,32 @@ impl Sender {
 
     async fn work(&mut self, client: &Client, target: &PostgresTarget, place: &str) -> Result<Ended, Failure> {
         within(async {
+            client.batch_execute(schema::LIMITS).await?;
             schema::migrate(client).await?;
             client.batch_execute(schema::SESSION).await
         })
         .await?;
         self.progress.is_connected.store(true, Relaxed);
-        let mut is_told = false;
+        let (mut is_told, mut is_clock_told) = (false, false);
         let mut control = self.control.clone();
         let mut days = HashSet::new();
         let mut housekeeping = Instant::now();
+        // How far the clock of this machine is before the database's.
+        let mut ahead_ms = 0;
         loop {
-            let today = (self.clock)().div_euclid(DAY_MS);
+            let is_due = Instant::now() >= housekeeping;
+            if is_due {
+                ahead_ms = self.ahead_ms(client, &mut is_clock_told).await?;
+            }
+            let now_ms = (self.clock)();
             let oldest = match target.retention_days {
                 0 => i64::MIN,
-                days => today - i64::from(days) + 1,
+                // By the clock that is behind: rows of others must not go because this one is wrong.
+                days => day_at(now_ms - ahead_ms.max(0)) - i64::from(days) + 1,
             };
-            if Instant::now() >= housekeeping {
+            if is_due {
                 days.clear();
-                self.keep_days(client, today, oldest).await?;
+                self.keep_days(client, day_at(now_ms), oldest).await?;
                 housekeeping = Instant::now() + HOUSEKEEPING;
             }
             let mut batch = self.spool.peek(BATCH)?;
@@ -235,6 +246,19 @@ impl Sender {
             let again = if std::mem::take(&mut self.is_failing) { " again" } else { "" };
             tracing::info!("rows are written to PostgreSQL {place}{again}");
         }
+    }
+
+    /// How far this machine's clock is before the database's; said once for each connection where it is far from it.
+    async fn ahead_ms(&self, client: &Client, is_told: &mut bool) -> Result<i64, Failure> {
+        let Some(there_ms) = within(schema::now_ms(client)).await? else { return Ok(0) };
+        let ahead_ms = (self.clock)().saturating_sub(there_ms);
+        if ahead_ms.abs() > CLOCKS_APART_MS && !std::mem::replace(is_told, true) {
+            let (seconds, order) = (ahead_ms.abs() / 1000, if ahead_ms > 0 { "before" } else { "behind" });
+            tracing::warn!(
+                "the clock of this machine is {seconds} s {order} that of PostgreSQL: rows have the wrong time"
+            );
+        }
+        Ok(ahead_ms)
     }
 
     /// Today and tomorrow have a place, and what is old goes: where that fails, rows are written all the same.
@@ -379,7 +403,12 @@ fn is_about_the_data(error: &tokio_postgres::Error) -> bool {
 }
 
 fn day_of(row: &Row) -> i64 {
-    row.intent.start.started_at_ms.div_euclid(DAY_MS)
+    day_at(row.intent.start.started_at_ms)
+}
+
+/// Since 1970, UTC.
+fn day_at(unix_ms: i64) -> i64 {
+    unix_ms.div_euclid(DAY_MS)
 }
 
 /// An error with its causes.

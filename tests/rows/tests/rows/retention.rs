@@ -1,6 +1,8 @@
 //! Days of rows go as whole partitions, sums stay, and who reads an old day stops nobody.
 
-use tollgate_ledger::AttemptStart;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tollgate_ledger::{AttemptStart, Options};
 use tollgate_rows_tests::{Books, Postgres, wait_until};
 
 const DAY_MS: i64 = 86_400_000;
@@ -65,4 +67,24 @@ fn a_report_on_an_old_day_stops_no_row_and_the_day_goes_afterwards() {
     books.send_to(&postgres.url(), 1);
     wait_until("the end of old days", || partitions(&postgres) == 2);
     assert_eq!(postgres.rows(), 50);
+}
+
+/// A clock that is a hundred days ahead.
+fn ahead() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64 + 100 * DAY_MS
+}
+
+#[test]
+fn a_gateway_whose_clock_is_ahead_removes_nobodys_days() {
+    let Some(postgres) = Postgres::start() else { return };
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut books = Books::open(folder.path());
+    books.send_to(&postgres.url(), 90);
+    make_days(&mut books, 3);
+    let mut wrong = Books::open_with(Options { clock: ahead, ..Options::new(other.path(), 1) });
+    wrong.send_to(&postgres.url(), 90);
+    // It looks for old days before it writes anything.
+    wrong.make(30);
+    wrong.wait_until_sent();
+    assert_eq!((postgres.rows(), wrong.view().expired), (90, 0), "its own rows neither");
 }
