@@ -152,6 +152,10 @@ pub struct AllocationFact {
     pub is_degraded: bool,
     /// There is no room for more.
     pub is_full: bool,
+    /// What was spent is in a Redis that the gateway does not have any more.
+    pub is_elsewhere: bool,
+    /// The same, and it does not come back from there.
+    pub is_unreached: bool,
 }
 
 /// What was used of each thing in the month that it was used last, over all proxies of a gateway.

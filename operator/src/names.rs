@@ -14,6 +14,10 @@ pub const TABLES_LABEL: &str = "tollgate.dev/tables";
 /// The annotation of pods that says who hands out budgets, where it is not the operator.
 pub const ALLOCATOR_ANNOTATION: &str = "tollgate.dev/allocator";
 
+/// The annotation of an LLMGateway that has no Redis any more: what was spent there is to be forgotten. Its value is the
+/// name of the Secret that `spec.stores.redis` had.
+pub const ABANDON_ANNOTATION: &str = "tollgate.dev/forget-redis";
+
 /// Labels of a generated object. `component`: `proxy`, `tables`.
 pub fn labels(gateway: &str, component: &str) -> BTreeMap<String, String> {
     [

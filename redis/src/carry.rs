@@ -60,7 +60,8 @@ impl Store {
     }
 }
 
-fn report(budget: &str, books: &Books, account: &Account) -> Report {
+/// As the account stands.
+pub(crate) fn report(budget: &str, books: &Books, account: &Account) -> Report {
     Report {
         budget: budget.to_owned(),
         unit: books.unit,

@@ -27,6 +27,7 @@ mod decode;
 mod keys;
 mod lease_client;
 mod leases;
+mod leave;
 mod memory;
 mod read;
 mod store;

@@ -1,7 +1,8 @@
 -- Decides about reports of one replica, as `allocator::Budget::sync` does. One shard of a gateway: all keys have one
 -- hash tag. Idempotent: reports are totals. Numbers are doubles, exact to 2^53; the caller sends none that is larger.
 --
--- KEYS  1 life     hash: inc (the server that it is valid on), epoch (unix ms), begun, doubt (1: what is here may be old)
+-- KEYS  1 life     hash: inc (the server that it is valid on), epoch (unix ms), begun, doubt (1: what is here may be old),
+--                 left (1: the books are being taken away, and nothing more is granted)
 --       2 members  hash: replica -> "last seen" "epoch of which it has told everything"
 --       3 tight    zset: budget -> until when somebody waits for allowance of it
 --       4 changed  zset: budget -> when its totals changed last
@@ -41,7 +42,8 @@ local function words(line)
 end
 
 -- The shard: is what it says still all that was said?
-local life = redis.call('HMGET', KEYS[1], 'inc', 'epoch', 'begun', 'doubt')
+local life = redis.call('HMGET', KEYS[1], 'inc', 'epoch', 'begun', 'doubt', 'left')
+local left = life[5] == '1'
 local epoch, begun, doubt = tonumber(life[2]) or 0, tonumber(life[3]) or 0, life[4] == '1'
 local lost = 0
 local function begin_doubt()
@@ -294,7 +296,7 @@ local function sync(key, from)
   if terms.known and not account.closed and terms.hard then
     local room = terms.limit - charged_elsewhere - charged(account)
     local needed = wanted - account.granted
-    if doubt then
+    if doubt or left then
       if needed > 0 then denied = 1 end
     else
       local given

@@ -84,6 +84,14 @@ class World:
         self.agents.append(Agents(self.proxies[proxy].address, CLIENT_PORT, self.key, MODEL, number, survives))
         return self.agents[-1]
 
+    def start_again(self, proxy):
+        """In good order."""
+        proxy = self.proxies[proxy]
+        assert proxy.finish() == 0, proxy.process.story()
+        assert "did not hear" not in proxy.process.story(), proxy.process.story()
+        proxy.start()
+        proxy.process.wait_until(proxy.is_ready)
+
     def wait_until_billed(self, share):
         wait_until(lambda: self.mock.billed(MODEL) >= share * LIMIT_NANO, f"{share} of the limit is spent")
 
@@ -91,11 +99,20 @@ class World:
         """Until one of these, or of all, was told that there is no allocator."""
         wait_until(lambda: any(each.unavailable for each in agents or self.agents), "a call above what was granted")
 
-    def granted(self):
-        """What the books in the cluster have granted of the key's budget, all in all."""
+    def books(self):
+        """Those in the cluster of the key's budget."""
         shards = self.plane.api.get(path("v1", "configmaps", self.namespace), labelSelector="tollgate.dev/allocations")["items"]
-        books = [json.loads(shard["data"]["budgets.json"]).get(f"{self.namespace}/VirtualKey/{KEY}", {}).get("books", []) for shard in shards]
-        return sum(account["granted"] for of_shard in books for book in of_shard for account in book["accounts"].values())
+        budgets = [json.loads(shard["data"]["budgets.json"]).get(f"{self.namespace}/VirtualKey/{KEY}", {}) for shard in shards]
+        return [book for budget in budgets for book in budget.get("books", [])]
+
+    def granted(self):
+        """What they have granted of it, all in all."""
+        return sum(account["granted"] for book in self.books() for account in book["accounts"].values())
+
+    def charged(self):
+        """What they count against it: what was used, and what proxies may use."""
+        net = lambda account: max(account["granted"] - account["returned"], account["used"])
+        return sum(book["closed"] + sum(map(net, book["accounts"].values())) for book in self.books())
 
     def judge(self, fault=None, times=1, is_all_spent=True):
         """Waits until the budget is spent, compares limit, refusals, rows and invoice, and tells of the fault if it was one."""
@@ -327,8 +344,42 @@ def test_a_redis_is_added_while_money_is_spent(world, redis):
     # Both began without it, and are served by it; more than the operator can have granted before.
     world.wait_until_billed(0.6)
     # One starts again, as a new pod does: it counts there by itself, and the one before it gives back what it did not use.
-    assert world.proxies[1].finish() == 0, world.proxies[1].process.story()
-    world.proxies[1].start()
-    world.proxies[1].process.wait_until(world.proxies[1].is_ready)
+    world.start_again(1)
+    world.spend(1)
+    world.judge()
+
+
+def test_a_redis_is_removed_while_money_is_spent(world, redis):
+    """The way back: the books come home when nobody counts in Redis any more, and go on as they stood."""
+    world.plane.api.create(path("v1", "secrets", world.namespace), {"metadata": {"name": "redis"}, "stringData": {"key": redis.url}})
+    gateway = where(world.namespace, "LLMGateway", GATEWAY)
+    world.plane.api.merge(gateway, {"spec": {"stores": {"redis": {"secretRef": {"name": "redis", "key": "key"}}}}})
+    world.lead("operator")
+    world.start_proxies()
+    world.spend(0, survives=False)
+    world.spend(1, survives=False)
+    world.wait_until_billed(0.1)
+    place = path("v1", "configmaps", world.namespace, f"tollgate-{GATEWAY}-books-0")
+    world.plane.api.wait_until(place, lambda there: there and f"{world.namespace}/redis/key" in there["data"]["books.json"])
+    assert world.granted() == 0
+    world.plane.api.merge(gateway, {"spec": {"stores": {"redis": None}}})
+    # One counts through the operator, the other by itself still, both in Redis; a new leader has to know it.
+    agents = world.agents[1]
+    world.start_again(1)
+    agents.join()
+    world.operators[0].kill()
+    world.lead("next")
+    through = world.spend(1, number=1)
+    world.wait_until_billed(0.4)
+    assert world.granted() == 0
+    through.stop()
+    agents = world.agents[0]
+    world.start_again(0)
+    agents.join()
+    # Nobody counts there by itself now. What the first has it keeps.
+    world.plane.api.wait_until(place, lambda there: there["data"]["books.json"] == "{}")
+    assert world.mock.billed(MODEL) <= world.charged() <= LIMIT_NANO
+    assert redis.command("--scan", "--pattern", "tollgate:*:budget:*") == ""
+    world.spend(0)
     world.spend(1)
     world.judge()

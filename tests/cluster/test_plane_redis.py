@@ -113,6 +113,72 @@ def test_what_was_spent_before_is_brought_to_redis(own_plane, crds, namespace, r
         proxies.stop()
 
 
+def test_what_was_spent_comes_back_from_redis_or_is_waited_for(own_plane, crds, namespace, redis):
+    budget = f"{namespace}/Budget/b"
+    own_plane.kubectl.apply([
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tollgate-proxy"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"key": redis.url}},
+        {"apiVersion": TOLLGATE, "kind": "LLMGateway", "metadata": {"name": "g"}, "spec": {"stores": {"redis": secret_ref("redis")}}},
+        object_of("VirtualKey", "ci", models=["*"], keyHash="sha256:" + "41a6d46d" * 8),
+        object_of("Budget", "b", limit="2", period={"lifetime": {}}),
+    ], namespace=namespace)
+    proxies = Proxies(own_plane.api, namespace, "g")
+    operator = Operator(own_plane, "operator", [namespace], own_plane.make_kubeconfig("operator", ["system:masters"]))
+    gateway = where(namespace, "LLMGateway", "g")
+    place = path("v1", "configmaps", namespace, "tollgate-g-books-0")
+
+    def shows(spent):
+        # A pod must be gone for half a minute before what it was granted is charged.
+        there = where(namespace, "Budget", "b")
+        own_plane.api.wait_until(there, lambda budget: budget["status"].get("spent") == spent, seconds=60)
+
+    def books():
+        there = own_plane.api.find(path("v1", "configmaps", namespace, f"tollgate-g-budgets-{shard(budget):x}"))
+        return json.loads(there["data"]["budgets.json"]).get(budget) if there else None
+
+    def set_redis(reference):
+        own_plane.api.merge(gateway, {"spec": {"stores": {"redis": reference}}})
+
+    try:
+        wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"))
+        # What one proxy did that is gone, and one that asks the operator.
+        spend(redis, f"{namespace}/g", budget, 600_000_000)
+        shows("$0.60")
+        proxies.spent = {budget: 300_000_000}
+        shows("$0.90")
+        # Redis is away when it is removed: nobody begins anew, and it is said where the books are.
+        redis.process.pause()
+        set_redis(None)
+        condition = {"WithinCapacity": ("False", "BooksUnreached")}
+        there = wait_for(own_plane, namespace, "LLMGateway", "g", **condition)
+        message = next(each["message"] for each in there["status"]["conditions"] if each["type"] == "WithinCapacity")
+        assert "tollgate.dev/forget-redis" in message
+        assert books() is None
+        redis.process.resume()
+        own_plane.api.wait_until(place, lambda there: there["data"]["books.json"] == "{}")
+        wait_for(own_plane, namespace, "LLMGateway", "g", WithinCapacity=("True", "WithinCapacity"))
+        accounts = [each for of_period in books()["books"] for each in of_period["accounts"].values()]
+        assert sum(max(each["granted"] - each["returned"], each["used"]) for each in accounts) >= 1_500_000_000
+        # The one that asks goes on; what the other was granted is charged, when it is clear that it is gone.
+        proxies.spent = {budget: 400_000_000}
+        shows("$1.60")
+        # There again, and gone for good: only what people say begins anew.
+        set_redis(secret_ref("redis"))
+        own_plane.api.wait_until(place, lambda there: "redis" in there["data"]["books.json"])
+        operator.process.wait_until(lambda: books() is None)
+        proxies.spent = {}
+        redis.process.kill()
+        set_redis(None)
+        wait_for(own_plane, namespace, "LLMGateway", "g", **condition)
+        own_plane.api.merge(gateway, {"metadata": {"annotations": {"tollgate.dev/forget-redis": "redis"}}})
+        wait_for(own_plane, namespace, "LLMGateway", "g", WithinCapacity=("True", "WithinCapacity"))
+        proxies.spent = {budget: 100_000_000}
+        shows("$0.10")
+    finally:
+        operator.kill()
+        proxies.stop()
+
+
 def test_members_that_nobody_told_of_for_long_are_in_the_sums(own_plane, crds, namespace, redis):
     ends = f"{namespace}/Budget/ends"
     own_plane.kubectl.apply([

@@ -79,6 +79,11 @@ pub fn full_name(pod: &str, ReplicaId(replica): &ReplicaId) -> ReplicaId {
     ReplicaId(format!("{pod}/{replica}"))
 }
 
+/// Of a replica whose pod is not known yet. No pod has an empty name.
+pub fn stranger(ReplicaId(replica): &ReplicaId) -> ReplicaId {
+    ReplicaId(format!("/{replica}"))
+}
+
 /// As the replica calls itself.
 pub fn own_name(ReplicaId(name): &ReplicaId) -> ReplicaId {
     ReplicaId(name.split_once('/').map_or(name.as_str(), |(_, own)| own).to_owned())
@@ -114,5 +119,7 @@ mod tests {
         assert_eq!(process_of(&replica("folder")), None);
         assert_eq!(pod_of(&replica("folder.3")), "gateway-5.x");
         assert_eq!(own_name(&replica("folder.3")).0, "folder.3");
+        let stranger = stranger(&own_name(&replica("folder.3")));
+        assert_eq!((pod_of(&stranger), own_name(&stranger).0.as_str()), ("", "folder.3"));
     }
 }

@@ -20,7 +20,7 @@ const SERVED_AGAIN: usize = CEILING * 9 / 10;
 const FULL: usize = 350_000;
 
 /// Here nothing at all is added.
-const OVERFULL: usize = 900_000;
+pub const OVERFULL: usize = 900_000;
 
 /// What an account adds beside its names, about.
 const ACCOUNT_BYTES: usize = 400;
@@ -95,7 +95,7 @@ impl Capacity {
         self.accounts = books.flat_map(|books| books.accounts.values()).filter(|account| !account.closed).count();
         self.is_degraded = self.accounts > if self.is_degraded { SERVED_AGAIN } else { CEILING };
         let is_full = std::mem::take(&mut self.is_full);
-        AllocationFact { is_degraded: self.is_degraded || is_full, is_full }
+        AllocationFact { is_degraded: self.is_degraded || is_full, is_full, ..AllocationFact::default() }
     }
 
     /// As counted last.
@@ -147,7 +147,7 @@ mod tests {
         }
         assert_eq!(capacity.count(&budgets), AllocationFact::default());
         ask(&mut budgets, &report("one more", 0), &replica);
-        let degraded = AllocationFact { is_degraded: true, is_full: false };
+        let degraded = AllocationFact { is_degraded: true, ..AllocationFact::default() };
         assert_eq!((capacity.count(&budgets), capacity.accounts()), (degraded, CEILING + 1));
         for number in 0..CEILING / 10 {
             budgets.remove(&number.to_string());
@@ -171,7 +171,8 @@ mod tests {
         assert!(capacity.has_room(known(), &first, &old));
         assert!(capacity.has_room(known(), &report("b", 86_400), &old), "its next period");
         assert!(!capacity.has_room(known(), &first, &new));
-        assert_eq!(capacity.count(&budgets), AllocationFact { is_degraded: true, is_full: true });
+        let full = AllocationFact { is_degraded: true, is_full: true, ..AllocationFact::default() };
+        assert_eq!(capacity.count(&budgets), full);
         assert_eq!(capacity.count(&budgets), AllocationFact::default(), "nobody came since");
         capacity.is_written(shard, OVERFULL);
         assert!(capacity.has_room(known(), &first, &old));

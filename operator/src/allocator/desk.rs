@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tollgate_allocator::{Answer, Asker, Budget, ReplicaId, Report, Synced, Terms, Totals};
 
 use super::BUDGETS;
-use super::caller::{pod_of, process_of};
+use super::caller::{own_name, pod_of, process_of, stranger};
 use super::capacity::Capacity;
 use super::terms::AllTerms;
 use crate::Context;
@@ -74,6 +74,8 @@ struct Books {
     budgets: BTreeMap<String, Budget>,
     /// Shards with something that is not written.
     dirty: BTreeSet<usize>,
+    /// There are accounts whose pod is not known: they came from a Redis.
+    has_strangers: bool,
 }
 
 impl Desk {
@@ -178,7 +180,8 @@ impl Desk {
             Ok((shards, found)) => {
                 let budgets: BTreeMap<String, Budget> = found.into_iter().flat_map(|(_, budgets)| budgets).collect();
                 self.capacity.loaded(&budgets);
-                self.books = Some(Books { shards, budgets, dirty: BTreeSet::new() });
+                let has_strangers = strangers(&budgets).next().is_some();
+                self.books = Some(Books { shards, budgets, dirty: BTreeSet::new(), has_strangers });
                 self.backoff.reset();
                 true
             }
@@ -193,7 +196,9 @@ impl Desk {
 
     /// Answers to each ask, and the shards that must be written before they leave.
     fn sync(&mut self, asks: &[Ask]) -> (Vec<Vec<Answer>>, BTreeSet<usize>) {
-        let Some(Books { budgets, dirty, .. }) = &mut self.books else { return (Vec::new(), BTreeSet::new()) };
+        let Some(Books { budgets, dirty, has_strangers, .. }) = &mut self.books else {
+            return (Vec::new(), BTreeSet::new());
+        };
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let replicas = self.context.fleet.pods_of(&self.gateway).len().max(1);
         let mut must_write = BTreeSet::new();
@@ -202,6 +207,10 @@ impl Desk {
             if let Some((folder, process)) = process_of(replica) {
                 let newest = self.newest.entry(folder.to_owned()).or_default();
                 *newest = process.max(*newest);
+            }
+            if *has_strangers {
+                introduce(budgets, replica, dirty);
+                *has_strangers = strangers(budgets).next().is_some();
             }
             let mut told = Vec::with_capacity(reports.len());
             for report in reports {
@@ -262,7 +271,7 @@ impl Desk {
             return Ok(());
         }
         sleep_until(self.writes.ready_at()).await;
-        let Some(Books { shards: store, budgets, dirty }) = &mut self.books else { return Ok(()) };
+        let Some(Books { shards: store, budgets, dirty, .. }) = &mut self.books else { return Ok(()) };
         let mut of_shards: BTreeMap<usize, BTreeMap<&str, &Budget>> =
             shards.iter().map(|shard| (*shard, BTreeMap::new())).collect();
         for (id, budget) in budgets.iter() {
@@ -394,6 +403,25 @@ fn durable(budget: &Budget, report: &Report, replica: &ReplicaId) -> Durable {
         used: account.used,
         closed: account.closed,
     })
+}
+
+/// Accounts whose pod is not known.
+fn strangers(budgets: &BTreeMap<String, Budget>) -> impl Iterator<Item = &ReplicaId> {
+    let accounts = budgets.values().flat_map(|budget| &budget.books).flat_map(|books| books.accounts.keys());
+    accounts.filter(|replica| pod_of(replica).is_empty())
+}
+
+/// The pod of a replica is known now: its accounts get its name.
+fn introduce(budgets: &mut BTreeMap<String, Budget>, replica: &ReplicaId, dirty: &mut BTreeSet<usize>) {
+    let before = stranger(&own_name(replica));
+    for (id, budget) in budgets.iter_mut() {
+        for books in &mut budget.books {
+            if let Some(account) = books.accounts.remove(&before) {
+                books.accounts.insert(replica.clone(), account);
+                dirty.insert(BUDGETS.shard_of(id));
+            }
+        }
+    }
 }
 
 /// How many members of a budget have books.

@@ -1,7 +1,9 @@
-//! I/O: the way to the Redis of a gateway, as its tables say: which server, and what its budgets promise there.
+//! I/O: the way to the Redis of a gateway, as its tables say or said: which server, and what its budgets promise there.
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
 use tollgate_allocator::Terms;
 use tollgate_redis::{Address, AddressError, GatewayKeys, Store, StoreError};
 use tollgate_snapshot::Snapshot;
@@ -19,6 +21,8 @@ pub enum LinkError {
     Address(#[from] AddressError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the Secret with the URL of Redis: {0}")]
+    Secret(#[from] Box<kube::Error>),
 }
 
 /// Of one gateway.
@@ -26,19 +30,31 @@ pub struct Link {
     pub context: Context,
     pub gateway: Named,
     pub terms: AllTerms,
+    /// The Secret of a server that tables do not name any more: `namespace/name/entry`.
+    former: Option<String>,
     snapshot: Option<Arc<Snapshot>>,
     store: Option<(Address, Store)>,
 }
 
 impl Link {
     pub fn new(context: Context, gateway: Named) -> Link {
-        Link { context, gateway, terms: AllTerms::default(), snapshot: None, store: None }
+        Link { context, gateway, terms: AllTerms::default(), former: None, snapshot: None, store: None }
+    }
+
+    /// To the server that the gateway had. `secret`: `namespace/name/entry`.
+    pub fn former(context: Context, gateway: Named, secret: &str) -> Link {
+        Link { former: Some(secret.to_owned()), ..Link::new(context, gateway) }
     }
 
     /// Takes over what is compiled. Whether budgets or the server are others than before; `None`: nothing is compiled.
     pub async fn follow(&mut self) -> Result<Option<bool>, LinkError> {
         let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return Ok(None) };
-        let address = address_of(&self.context, &snapshot)?;
+        let address = match (&self.former, &self.store) {
+            (None, _) => address_of(&self.context, &snapshot)?,
+            // No table follows its Secret: it is read again when the server is not reached.
+            (Some(_), Some((address, _))) => address.clone(),
+            (Some(secret), None) => read_address(&self.context, secret).await?,
+        };
         let mut is_new = false;
         if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
             self.terms = AllTerms::of(&snapshot);
@@ -73,11 +89,23 @@ impl Link {
 /// Where the server of a gateway is, out of the Secret that it names.
 fn address_of(context: &Context, snapshot: &Snapshot) -> Result<Address, LinkError> {
     let id = snapshot.gateway.redis.as_deref().ok_or(LinkError::NoUrl)?;
-    let mut parts = id.splitn(3, '/');
-    let (Some(namespace), Some(name), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(LinkError::NoUrl);
-    };
+    let (namespace, name, key) = parts_of(id).ok_or(LinkError::NoUrl)?;
     let secrets = context.secrets.compiled();
     let url = secrets.get(namespace, name).and_then(|secret| secret.data.get(key)).ok_or(LinkError::NoUrl)?;
     Ok(Address::parse(url)?)
+}
+
+/// The same, of a Secret that nobody follows.
+async fn read_address(context: &Context, id: &str) -> Result<Address, LinkError> {
+    let (namespace, name, key) = parts_of(id).ok_or(LinkError::NoUrl)?;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let secret = api.get_opt(name).await.map_err(Box::new)?.ok_or(LinkError::NoUrl)?;
+    let url = secret.data.unwrap_or_default().remove(key).ok_or(LinkError::NoUrl)?;
+    Ok(Address::parse(&String::from_utf8(url.0).map_err(|_| LinkError::NoUrl)?)?)
+}
+
+/// Namespace, name and entry.
+pub fn parts_of(id: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = id.splitn(3, '/');
+    Some((parts.next()?, parts.next()?, parts.next()?))
 }

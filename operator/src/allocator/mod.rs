@@ -8,13 +8,17 @@
 //! ```
 //!
 //! A gateway with `stores.redis` counts there: a reader brings the operator's books there and tells what was spent, and a
-//! bridge serves proxies that began before, until they are started again.
+//! bridge serves proxies that began before, until they are started again. One that has none any more goes the same way
+//! back. Where its books are is written down ([`place::Place`]), so that nobody grants what is granted elsewhere.
 
 mod bridge;
 mod caller;
 mod capacity;
 mod desk;
+mod keep;
+mod leave;
 mod link;
+mod place;
 mod spend;
 pub mod terms;
 
@@ -34,10 +38,7 @@ use crate::shards::Series;
 
 pub use self::capacity::CEILING;
 
-use self::bridge::Bridge;
 use self::caller::Caller;
-use self::desk::Desk;
-use self::spend::Reader;
 
 /// The books of a gateway's budgets: few enough to be written at once, enough that none grows to its limit.
 pub const BUDGETS: Series =
@@ -86,12 +87,7 @@ async fn lead(context: &Context) -> Infallible {
                 let is_elsewhere = elsewhere.contains(&gateway);
                 let (desk, asks) = mpsc::channel(WAITING);
                 let mut tasks = JoinSet::new();
-                if is_elsewhere {
-                    tasks.spawn(Reader::new(context.clone(), gateway.clone()).run());
-                    tasks.spawn(Bridge::new(context.clone(), gateway.clone()).run(asks));
-                } else {
-                    tasks.spawn(Desk::new(context.clone(), gateway.clone()).run(asks));
-                }
+                tasks.spawn(keep::keep(context.clone(), gateway.clone(), is_elsewhere, asks));
                 Counter { is_elsewhere, tasks, desk, called: BTreeSet::new() }
             });
             // A caller ends when its proxy does.

@@ -9,7 +9,9 @@ use tollgate_redis::StoreError;
 
 use super::BUDGETS;
 use super::caller::own_name;
+use super::leave::says_forget;
 use super::link::{Link, LinkError};
+use super::place::Place;
 use crate::Context;
 use crate::backoff::Backoff;
 use crate::facts::{Named, SpendFact};
@@ -32,7 +34,7 @@ const CARRY: Duration = Duration::from_secs(5);
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
-enum SpendError {
+pub enum SpendError {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
@@ -41,11 +43,17 @@ enum SpendError {
     Late,
     #[error("the books that were kept before: {0}")]
     Books(#[from] ShardError),
+    #[error("where the books are: {0}")]
+    Place(ShardError),
 }
 
 /// What is known of one gateway.
 pub struct Reader {
-    link: Link,
+    pub link: Link,
+    /// That the books are in the server is to be written here; `None`: they are there, and leave it.
+    place: Option<Place>,
+    /// Whether the server takes this gateway's books.
+    stays: bool,
     budgets: BTreeMap<String, Budget>,
     /// Still to be read.
     unread: BTreeSet<String>,
@@ -56,42 +64,65 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(context: Context, gateway: Named) -> Reader {
-        let link = Link::new(context, gateway);
+    pub fn new(link: Link, place: Option<Place>) -> Reader {
         let (budgets, unread) = Default::default();
-        Reader { link, budgets, unread, before: None, looked_at_ms: None }
+        Reader { link, place, stays: false, budgets, unread, before: None, looked_at_ms: None }
     }
 
-    /// Until it is cancelled.
-    pub async fn run(mut self) {
+    /// Until it is cancelled, or somebody else wrote where the books are.
+    pub async fn run(mut self) -> ShardError {
         let mut backoff = Backoff::of_server();
         loop {
             let looked = tokio::time::timeout(PATIENCE, self.look()).await;
             match looked.unwrap_or(Err(SpendError::Late)) {
-                Ok(()) => {
+                Ok(_) => {
                     backoff.reset();
                     if self.unread.is_empty() {
                         tokio::time::sleep(LOOK).await;
                     }
                 }
+                Err(SpendError::Place(error)) => return error,
                 Err(error) => {
                     let (namespace, name) = &self.link.gateway;
                     tracing::warn!(%error, "what was spent in `{namespace}/{name}` cannot be read: {error}");
                     self.link.context.metrics.allocation_failed();
-                    self.link.forget_store();
-                    self.before = None;
-                    // The server may have forgotten something since.
-                    self.looked_at_ms = None;
+                    self.failed();
                     backoff.wait().await;
                 }
             }
         }
     }
 
-    async fn look(&mut self) -> Result<(), SpendError> {
-        let Some(is_new) = self.link.follow().await? else { return Ok(()) };
+    /// What is known may be old.
+    pub fn failed(&mut self) {
+        self.link.forget_store();
+        self.before = None;
+        // The server may have forgotten something since.
+        self.looked_at_ms = None;
+        self.stays = false;
+    }
+
+    /// Brings what is to be brought, and reads what changed. False: nothing is compiled yet.
+    ///
+    /// # Errors
+    /// Not all of it was done: [`Reader::failed`].
+    pub async fn look(&mut self) -> Result<bool, SpendError> {
+        if let Some(place) = &mut self.place
+            && let Some(snapshot) = self.link.context.fleet.snapshot_of(&self.link.gateway)
+            && let Some(redis) = &snapshot.gateway.redis
+        {
+            // Also where the operator does not reach it: proxies may.
+            let says_forget = says_forget(&self.link.context, &self.link.gateway, redis);
+            place.enter(redis, says_forget).await.map_err(SpendError::Place)?;
+        }
+        let Some(is_new) = self.link.follow().await? else { return Ok(false) };
         self.carry().await?;
-        let Some((store, snapshot)) = self.link.get() else { return Ok(()) };
+        let Some((store, snapshot)) = self.link.get() else { return Ok(false) };
+        if self.place.is_some() && (is_new || !self.stays) {
+            // Books that left it before are here again.
+            store.stay().await?;
+            self.stays = true;
+        }
         let since = self.looked_at_ms.map(|at| at - OVERLAP_MS);
         let (changed, now_ms) = store.changed_since(since.unwrap_or(0)).await?;
         self.unread.extend(changed);
@@ -113,7 +144,7 @@ impl Reader {
         });
         self.link.context.metrics.allocations(self.budgets.len());
         self.show(now);
-        Ok(())
+        Ok(true)
     }
 
     /// Brings to Redis what was spent while the operator handed out. Where it is cut off in between, it is done again,

@@ -22,6 +22,7 @@ use crate::allocator::CEILING;
 use crate::events::Event;
 use crate::facts::{AllocationFact, GatewayFact, Problem, SpendFact};
 use crate::gateway::served::OF_SPEC;
+use crate::names::ABANDON_ANNOTATION;
 use crate::world::{Figures, Record, Seen, SeenCondition, digest, solid, text_of};
 
 /// What an object is looked at with.
@@ -551,7 +552,20 @@ impl<'a> Pass<'a> {
 }
 
 /// Whether the operator's allocator serves the budgets of a gateway in time.
-fn capacity(AllocationFact { is_degraded, is_full }: AllocationFact) -> Statement {
+fn capacity(fact: AllocationFact) -> Statement {
+    let AllocationFact { is_degraded, is_full, is_elsewhere, is_unreached } = fact;
+    if is_unreached {
+        let message = format!(
+            "what budgets have spent is in the Redis that spec.stores.redis named, and cannot be brought from there (the \
+             operator's log says why): hard budgets get no allowance. Keep its Secret, or give the gateway the annotation \
+             {ABANDON_ANNOTATION} with the name of the Secret, so that all budgets begin anew"
+        );
+        return Statement::fails(WITHIN_CAPACITY, "BooksUnreached", message);
+    }
+    if is_elsewhere {
+        let message = "budgets are counted in Redis until every proxy was started again: keep its Secret until then";
+        return Statement::holds(WITHIN_CAPACITY, WITHIN_CAPACITY, message);
+    }
     let message = match (is_full, is_degraded) {
         (true, _) => {
             "the books of budgets are full: budgets that nobody used yet are refused; name a Redis in spec.stores.redis"

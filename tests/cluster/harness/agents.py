@@ -30,18 +30,23 @@ class Agents:
         self.statuses_unavailable = set()
         # What should not happen.
         self.others = []
+        self._ends_at = time.monotonic() + SECONDS
         self._threads = [threading.Thread(target=self._spend, daemon=True) for _ in range(number)]
         for thread in self._threads:
             thread.start()
+
+    def stop(self):
+        """Each ends after the call that it makes."""
+        self._ends_at = 0
+        self.join()
 
     def join(self):
         for thread in self._threads:
             thread.join()
 
     def _spend(self):
-        deadline = time.monotonic() + SECONDS
         connection = http.client.HTTPConnection(*self._where, timeout=CALL_SECONDS)
-        while time.monotonic() < deadline:
+        while time.monotonic() < self._ends_at:
             try:
                 connection.request("POST", "/v1/chat/completions", self._body, self._headers)
                 answer = connection.getresponse()
@@ -64,7 +69,8 @@ class Agents:
                 return self._note("exhausted", _spent(json.loads(text)["error"]["message"]))
             else:
                 return self._note("others", f"{answer.status} {text}")
-        self._note("others", "it is neither served nor refused")
+        if self._ends_at:
+            self._note("others", "it is neither served nor refused")
 
     def _note(self, where, what):
         with self._lock:

@@ -3,6 +3,7 @@ addresses answers what the operator asks proxies."""
 
 import base64
 import http.server
+import itertools
 import json
 import secrets
 import threading
@@ -23,6 +24,7 @@ class Proxies:
         # Loopback addresses of this run's own: other runs have proxies too.
         self._network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
         self._servers = {}
+        self._addresses = itertools.count(1)
         self._stop = threading.Event()
         # What probes find, and the deployments that were probed.
         self.verdict = {"ok": True, "reason": "Reachable", "message": "it answers"}
@@ -43,6 +45,10 @@ class Proxies:
         for server in self._servers.values():
             server.shutdown()
 
+    def is_first(self, server):
+        """Whether it is that of the pod that is there the longest."""
+        return server is next(iter(list(self._servers.values())), None)
+
     def generation(self):
         manifest = self.api.find(path("v1", "configmaps", self.namespace, f"tollgate-{self.gateway}-manifest"))
         return json.loads(manifest["data"]["manifest.json"])["generation"] if manifest else 0
@@ -53,7 +59,10 @@ class Proxies:
 
     def _run(self):
         while not self._stop.wait(0.1):
-            for pod in self.api.get(path("v1", "pods", self.namespace))["items"]:
+            pods = self.api.get(path("v1", "pods", self.namespace))["items"]
+            for gone in self._servers.keys() - {pod["metadata"]["name"] for pod in pods}:
+                self._servers.pop(gone).shutdown()
+            for pod in pods:
                 name = pod["metadata"]["name"]
                 try:
                     if pod["metadata"].get("deletionTimestamp"):
@@ -67,7 +76,7 @@ class Proxies:
                         raise
 
     def _start(self, name):
-        address = f"{self._network}.{len(self._servers) + 1}"
+        address = f"{self._network}.{next(self._addresses)}"
         handler = type("Handler", (Handler,), {"proxies": self})
         self._servers[name] = http.server.ThreadingHTTPServer((address, STATUS_PORT), handler)
         threading.Thread(target=self._servers[name].serve_forever, daemon=True).start()
@@ -129,14 +138,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/operator/allowance" and self._is_operator():
             # Proxies keep the question open for a while.
             time.sleep(min(body["waitMs"], 500) / 1000)
-            self._answer(200, {"batches": [{"replica": "r.1", "reports": self._reports()}]})
+            replica = "r.1" if self._is_first() else "idle.1"
+            self._answer(200, {"batches": [{"replica": replica, "reports": self._reports()}]})
         elif self.path == "/operator/tally" and self._is_operator() and self.proxies.tally:
             self._answer(200, self.proxies.tally.answer(body) if self._is_first() else {})
         else:
             self._answer(404, {})
 
     def _is_first(self):
-        return self.server.server_address[0].endswith(".1")
+        return self.proxies.is_first(self.server)
 
     def _reports(self):
         # One of them spends, the others do nothing.
