@@ -350,7 +350,7 @@ pub struct BudgetStatus {
     pub scope: Option<String>,
 
     /// Most that can be spent above the limit, ready to print: `$0.00` for Hard, `unbounded` for Soft where some key may
-    /// have any number of calls at once, or some model has no known context. Example: `$1.80`.
+    /// have any number of calls at once, or nothing bounds the output of a model that it may call. Example: `$1.80`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub max_overshoot: Option<String>,

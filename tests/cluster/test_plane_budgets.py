@@ -108,6 +108,8 @@ def test_thresholds_are_told_once_also_by_the_next_leader(own_plane, start, prox
          "metadata": {"name": "alerts", "annotations": {"tollgate.dev/hosts": address}}},
         object_of("Budget", "b", limit="2", period=LIFETIME, enforcement="Soft",
                   thresholds=[{"percent": 50}, {"percent": 80, "webhook": webhook}, {"percent": 100, "webhook": webhook}]),
+        object_of("ModelDeployment", "m", provider="openai-compatible", endpoint={"baseURL": "http://models.example.com/v1"},
+                  model="m", pricing={"like": "openai/gpt-4o"}, probe={"mode": "None"}),
     ], namespace=namespace)
     wait_for(own_plane, namespace, "Budget", "b", Programmed=("True", "Programmed"), ResolvedRefs=("True", "ResolvedRefs"))
     budget_id = f"{namespace}/Budget/b"
@@ -116,7 +118,11 @@ def test_thresholds_are_told_once_also_by_the_next_leader(own_plane, start, prox
     assert (message["percent"], message["budget"], message["spent"], message["limit"]) == (80, f"{namespace}/b", "1.7", "2")
     assert message["text"].startswith(f"Budget `{namespace}/b` has passed 80 %: $1.7 of $2 are spent")
     wait_for_told(own_plane, namespace, "b", 2)
+    # Two proxies: each may have had any number of calls that the other has not heard of.
     status_becomes(own_plane, namespace, "b", spent="$1.70", maxOvershoot="unbounded")
+    own_plane.api.merge(where(namespace, "VirtualKey", "ci"), {"spec": {"limits": {"requestsPerMinute": 60}}})
+    # 4 calls at once and 120 before, at each, of 128,000 tokens in and 16,384 out.
+    status_becomes(own_plane, namespace, "b", maxOvershoot="$203.9870")
 
     first.kill()
     # As if its time was over: nobody waits for that here.

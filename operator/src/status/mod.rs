@@ -7,6 +7,7 @@ mod kinds;
 mod members;
 mod overshoot;
 mod queue;
+mod reach;
 #[cfg(test)]
 mod tests;
 mod text;
