@@ -356,6 +356,15 @@ impl<'a> Pass<'a> {
         self.show(look, &status, |status| &status.conditions);
     }
 
+    /// LIMIT of a Budget, as long as nothing changes.
+    fn limit_now(&mut self, spec: &BudgetSpec) -> String {
+        let (limit, until) = text::budget_limit(spec, self.now);
+        if let Some(until) = until {
+            self.will_change(until);
+        }
+        limit
+    }
+
     fn budget(&mut self, document: &Document, object: &Object<BudgetSpec>, mut look: Look<'a>) {
         let name = (&*object.meta.namespace, &*object.meta.name);
         let bound = self.index.keys_of_budget.get(&name).copied();
@@ -403,7 +412,7 @@ impl<'a> Pass<'a> {
         let status = BudgetStatus {
             observed_generation: Some(look.record.generation),
             conditions: self.timed(statements, &look),
-            limit: Some(text::budget_limit(&object.spec)),
+            limit: Some(self.limit_now(&object.spec)),
             resets: self.resets(&object.spec.period),
             scope: Some(text::scope(&object.spec.applies_to)),
             keys: Some(bound.unwrap_or(0)),

@@ -333,3 +333,30 @@ fn a_key_that_no_table_holds_is_not_active() {
     world.objects.edit(&k);
     assert_eq!(world.condition(&k, "Active").0, "True");
 }
+
+/// What columns say of an object.
+fn columns(world: &mut World, object: &ObjectRef) -> [Option<String>; 4] {
+    let mut waiting = world.look();
+    let wanted = std::iter::from_fn(|| waiting.take(true)).find(|wanted| wanted.object == *object);
+    let status = wanted.expect("its status was not written yet").status;
+    ["limit", "spent", "usedPercent", "resets"].map(|field| status[field].as_str().map(str::to_owned))
+}
+
+#[test]
+fn limit_is_what_is_in_force() {
+    // The look is at the first second of all.
+    for (limit, amount, unit, until, expected) in [
+        ("0.002", "0.008", "USD", Some("1970-01-01T00:00:01Z"), "$0.01/month"),
+        ("0.002", "0.008", "USD", Some("1970-01-01T00:00:00Z"), "$0.002/month"),
+        ("0.002", "0.008", "USD", None, "$0.002/month"),
+        ("50", "12.5", "USD", Some("2026-01-01T00:00:00+02:00"), "$62.50/month"),
+        ("1000", "500", "Tokens", Some("1970-01-02T00:00:00Z"), "1500 tokens/month"),
+        ("4", "1", "Requests", Some("soon"), "4 requests/month"),
+    ] {
+        let boost = json!({"amount": amount, "until": until});
+        let terms = json!({"limit": limit, "unit": unit, "period": {"calendar": "Month"}, "boost": boost});
+        let mut world = World::new(vec![gateway(), Document::Budget(spec::<BudgetSpec>("b", terms))]);
+        let [shown, ..] = columns(&mut world, &reference("Budget", "b"));
+        assert_eq!(shown.as_deref(), Some(expected), "{limit} and {amount} until {until:?}");
+    }
+}

@@ -4,8 +4,9 @@ use crate::facts::SpendFact;
 use jiff::tz::TimeZone;
 use jiff::{RoundMode, Timestamp, ToSpan, Unit, ZonedRound};
 use tollgate_crds::{
-    BudgetScope, BudgetSpec, BudgetTerms, BudgetUnit, CalendarPeriod, LabelOperator, LabelSelector, Period,
+    Boost, BudgetScope, BudgetSpec, BudgetTerms, BudgetUnit, CalendarPeriod, LabelOperator, LabelSelector, Period,
 };
+use tollgate_snapshot::money::NanoUsd;
 
 /// The schema of most texts allows 1,024 characters, of a scope 256.
 const LONGEST_NAMES: usize = 1_000;
@@ -16,9 +17,32 @@ pub fn limit(terms: &BudgetTerms) -> String {
     amount_per(terms.limit.as_str(), terms.unit, &terms.period)
 }
 
-/// As [`limit`], of a Budget.
-pub fn budget_limit(spec: &BudgetSpec) -> String {
-    amount_per(spec.limit.as_str(), spec.unit, &spec.period)
+/// As [`limit`], of a Budget: with its boost while that lasts, and until when it does, in Unix seconds.
+pub fn budget_limit(spec: &BudgetSpec, now: i64) -> (String, Option<i64>) {
+    let BudgetSpec { limit, unit, period, boost, .. } = spec;
+    let boosted = boost.as_ref().and_then(|Boost { amount, until }| {
+        let until = until.as_ref()?.as_str().parse::<Timestamp>().ok()?.as_second();
+        let limit = sum(limit.as_str(), amount.as_str(), *unit).filter(|_| now < until)?;
+        Some((limit, until))
+    });
+    match boosted {
+        Some((limit, until)) => (amount_per(&limit, *unit, period), Some(until)),
+        None => (amount_per(limit.as_str(), *unit, period), None),
+    }
+}
+
+/// `None`: one of them is no amount.
+fn sum(one: &str, other: &str, unit: BudgetUnit) -> Option<String> {
+    match unit {
+        BudgetUnit::Usd => {
+            let (one, other) = (NanoUsd::parse(one).ok()?, NanoUsd::parse(other).ok()?);
+            Some(one.saturating_add(other).to_decimal_text())
+        }
+        BudgetUnit::Tokens | BudgetUnit::Requests => {
+            let (one, other): (i64, i64) = (one.parse().ok()?, other.parse().ok()?);
+            Some(one.saturating_add(other).to_string())
+        }
+    }
 }
 
 fn amount_per(limit: &str, unit: BudgetUnit, period: &Period) -> String {
