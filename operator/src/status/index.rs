@@ -19,6 +19,8 @@ pub struct Index<'a> {
     pub keys: HashMap<Name<'a>, &'a Key>,
     /// Ids of the budgets that bind every call of a key, and let none through when they are spent.
     pub budgets_of_key: HashMap<Name<'a>, Vec<&'a str>>,
+    /// Ids of the accounts that a key has for itself of Budgets, each once, those of Budgets that it names first.
+    pub accounts_of_key: HashMap<Name<'a>, Vec<&'a str>>,
     /// Ids of budgets that let no call through.
     pub denying: HashSet<&'a str>,
     /// Budgets that have such rows.
@@ -73,9 +75,15 @@ impl<'a> Index<'a> {
             let policy = policies.get(key.policy as usize);
             let Some(namespace) = policy.and_then(|policy| namespaces.get(policy.namespace as usize)) else { continue };
             self.keys.insert((&namespace.name, &key.name), key);
-            let rows = key.budgets.iter().filter_map(|at| rows.get(*at as usize));
-            let binding = rows.filter(|row| row.counts_every_call() && row.throttle_percent.is_none());
+            let bound = || key.budgets.iter().filter_map(|at| rows.get(*at as usize));
+            let binding = bound().filter(|row| row.counts_every_call() && row.throttle_percent.is_none());
             self.budgets_of_key.insert((&namespace.name, &key.name), binding.map(|row| &*row.id).collect());
+            for row in bound().filter(|row| row.of_one_key && budget_object(&row.id).is_some()) {
+                let accounts = self.accounts_of_key.entry((&namespace.name, &key.name)).or_default();
+                if !accounts.contains(&&*row.id) {
+                    accounts.push(&row.id);
+                }
+            }
             let mut counted: Vec<Name<'a>> = Vec::new();
             for at in &key.budgets {
                 let Some(Some(budget)) = budgets.get(*at as usize) else { continue };

@@ -3,12 +3,12 @@
 use serde::Serialize;
 use tollgate_allocator::tally::Of;
 use tollgate_crds::{
-    BudgetSpec, BudgetStatus, Condition, ConditionStatus, Enforcement, ExhaustedAction, KeyPolicy, LLMGatewaySpec,
-    LLMGatewayStatus, ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference, Period, ProbeMode,
-    ProviderAccountSpec, ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec, TeamStatus, TimestampText,
-    VirtualKeySpec, VirtualKeyStatus,
+    BudgetSpec, BudgetStatus, BudgetUnit, Condition, ConditionStatus, Enforcement, ExhaustedAction, KeyPolicy,
+    LLMGatewaySpec, LLMGatewayStatus, LocalRef, ModelDeploymentSpec, ModelDeploymentStatus, ObjectRef as Reference,
+    Period, ProbeMode, ProviderAccountSpec, ProviderAccountStatus, RouteGroupSpec, RouteGroupStatus, TeamSpec,
+    TeamStatus, TimestampText, VirtualKeySpec, VirtualKeyStatus,
 };
-use tollgate_snapshot::compile::{Document, Kind, Object};
+use tollgate_snapshot::compile::{Document, Kind, Meta, Object};
 use tollgate_snapshot::{Finding, GatewayName, ObjectRef, Reason, Severity};
 
 use super::condition::{
@@ -33,6 +33,15 @@ struct Look<'a> {
     before: &'a Seen,
     /// Worth an Event beside conditions that turned.
     happened: Vec<Event>,
+}
+
+/// An account that a key has for itself.
+struct Account<'o> {
+    id: String,
+    /// Ready to print.
+    limit: String,
+    unit: BudgetUnit,
+    period: &'o Period,
 }
 
 impl<'a> Pass<'a> {
@@ -326,20 +335,27 @@ impl<'a> Pass<'a> {
         }
         let has_own = budget.is_some() || !object.spec.budget_refs.is_empty();
         let terms = budget.as_ref().or_else(|| if has_own { None } else { of_team() });
+        let account = match terms {
+            Some(terms) => Some(Account {
+                id: format!("{}/VirtualKey/{}", meta.namespace, meta.name),
+                limit: text::limit(terms),
+                unit: terms.unit,
+                period: &terms.period,
+            }),
+            None => self.account_of_key(meta, &object.spec.budget_refs),
+        };
         let tally = self.tally(Of::Key, &meta.namespace, &meta.name);
         let (requests, tokens) = Pass::counts(tally, look.before);
-        let (spent, used_percent) = match terms {
-            Some(terms) => {
-                self.spent_of(&format!("{}/VirtualKey/{}", meta.namespace, meta.name), terms.unit, look.before)
-            }
+        let (spent, used_percent) = match &account {
+            Some(Account { id, unit, .. }) => self.spent_of(id, *unit, look.before),
             None => (Pass::spent_this_month(tally, look.before), None),
         };
         let used = self.known.last_used.get(&(meta.namespace.clone(), meta.name.clone())).copied();
         let mut status = VirtualKeyStatus {
             observed_generation: Some(look.record.generation),
             team: Some(team_ref.as_ref().map_or_else(|| "-".to_owned(), |team| team.name.clone())),
-            limit: terms.map(text::limit),
-            resets: terms.and_then(|terms| self.resets(&terms.period)),
+            resets: account.as_ref().and_then(|account| self.resets(account.period)),
+            limit: account.map(|account| account.limit),
             spent,
             used_percent,
             requests,
@@ -354,6 +370,25 @@ impl<'a> Pass<'a> {
         }
         status.conditions = self.timed(statements, &look);
         self.show(look, &status, |status| &status.conditions);
+    }
+
+    /// The account that a key has for itself of a Budget `per: Key`: of the first that it names, else of the only one that
+    /// binds it.
+    fn account_of_key(&mut self, meta: &Meta, named: &[LocalRef]) -> Option<Account<'a>> {
+        let ids = self.index.accounts_of_key.get(&(&*meta.namespace, &*meta.name))?;
+        let is_named = |id: &&&str| {
+            let object = budget_object(id).filter(|(namespace, _)| *namespace == meta.namespace);
+            object.is_some_and(|(_, name)| named.iter().any(|reference| reference.name == name))
+        };
+        let id = match (ids.iter().find(is_named), ids.as_slice()) {
+            (Some(named), _) => *named,
+            (None, [only]) => *only,
+            (None, _) => return None,
+        };
+        let (namespace, name) = budget_object(id)?;
+        let (budget, _) = self.objects.budget(namespace, name)?;
+        let limit = self.limit_now(&budget.spec);
+        Some(Account { id: id.to_owned(), limit, unit: budget.spec.unit, period: &budget.spec.period })
     }
 
     /// LIMIT of a Budget, as long as nothing changes.

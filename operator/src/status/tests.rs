@@ -343,6 +343,46 @@ fn columns(world: &mut World, object: &ObjectRef) -> [Option<String>; 4] {
 }
 
 #[test]
+fn a_key_shows_the_account_that_it_has_of_a_budget_per_key() {
+    let key = |refs: Value, budget: Value| {
+        let hash = format!("sha256:{}", KeyHash::of(b"k"));
+        let spec_of = json!({"models": ["*"], "keyHash": hash, "budgetRefs": refs, "budget": budget});
+        Document::VirtualKey(spec::<VirtualKeySpec>("k", spec_of))
+    };
+    let each = |name: &str, limit: &str| {
+        let terms = json!({"limit": limit, "period": {"calendar": "Month"}, "per": "Key", "unit": "Requests"});
+        Document::Budget(spec::<BudgetSpec>(name, terms))
+    };
+    let all = ["a", "b"].map(|name| json!({"name": name}));
+    let own = json!({"limit": "7", "period": {"lifetime": {}}});
+    let month = |limit: &str, used: &str, percent: &str| {
+        [format!("{limit} requests/month"), used.to_owned(), percent.to_owned(), "1970-02-01".to_owned()].map(Some)
+    };
+    for (refs, own, budgets, expected, why) in [
+        (json!([all[0]]), Value::Null, vec![each("a", "10"), each("b", "20")], month("10", "1", "10%"), "it names one"),
+        (json!([all[1]]), Value::Null, vec![each("a", "10"), each("b", "20")], month("20", "5", "25%"), "or another"),
+        (json!([]), Value::Null, vec![each("b", "20")], month("20", "5", "25%"), "one selects it"),
+        (json!([]), Value::Null, vec![each("a", "10"), each("b", "20")], [const { None }; 4], "two do"),
+        (json!([]), Value::Null, vec![budget("a")], [const { None }; 4], "it shares one with others"),
+        (json!([]), own, vec![each("a", "10")], ["$7.00", "$3.50", "50%", ""].map(|text| Some(text.into())), "its own"),
+    ] {
+        let mut documents = vec![gateway(), key(refs, own)];
+        documents.extend(budgets);
+        let mut world = World::new(documents);
+        let spend = |used, limit| SpendFact { used, limit, ..SpendFact::default() };
+        let spent = [
+            ("n/Budget/a/k", spend(1, 10)),
+            ("n/Budget/b/k", spend(5, 20)),
+            ("n/VirtualKey/k", spend(3_500_000_000, 7_000_000_000)),
+        ];
+        let spent = spent.map(|(id, spend)| (id.to_owned(), spend)).into();
+        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent);
+        let shown = columns(&mut world, &reference("VirtualKey", "k"));
+        assert_eq!(shown, expected.map(|text| text.filter(|text| !text.is_empty())), "{why}");
+    }
+}
+
+#[test]
 fn limit_is_what_is_in_force() {
     // The look is at the first second of all.
     for (limit, amount, unit, until, expected) in [
