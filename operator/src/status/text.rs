@@ -48,8 +48,7 @@ fn sum(one: &str, other: &str, unit: BudgetUnit) -> Option<String> {
 fn amount_per(limit: &str, unit: BudgetUnit, period: &Period) -> String {
     let amount = match unit {
         BudgetUnit::Usd => format!("${}", cents(limit)),
-        BudgetUnit::Tokens => format!("{limit} tokens"),
-        BudgetUnit::Requests => format!("{limit} requests"),
+        BudgetUnit::Tokens | BudgetUnit::Requests => counted(limit, unit),
     };
     let period = match period {
         Period { calendar: Some(calendar), .. } => match calendar {
@@ -64,6 +63,16 @@ fn amount_per(limit: &str, unit: BudgetUnit, period: &Period) -> String {
         Period { .. } => String::new(),
     };
     amount + &period
+}
+
+/// A number and what it counts; money is not counted.
+fn counted(number: &str, unit: BudgetUnit) -> String {
+    let (one, many) = match unit {
+        BudgetUnit::Usd => ("", ""),
+        BudgetUnit::Tokens => (" token", " tokens"),
+        BudgetUnit::Requests => (" request", " requests"),
+    };
+    format!("{number}{}", if number == "1" { one } else { many })
 }
 
 /// At least two digits behind the point, as money is written.
@@ -97,8 +106,9 @@ pub fn amount(amount: i64, unit: BudgetUnit) -> String {
 /// For a condition: what is left, and what a call would have needed.
 pub fn near_limit(spend: SpendFact, unit: BudgetUnit) -> String {
     let left = spend.limit.saturating_sub(spend.used).saturating_sub(spend.held).max(0);
-    let (left, needed) = (amount(left, unit), amount(spend.refused, unit));
-    format!("{left} is left, and calls are refused: the last ones had to reserve {needed} or more")
+    let verb = if unit == BudgetUnit::Usd || left == 1 { "is" } else { "are" };
+    let [left, needed] = [left, spend.refused].map(|one| counted(&amount(one, unit), unit));
+    format!("{left} {verb} left, and calls are refused: the last ones had to reserve {needed} or more")
 }
 
 /// What was used of the limit; 100% only where nothing is left. Example: `7%`.
@@ -212,10 +222,38 @@ mod tests {
             ("0.125", BudgetUnit::Usd, lifetime(), "$0.125"),
             ("1000", BudgetUnit::Tokens, month(), "1000 tokens/month"),
             ("7", BudgetUnit::Requests, lifetime(), "7 requests"),
+            ("1", BudgetUnit::Requests, month(), "1 request/month"),
         ] {
             let enforcement = tollgate_crds::Enforcement::Hard;
             let terms = BudgetTerms { limit: DecimalText::new(amount), unit, period, enforcement };
             assert_eq!(limit(&terms), text);
+        }
+    }
+
+    #[test]
+    fn what_is_left_has_its_unit() {
+        for (unit, used, refused, text) in [
+            (
+                BudgetUnit::Usd,
+                980_000_000,
+                50_000_000,
+                "$0.02 is left, and calls are refused: the last ones had to reserve $0.05",
+            ),
+            (
+                BudgetUnit::Tokens,
+                999_999_700,
+                412,
+                "300 tokens are left, and calls are refused: the last ones had to reserve 412 tokens",
+            ),
+            (
+                BudgetUnit::Tokens,
+                999_999_999,
+                2,
+                "1 token is left, and calls are refused: the last ones had to reserve 2 tokens",
+            ),
+        ] {
+            let spend = SpendFact { used, refused, limit: 1_000_000_000, ..SpendFact::default() };
+            assert_eq!(near_limit(spend, unit), format!("{text} or more"));
         }
     }
 
