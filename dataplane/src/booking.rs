@@ -68,6 +68,8 @@ pub struct Booking {
     pub ended: Option<Instant>,
     /// About how many tokens the input has.
     pub input_estimate: u64,
+    /// Output tokens that the provider can make, where something caps them.
+    pub most_output: u64,
     /// Tokens that the provider read from its cache do not count against rates.
     pub ignore_cached: bool,
 }
@@ -125,10 +127,11 @@ impl Booking {
         }
     }
 
-    /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged.
+    /// Nobody said what was used, and the call is under no Hard budget: booked as counted here, flagged. `output_bytes`: of
+    /// what was said.
     pub fn estimate(&mut self, output_bytes: u64, status: u16) -> Booked {
-        let mut usage =
-            Usage { input_tokens: self.input_estimate, output_tokens: output_bytes.div_ceil(4), ..Usage::default() };
+        let output_tokens = output_bytes.div_ceil(4).min(self.most_output);
+        let mut usage = Usage { input_tokens: self.input_estimate, output_tokens, ..Usage::default() };
         self.searching.complete(&mut usage, self.hard, self.cited);
         let context = CostContext {
             at_unix_seconds: Some(self.started_unix_ms / 1000),

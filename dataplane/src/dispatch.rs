@@ -150,7 +150,7 @@ async fn unary(
     let must_tell_output = || has_output && (!notes.tells_output || notes.says_something(dialect, &body));
     let booked = match &notes.usage {
         Some(usage) if booking.believes(usage, must_tell_output) => booking.settle(usage.clone(), 200),
-        Some(_) | None => booking.settle_unknown(body.len() as u64, 200),
+        Some(_) | None => booking.settle_unknown(notes.text_bytes(dialect, &body), 200),
     };
     // After a fallback clients see who really answered; else the name they asked for (API-1).
     let shown: &str =
@@ -216,6 +216,7 @@ async fn stream(
             drop_usage: outgoing.injected_usage,
             model: (!attempting.fell_back).then(|| json_string(shown)),
             counts_output: booking.slice.is_some(),
+            counts_text: !booking.hard,
             finds_citations: booking.searching.wants_citations(),
         }))),
         Mode::Translate(surface) => Flow::Translate(Box::new(Translation {

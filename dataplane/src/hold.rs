@@ -48,6 +48,8 @@ pub struct Terms {
     searching: Searching,
     /// Of the amounts only so much is held at first.
     slice: Option<Box<Slice>>,
+    /// Output tokens of all answers that the provider keeps to.
+    most_output: u64,
 }
 
 /// What the provider is sent along with an attempt, so that it keeps to what is held.
@@ -115,6 +117,7 @@ pub fn terms(
             surcharge: Surcharge::default(),
             searching: Searching::default(),
             slice: None,
+            most_output: 0,
         };
         return Ok((terms, Along::default()));
     }
@@ -164,7 +167,9 @@ pub fn terms(
     let speed = || entry.state.speed.get();
     let patience = Duration::from_millis(snapshot.gateway.reserved_wait_ms);
     let mut inject_output = None;
-    let output_tokens = match effects.cap(admitted.asked_output) {
+    let cap = effects.cap(admitted.asked_output);
+    let is_told = matches!(cap, Cap::Known(_) | Cap::Ours(_));
+    let output_tokens = match cap {
         _ if !has_output => 0,
         Cap::Known(cap) => cap,
         Cap::Ours(cap) => {
@@ -206,6 +211,8 @@ pub fn terms(
     // What was predicted and not said costs like what is said.
     let prediction = call.head.prediction.map_or(0, |prediction| prediction.value.len() as u64);
     let output_tokens = output_tokens.saturating_add(if has_output { prediction } else { 0 });
+    let kept = if is_told { Some(output_tokens) } else { inject_output.or(deployment.max_output_tokens) };
+    let most_output = if has_output { kept.map_or(u64::MAX, |kept| kept.saturating_mul(bounds.choices)) } else { 0 };
     let bounds = Bounds { output_tokens, ..bounds };
     // A sheet that lacks a rate for something that may be used is as good as none.
     let nano_usd = match price.and_then(|price| price.worst_case(&bounds)) {
@@ -231,7 +238,7 @@ pub fn terms(
     let slice = slice.flatten().map(Box::new);
     let most_paid = price.filter(|_| hard_usd && entry.price_cap.is_some());
     let most_paid = most_paid.map(|price| Box::new(price.most_paid(&bounds)));
-    let terms = Terms { budgets, amounts, hard, surcharge, searching, slice };
+    let terms = Terms { budgets, amounts, hard, surcharge, searching, slice, most_output };
     Ok((terms, Along { inject_output, most_paid }))
 }
 
@@ -410,6 +417,7 @@ impl<'a> Wanted<'a> {
             first_byte: None,
             ended: None,
             input_estimate: admitted.call.body.len() as u64 / 4,
+            most_output: terms.most_output,
             ignore_cached: tables.snapshot.gateway.ignore_cached_tokens,
         }))
     }

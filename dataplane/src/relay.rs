@@ -110,7 +110,7 @@ impl Flow {
                     failed: end.error.is_some(),
                     says_something: end.says_something,
                     cited: end.cited,
-                    output_bytes: end.data_bytes,
+                    output_bytes: end.text_bytes,
                 }
             }
             Flow::Translate(mut translation) => {

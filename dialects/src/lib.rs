@@ -20,6 +20,7 @@ mod said;
 pub mod sniff;
 pub mod splice;
 pub mod sse;
+mod text;
 pub mod usage;
 
 pub use dialect::Dialect;

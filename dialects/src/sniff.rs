@@ -16,6 +16,7 @@ use crate::json::{self, Field, Kind, Span};
 use crate::output::tokens_at_most;
 use crate::said;
 use crate::sse::{Frame, Framer, join_data};
+use crate::text;
 use crate::usage::{AbsurdUsage, AnthropicFigures, Figures, Usage, UsageQuirks, boxed_text, usage_of_stream};
 
 /// The most bytes of an event that are held to look at it whole; a longer one passes unread.
@@ -52,6 +53,8 @@ pub struct SniffOptions {
     pub model: Option<Bytes>,
     /// Count what the output can come to, and let an event go on only when it is whole.
     pub counts_output: bool,
+    /// Count what is said, for an answer whose usage is not told.
+    pub counts_text: bool,
     /// Look for what a search found.
     pub finds_citations: bool,
 }
@@ -65,6 +68,7 @@ impl SniffOptions {
             drop_usage: false,
             model: None,
             counts_output: false,
+            counts_text: false,
             finds_citations: false,
         }
     }
@@ -89,8 +93,8 @@ pub struct StreamEnd {
     pub events: u64,
     /// Some of them brought output.
     pub says_something: bool,
-    /// Bytes of their data.
-    pub data_bytes: u64,
+    /// Bytes of what they say. 0 unless it is counted.
+    pub text_bytes: u64,
     /// The stream ended within an event: what is sent next must begin with a blank line.
     pub within_event: bool,
 }
@@ -119,6 +123,7 @@ pub struct StreamSniffer {
     beginning_renames: Option<Span>,
     anthropic: AnthropicFigures,
     output_at_most: u64,
+    text: text::Counter,
     /// A usage in `anthropic` or in `end` is that of the whole answer.
     usage_is_whole: bool,
     end: StreamEnd,
@@ -150,6 +155,7 @@ impl StreamSniffer {
             beginning_renames: None,
             anthropic: AnthropicFigures::default(),
             output_at_most: 0,
+            text: text::Counter::default(),
             usage_is_whole: false,
             end: StreamEnd::default(),
         }
@@ -267,6 +273,9 @@ impl StreamSniffer {
         if self.options.counts_output {
             self.output_at_most += self.held.len() as u64;
         }
+        if self.options.counts_text {
+            self.end.text_bytes += (self.held.len() - usize::from(self.oversized)) as u64;
+        }
         self.held = BytesMut::from(&self.held[self.held.len() - 1..]);
         self.framer.keep_last_byte();
         self.oversized = true;
@@ -350,6 +359,9 @@ impl StreamSniffer {
         if self.options.counts_output {
             self.output_at_most += tokens_at_most(self.options.dialect, data);
         }
+        if self.options.counts_text {
+            self.end.text_bytes += self.text.count(self.options.dialect, data);
+        }
         if self.options.finds_citations && !self.end.cited {
             self.end.cited = cites(data);
         }
@@ -366,7 +378,6 @@ impl StreamSniffer {
             return Verdict::Keep;
         }
         self.end.events += 1;
-        self.end.data_bytes += data.len() as u64;
         if name == b"error" {
             self.note_error(data);
         }
@@ -437,7 +448,6 @@ impl StreamSniffer {
             }
             if self.options.drop_usage && !beside_choices && error.is_none() {
                 self.end.events -= 1;
-                self.end.data_bytes -= data.len() as u64;
                 return Verdict::Drop;
             }
         }
@@ -450,7 +460,6 @@ impl StreamSniffer {
     #[inline]
     fn judge_anthropic(&mut self, name: &[u8], data: &[u8]) -> Verdict {
         self.end.events += 1;
-        self.end.data_bytes += data.len() as u64;
         if name.starts_with(b"content_block_") {
             self.note_block(data);
             return Verdict::Keep;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind, Layout, Scanned, Visitor};
-use crate::said;
+use crate::{said, text};
 
 /// Tokens and units of one answer. Totals include their parts: cached tokens are within
 /// `input_tokens`, reasoning tokens within `output_tokens`.
@@ -115,6 +115,11 @@ impl UnaryNotes {
     /// Whether the answer says something, so that it has output tokens. `body`: what the notes are of.
     pub fn says_something(&self, dialect: Dialect, body: &[u8]) -> bool {
         self.output.is_some_and(|output| said::in_answer(dialect, output.of(body)))
+    }
+
+    /// Bytes of what the answer says: its texts, thoughts and calls of tools. `body`: what the notes are of.
+    pub fn text_bytes(&self, dialect: Dialect, body: &[u8]) -> u64 {
+        self.output.map_or(0, |output| text::in_answer(dialect, output.of(body)))
     }
 }
 

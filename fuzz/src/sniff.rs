@@ -18,7 +18,7 @@ const PUBLIC_MODEL: &str = "our \"größter\"";
 /// When it is not so.
 pub fn check(input: &[u8]) {
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
-        let watch = SniffOptions::watch(dialect);
+        let watch = SniffOptions { counts_text: true, ..SniffOptions::watch(dialect) };
         let watched = check_watching(&watch, input);
         let quirks = UsageQuirks { reasoning_outside_completion: true };
         check_watching(&SniffOptions { quirks, ..watch.clone() }, input);
@@ -83,7 +83,7 @@ fn check_end(end: &StreamEnd, input: &[u8]) {
     for told in [&end.usage, &end.partial_usage].into_iter().flatten() {
         usage::check_figures(told);
     }
-    assert!(end.data_bytes <= input.len() as u64);
+    assert!(end.text_bytes <= input.len() as u64);
 }
 
 fn check_edits(options: &SniffOptions, input: &[u8], passed: &[u8]) {

@@ -9,7 +9,7 @@ use tollgate_harness::{
 };
 use tollgate_money_tests::books::{Books, Mode, deployment_of};
 use tollgate_money_tests::gauges::{budget, wait_until_idle};
-use tollgate_money_tests::setup::{hard, key, soft, streamed, tries_once};
+use tollgate_money_tests::setup::{caller, chat, hard, key, soft, streamed, tries_once};
 
 /// What a client does with its call.
 #[derive(Clone, Copy, PartialEq)]
@@ -430,4 +430,50 @@ async fn what_a_client_is_told_is_what_was_booked_also_where_it_is_the_hold() {
         let rows = tollgate_harness::ledger_rows(stage.gateway.data());
         assert_eq!((told, spend), (Some(rows[0].cost_nano_usd), Some(rows[0].cost_nano_usd)), "{rows:?}");
     }
+}
+
+/// A provider that says twenty words and more.
+fn words(reply: Reply) -> Reply {
+    Reply { text: Some("word ".repeat(60)), chunks: Some(60), ..reply }
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_was_said_and_not_what_is_around_it() {
+    let mut stage = Stage::start(|mock| {
+        vec![objects::deployment("o", mock), objects::anthropic("a", mock), tries_once(), caller(soft("1"))]
+    })
+    .await;
+    let ask = |stage: &Stage, path: &str, body: &Value| {
+        stage.gateway.post(path).key(tollgate_harness::KEY).header("anthropic-version", "2023-06-01").json(body)
+    };
+    let paths = ["/v1/chat/completions", "/v1/messages"];
+    for model in ["o", "a"] {
+        for path in paths {
+            stage.mock.script(&format!("up-{model}"), [words(Reply { cut: cut(26, CutHow::Hang), ..reply() })]);
+            let mut stream = ask(&stage, path, &streamed(chat(model, "Hello", 80))).stream().await;
+            let mut seen = 0;
+            while seen < 20 {
+                let event = stream.next().await.expect("another word");
+                seen += usize::from(event.data.contains("word"));
+            }
+            drop(stream);
+            wait_until_idle(&stage.gateway).await;
+        }
+    }
+    let missing = || words(Reply { usage: UsageScript::Missing, ..reply() });
+    for (path, model) in [(paths[0], "o"), (paths[1], "a")] {
+        for body in [chat(model, "Hello", 200), chat(model, "Hello", 30)] {
+            stage.mock.script(&format!("up-{model}"), [missing(), missing()]);
+            ask(&stage, path, &body).send().await.expect(200);
+            ask(&stage, path, &streamed(body)).stream().await.rest().await;
+            wait_until_idle(&stage.gateway).await;
+        }
+    }
+    let rows = Books::default().assert_flagged(&mut stage.gateway, &stage.mock, |_| Mode::Soft).await;
+    let is_counted = |row: &SpendRow| row.outcome == "estimated" && row.cost_nano_usd <= row.held_nano_usd;
+    assert!(rows.iter().all(is_counted), "{rows:?}");
+    let counted: Vec<_> = rows.iter().map(|row| row.output_tokens).collect();
+    // Five bytes a word; of words on their way when the client left some were seen.
+    assert!(counted[..4].iter().all(|tokens| (25..=33).contains(tokens)), "{counted:?}");
+    assert_eq!(counted[4..], [75, 75, 30, 30, 75, 75, 30, 30]);
 }
