@@ -134,6 +134,7 @@ impl Booking {
         let mut usage = Usage { input_tokens: self.input_estimate, output_tokens, ..Usage::default() };
         self.searching.complete(&mut usage, self.hard, self.cited);
         let context = CostContext {
+            requested_service_tier: self.requested_service_tier.as_deref(),
             at_unix_seconds: Some(self.started_unix_ms / 1000),
             region: self.surcharge.region(),
             speed: self.surcharge.speed(),

@@ -477,3 +477,21 @@ async fn what_is_counted_is_what_was_said_and_not_what_is_around_it() {
     assert!(counted[..4].iter().all(|tokens| (25..=33).contains(tokens)), "{counted:?}");
     assert_eq!(counted[4..], [75, 75, 30, 30, 75, 75, 30, 30]);
 }
+
+#[tokio::test]
+async fn what_is_counted_costs_what_the_tier_that_was_asked_for_does() {
+    let mut stage = Stage::start(|mock| {
+        let large = objects::openai("m", mock).set("spec.pricing", json!({"like": "openai/gpt-5.5"}));
+        vec![large, caller(soft("1"))]
+    })
+    .await;
+    stage.mock.script("up-m", [words(Reply { usage: UsageScript::Missing, ..reply() })]);
+    let mut body = chat("m", "Hello", 200);
+    body["service_tier"] = json!("priority");
+    stage.gateway.chat("m").json(&body).send().await.expect(200);
+    stage.gateway.stop().await;
+    let [row] = &*tollgate_harness::ledger_rows(stage.gateway.data()) else { panic!("one row is expected") };
+    let SpendRow { input_tokens, output_tokens, .. } = row;
+    assert_eq!((&*row.outcome, *output_tokens), ("estimated", 75));
+    assert_eq!(row.cost_nano_usd, input_tokens * 12_500 + output_tokens * 75_000);
+}
