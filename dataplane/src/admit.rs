@@ -59,6 +59,11 @@ impl RequestPermits {
         }
     }
 
+    /// The client is gone: others may have its places among calls at once. Tokens are settled as ever.
+    pub fn leave(&mut self) {
+        self.each(Permit::leave);
+    }
+
     /// Those that there are, with their scopes.
     pub fn iter(&self) -> impl Iterator<Item = (LimitScope, &Permit)> {
         let RequestPermits { key, per_model, team, further, small_output: _ } = self;

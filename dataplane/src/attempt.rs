@@ -1,7 +1,6 @@
 //! The only retry loop: plan, hold, dispatch, judge, and again or elsewhere. Every attempt has its own hold and its own
 //! row; at most `maxAttempts` over retries and fallbacks, and none after the first byte went to the client.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use crate::admit::{Admitted, estimated_tokens};
 use crate::booking::{Booking, InFlight};
 use crate::condition::CallFacts;
 use crate::core::{Core, Entry};
+use crate::detach::Client;
 use crate::dispatch::{self, Judged};
 use crate::error::{GatewayError, UpstreamFailure};
 use crate::hold;
@@ -92,7 +92,7 @@ pub async fn run(
     entry: Entry,
     mut admitted: Admitted,
     mut record: Record,
-    client_gone: Rc<Cell<bool>>,
+    client: Rc<Client>,
 ) -> Result<Reply, Box<Failed>> {
     if admitted.call.operation == Operation::CountTokens {
         match crate::count_tokens::locally(&core, &admitted, &record) {
@@ -113,7 +113,7 @@ pub async fn run(
     let mut position = 0;
     let mut last_error: Option<Box<GatewayError>> = None;
     let mut entry = Some(entry);
-    let mut permits = std::mem::take(&mut admitted.permits);
+    client.hold(std::mem::take(&mut admitted.permits));
     let facts = CallFacts::of(&admitted);
     while position < routes.len() {
         let route_index = routes[position];
@@ -129,7 +129,7 @@ pub async fn run(
         let mut class = None;
         let mut tries = 0;
         loop {
-            if record.attempts >= gateway.max_attempts || (client_gone.get() && record.attempts > 0) {
+            if record.attempts >= gateway.max_attempts || (client.is_gone() && record.attempts > 0) {
                 break;
             }
             let now = Instant::now();
@@ -194,11 +194,10 @@ pub async fn run(
                 fell_back,
                 max_retries,
             };
-            match one(&attempting, picked, &mut record, &client_gone).await {
+            match one(&attempting, picked, &mut record, &client).await {
                 Ok(judged) => {
-                    let permits = std::mem::take(&mut permits);
                     let entry = entry.take().expect("a call is answered once");
-                    return Ok(judged.answer(&attempting, permits, record, entry));
+                    return Ok(judged.answer(&attempting, client.take_permits(), record, entry));
                 }
                 Err(failure) => {
                     let Failure { error, class: failed_class, final_here, retry_after_ms } = failure;
@@ -262,14 +261,14 @@ pub async fn run(
         if position < routes.len() {
             // Who waited for money once need not wait again for what costs more.
             let waited = matches!(last_error.as_deref(), Some(GatewayError::BudgetReserved { .. }));
-            let ends = class.is_none() && (position > preferred || waited || client_gone.get());
+            let ends = class.is_none() && (position > preferred || waited || client.is_gone());
             if record.attempts >= gateway.max_attempts || record.fallbacks >= MAX_FALLBACKS || ends {
                 break;
             }
             record.fallbacks += 1;
         }
     }
-    permits.settle(Some(Spent::default()));
+    client.take_permits().settle(Some(Spent::default()));
     let error = last_error.unwrap_or_else(|| Box::new(GatewayError::Internal { reason: "no attempt was made" }));
     Err(Box::new(Failed { error: with_attempts(error, record.attempts), record }))
 }
@@ -293,7 +292,7 @@ pub async fn one<'a>(
     attempting: &Attempting<'a>,
     picked: Picked,
     record: &mut Record,
-    client_gone: &Cell<bool>,
+    client: &Client,
 ) -> Result<Judged, Failure> {
     let Attempting { core, admitted, route, .. } = attempting;
     let tables = &admitted.caller.tables;
@@ -326,7 +325,7 @@ pub async fn one<'a>(
         Ok(booking) => booking,
         Err(error) => return Err(Failure::of_ours(error)),
     };
-    if client_gone.get() {
+    if client.is_gone() {
         // It left while its money was waited for: nobody would read the answer.
         booking.release(0);
         return Err(Failure::of_ours(Box::new(GatewayError::Internal {
@@ -472,7 +471,7 @@ fn fastrand_with<T>(with: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Core>, Entry, Admitted, Record, Rc<Cell<bool>>) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Core>, Entry, Admitted, Record, Rc<Client>) -> F) -> usize {
         std::mem::size_of::<F>()
     }
 

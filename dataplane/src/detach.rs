@@ -2,25 +2,56 @@
 //! provider that was asked goes on working and billing. So the future is finished in the background, bounded in number
 //! and time, and what it used is booked exactly.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::admit::RequestPermits;
 use crate::core::Core;
+
+/// The client of a call.
+#[derive(Debug, Default)]
+pub struct Client {
+    is_gone: Cell<bool>,
+    /// What its call holds of limits, until it is answered.
+    permits: RefCell<RequestPermits>,
+}
+
+impl Client {
+    /// Whether it left before it was answered, so that nothing new is to be begun.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// Its call is let in.
+    pub fn hold(&self, permits: RequestPermits) {
+        self.permits.replace(permits);
+    }
+
+    /// What its call holds of limits, for who answers it.
+    pub fn take_permits(&self) -> RequestPermits {
+        self.permits.take()
+    }
+
+    fn leave(&self) {
+        self.is_gone.set(true);
+        self.permits.borrow_mut().leave();
+    }
+}
 
 /// Runs a future to its end even if it is dropped before.
 pub struct FinishAnyway<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
     core: Rc<Core>,
-    client_gone: Rc<Cell<bool>>,
+    client: Rc<Client>,
 }
 
 impl<F: Future + 'static> FinishAnyway<F> {
-    /// `client_gone` is set when the future goes on alone, so that it begins nothing new.
-    pub fn new(core: &Rc<Core>, client_gone: Rc<Cell<bool>>, future: Pin<Box<F>>) -> FinishAnyway<F> {
-        FinishAnyway { future: Some(future), core: core.clone(), client_gone }
+    /// `client` is gone when the future goes on alone.
+    pub fn new(core: &Rc<Core>, client: Rc<Client>, future: Pin<Box<F>>) -> FinishAnyway<F> {
+        FinishAnyway { future: Some(future), core: core.clone(), client }
     }
 }
 
@@ -42,7 +73,7 @@ impl<F: Future + 'static> Drop for FinishAnyway<F> {
         let Some(future) = self.future.take() else { return };
         let core = self.core.clone();
         core.bank.own.client_gone.add(1);
-        self.client_gone.set(true);
+        self.client.leave();
         if core.abandoned.get() >= core.shared.settings.max_abandoned {
             // Dropped here: its booking charges the hold.
             return;

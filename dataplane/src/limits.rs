@@ -289,7 +289,7 @@ const BORROWED: u32 = 1 << 30;
 
 const NOTHING: Taken = Taken { limit: 0, left: 0, amount: 0, start: SETTLED, resets_in: 0 };
 
-/// A call that counts. Dropping it frees its parallel slot; its tokens stay as reserved unless [`Permit::settle`] was
+/// A call that counts. Dropping it frees its parallel slot, as [`Permit::leave`] does before; its tokens stay as reserved unless [`Permit::settle`] was
 /// called.
 #[derive(Debug)]
 pub struct Permit {
@@ -688,9 +688,10 @@ fn correct(usage: &Usage, limit_type: LimitType, taken: &Taken, actual: u64) -> 
     usage.windows[limit_type as usize].correct(u64::from(start), amount, actual)
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let Place { limit, left: _, by } = self.place;
+impl Permit {
+    /// Frees its parallel slot. What else it counts stays.
+    pub fn leave(&mut self) {
+        let Place { limit, left: _, by } = std::mem::replace(&mut self.place, NO_PLACE);
         if limit == 0 {
             return;
         }
@@ -708,6 +709,12 @@ impl Drop for Permit {
             }
             shared.freed(limit_type);
         }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

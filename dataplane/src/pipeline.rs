@@ -8,7 +8,6 @@
 //!
 //! One snapshot serves the whole request. What goes wrong is a [`GatewayError`], rendered once, here.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::attempt::{self, Failed};
 use crate::call::decode;
 use crate::caller::identify;
 use crate::core::{Core, Entry};
-use crate::detach::FinishAnyway;
+use crate::detach::{Client, FinishAnyway};
 use crate::error::{GatewayError, Result};
 use crate::recognise::{Handler, Recognised, recognise};
 use crate::record::Record;
@@ -104,9 +103,9 @@ async fn forward(
         Err(error) => return Err(Box::new(Failed { error, record })),
     };
     // The provider works, and bills, whether or not the client waits: the attempt goes on when this future is dropped.
-    let client_gone = Rc::new(Cell::new(false));
-    let attempts = attempt::run(core.clone(), entry, admitted, record, client_gone.clone());
-    FinishAnyway::new(core, client_gone, Box::pin(attempts)).await
+    let client = Rc::new(Client::default());
+    let attempts = attempt::run(core.clone(), entry, admitted, record, client.clone());
+    FinishAnyway::new(core, client, Box::pin(attempts)).await
 }
 
 /// A target that names another host than `host` does: whoever stands before us may have looked at the other one.

@@ -231,7 +231,7 @@ async fn completion(core: &Rc<Core>, tables: &std::sync::Arc<Tables>, index: u32
         max_retries: 0,
     };
     let picked = Picked { deployment: index, permits: Permits::new() };
-    let nobody_left = std::cell::Cell::new(false);
+    let nobody_left = crate::detach::Client::default();
     Some(match Box::pin(attempt::one(&attempting, picked, &mut record, &nobody_left)).await {
         Ok(judged) => {
             // Counts the call; the answer itself is nobody's.

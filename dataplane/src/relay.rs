@@ -494,7 +494,8 @@ impl Relay {
 impl Drop for Relay {
     /// The client is gone before the end.
     fn drop(&mut self) {
-        let (Some(closing), Some(flow)) = (self.closing.take(), self.flow.take()) else { return };
+        let (Some(mut closing), Some(flow)) = (self.closing.take(), self.flow.take()) else { return };
+        closing.permits.leave();
         let core = closing.booking.core.clone();
         core.bank.own.client_gone.add(1);
         let read_on = closing.booking.hard && !closing.booking.cancel_stops_billing && !flow.is_complete();

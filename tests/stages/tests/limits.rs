@@ -147,6 +147,62 @@ async fn a_slot_comes_back_when_its_client_leaves() {
 }
 
 #[tokio::test]
+async fn a_slot_is_free_when_its_client_is_gone_though_the_provider_works_on() {
+    let stage = Stage::start(|mock| {
+        let limited = json!({"parallelRequests": 1});
+        let budget = json!({"limit": "100", "period": {"lifetime": {}}});
+        vec![
+            objects::deployment("m", mock),
+            objects::deployment("one", mock).set("spec.limits", limited.clone()),
+            objects::caller().set("spec.limits", limited).set("spec.budget", budget),
+        ]
+    })
+    .await;
+    let gone = async |stage: &Stage, count: usize| {
+        let seen = async {
+            while !stage.gateway.metrics().await.contains(&format!("tollgate_client_gone_total {count}\n")) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tollgate_harness::patiently("the client to be gone", seen).await;
+    };
+    // A stream that a hard budget reads on, and calls that nothing was answered to.
+    let cut = tollgate_harness::Cut {
+        after_events: Some(2),
+        how: tollgate_harness::CutHow::Gate("stream".into()),
+        ..Default::default()
+    };
+    stage.mock.script(
+        "up-m",
+        [tollgate_harness::Reply { cut: Some(cut), ..Default::default() }.into(), Step::usual().gate("on").repeat(2)],
+    );
+    let mut stream = stage.gateway.chat_stream("m").stream().await;
+    stream.next().await.expect("an event");
+    stage.gateway.chat("m").send().await.expect(429);
+    drop(stream);
+    gone(&stage, 1).await;
+    for (count, call) in [(1, stage.gateway.chat("m")), (2, stage.gateway.chat_stream("m"))] {
+        let call = tokio::spawn(async move { drop(call.try_send().await) });
+        stage.mock.wait_at_gate("on", count).await;
+        call.abort();
+        gone(&stage, count + 1).await;
+    }
+    // The provider works for it all the same.
+    stage.mock.script("up-one", [Step::usual().gate("on")]);
+    let call = stage.gateway.chat("one");
+    let call = tokio::spawn(async move { drop(call.try_send().await) });
+    stage.mock.wait_at_gate("on", 3).await;
+    call.abort();
+    gone(&stage, 4).await;
+    let full = stage.gateway.chat("one").send().await.expect(429);
+    assert_eq!(full.header("x-tollgate-error"), Some("deployments_full"));
+    stage.gateway.chat("m").send().await.expect(200);
+    stage.mock.open_gate("stream");
+    stage.mock.open_gate("on");
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn limits_per_model_of_a_key() {
     let stage = Stage::start(|mock| {
         let limits = json!({"requestsPerMinute": 100, "perModel": [{"model": "a", "requestsPerMinute": 1}]});
