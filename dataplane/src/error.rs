@@ -465,6 +465,7 @@ fn utc(at: i64) -> String {
     }
 }
 
-fn utc_in(seconds: u64) -> String {
+/// The time in so many seconds, as LiteLLM writes it.
+pub fn utc_in(seconds: u64) -> String {
     utc(jiff::Timestamp::now().as_second().saturating_add(seconds as i64))
 }

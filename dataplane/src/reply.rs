@@ -10,7 +10,8 @@ use tollgate_dialects::Dialect;
 use tollgate_dialects::error::{ErrorBody, encode_error};
 use tollgate_dialects::splice::Pieces;
 
-use crate::error::GatewayError;
+use crate::error::{GatewayError, utc_in};
+use crate::limits::LimitType;
 use crate::relay::Relay;
 
 /// Body of a response.
@@ -133,10 +134,11 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
     | GatewayError::DeploymentsFull { limit_type, resets_in, .. } = error
     {
         headers.insert(names::RATE_LIMIT_TYPE.clone(), HeaderValue::from_static(limit_type.as_str()));
-        let at = jiff::Timestamp::now().as_second() + *resets_in as i64;
-        headers.insert(names::RESET_AT.clone(), HeaderValue::from(at));
+        if let Ok(at) = HeaderValue::try_from(utc_in(*resets_in)) {
+            headers.insert(names::RESET_AT.clone(), at);
+        }
     }
-    if let GatewayError::RateLimited { limit_type, scope, limit, remaining, .. } = error {
+    if let GatewayError::RateLimited { limit_type, scope, limit, remaining, resets_in, .. } = error {
         let (scope, kind) = (scope.as_str(), limit_type.as_str());
         for (what, value) in [("limit", *limit), ("remaining", *remaining)] {
             if let Ok(name) = HeaderName::try_from(format!("x-ratelimit-{scope}-{what}-{kind}")) {
@@ -145,6 +147,14 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
             if let Ok(name) = HeaderName::try_from(format!("x-ratelimit-{what}-{kind}")) {
                 headers.insert(name, HeaderValue::from(value));
             }
+        }
+        let reset = match limit_type {
+            LimitType::Requests => Some(&names::RESET_REQUESTS),
+            LimitType::Tokens => Some(&names::RESET_TOKENS),
+            LimitType::InputTokens | LimitType::OutputTokens | LimitType::MaxParallelRequests => None,
+        };
+        if let Some((name, after)) = reset.zip(HeaderValue::try_from(format!("{resets_in}s")).ok()) {
+            headers.insert(name.clone(), after);
         }
     }
     if let GatewayError::Upstream(failure) = error {

@@ -9,7 +9,15 @@ fn rate_limited(reply: &Response, scope: &str, kind: &str) {
     assert!(message.contains(&format!("Limit type: {kind}. Current limit: ")), "{message}");
     assert!(message.contains("Limit resets at: 20") && message.ends_with(" UTC"), "{message}");
     assert_eq!(reply.header("rate_limit_type"), Some(kind));
-    assert!(reply.header("reset_at").is_some());
+    let reset = reply.header("reset_at").expect("when the window ends");
+    assert!(
+        reset.starts_with("20") && reset.ends_with(" UTC") && reset.len() == "2026-01-31 12:00:00 UTC".len(),
+        "{reset}"
+    );
+    if kind != "max_parallel_requests" {
+        let reset = reply.header(&format!("x-ratelimit-reset-{kind}")).and_then(|reset| reset.strip_suffix('s'));
+        assert_eq!(reset, reply.header("retry-after"));
+    }
     let after: u64 = reply.header("retry-after").and_then(|after| after.parse().ok()).expect("retry-after");
     assert!((1..=60).contains(&after), "{after}");
 }
