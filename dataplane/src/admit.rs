@@ -121,13 +121,11 @@ pub fn admit(
     }
     let permits = RequestPermits::default();
     let mut admitted = Admitted { route, model, asked_output, fallbacks, permits, small_output: None, caller, call };
-    if admitted.call.operation != Operation::CountTokens {
-        match take_limits(core, &admitted, now) {
-            Ok(permits) => admitted.let_in(permits),
-            Err(error) => {
-                let waits = matches!(*error, GatewayError::RateLimited { of_share: true, .. });
-                return Err(Refused { error, waiting: waits.then(|| Box::new(admitted)) });
-            }
+    match take_limits(core, &admitted, now) {
+        Ok(permits) => admitted.let_in(permits),
+        Err(error) => {
+            let waits = matches!(*error, GatewayError::RateLimited { of_share: true, .. });
+            return Err(Refused { error, waiting: waits.then(|| Box::new(admitted)) });
         }
     }
     note(core, &admitted, now);
@@ -277,12 +275,14 @@ pub fn take(
     })
 }
 
-/// Tokens to reserve: about four bytes a token, and the output that was asked for.
+/// Tokens to reserve: about four bytes a token, and the output that was asked for. To count tokens uses none.
 pub fn estimated_tokens(call: &Call, asked_output: Option<u64>) -> Estimate {
-    let output = if call.operation == Operation::Embeddings {
-        Some(0)
-    } else {
-        asked_output.map(|asked| asked.saturating_mul(call.head.answers()))
-    };
-    Estimate { input: call.body.len() as u64 / 4, output }
+    let input = call.body.len() as u64 / 4;
+    match call.operation {
+        Operation::CountTokens => Estimate { input: 0, output: Some(0) },
+        Operation::Embeddings => Estimate { input, output: Some(0) },
+        Operation::Chat | Operation::Completions | Operation::Messages => {
+            Estimate { input, output: asked_output.map(|asked| asked.saturating_mul(call.head.answers())) }
+        }
+    }
 }

@@ -231,6 +231,36 @@ async fn limits_per_model_of_a_key() {
 }
 
 #[tokio::test]
+async fn to_count_tokens_counts_as_a_request_and_no_tokens() {
+    let stage = Stage::start(|mock| {
+        let limits = json!({"requestsPerMinute": 3, "tokensPerMinute": 10});
+        vec![
+            objects::anthropic("native", mock),
+            objects::deployment("other", mock),
+            objects::caller().set("spec.limits", limits),
+        ]
+    })
+    .await;
+    let ask = |model: &str| {
+        let said = "Hello ".repeat(100);
+        let body = json!({"model": model, "messages": [{"role": "user", "content": said}]});
+        stage.gateway.post("/v1/messages/count_tokens").key(tollgate_harness::KEY).json(&body)
+    };
+    let reply = ask("native").send().await.expect(200);
+    assert_eq!(reply.header("x-ratelimit-api_key-remaining-requests"), Some("2"));
+    assert_eq!(reply.header("x-ratelimit-api_key-remaining-tokens"), Some("10"));
+    ask("other").send().await.expect(200);
+    ask("native").send().await.expect(200);
+    for model in ["native", "other"] {
+        let reply = ask(model).send().await.expect(429);
+        assert_eq!(reply.json()["type"], "error");
+        rate_limited(&reply, "api_key", "requests");
+    }
+    assert_eq!(stage.mock.requests().len(), 2);
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn limits_of_a_team_are_shared_by_its_keys() {
     let stage = Stage::start(|mock| {
         let member =
