@@ -316,10 +316,10 @@ pub async fn one<'a>(
         }
     };
     let mut wanted = hold::Wanted::new(attempting, picked.deployment, terms, permits, in_flight, record);
-    let held = match wanted.try_now() {
+    let held = match wanted.try_now(&mut record.let_through) {
         Ok(booking) => Ok(booking),
         // Boxed: nearly no call waits for money.
-        Err(refusal) => Box::pin(wanted.wait(refusal)).await,
+        Err(refusal) => Box::pin(wanted.wait(refusal, &mut record.let_through)).await,
     };
     let mut booking = match held {
         Ok(booking) => booking,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tollgate_dialects::Dialect;
 use tollgate_dialects::head::Operation;
-use tollgate_ledger::{Amounts, AttemptStart, Budget, MAX_BUDGETS, Refusal};
+use tollgate_ledger::{Amounts, AttemptStart, Budget, LetThrough, MAX_BUDGETS, Refusal};
 use tollgate_snapshot::model::{self, BudgetUnit, Route};
 use tollgate_snapshot::money::{NanoUsd, Rate};
 use tollgate_snapshot::price::{Bounds, CacheWrites, MostPaid, PriceSheet};
@@ -388,10 +388,10 @@ impl<'a> Wanted<'a> {
     ///
     /// # Errors
     /// Why not; nothing is held then.
-    pub fn try_now(&mut self) -> std::result::Result<Box<Booking>, Refusal> {
+    pub fn try_now(&mut self, let_through: &mut LetThrough) -> std::result::Result<Box<Booking>, Refusal> {
         let Wanted { core, admitted, deployment_index, terms, permits, in_flight, start, started } = self;
         let held = terms.slice.as_ref().map_or(terms.amounts, |slice| slice.held());
-        let hold = core.writer.borrow_mut().try_hold_part(start, held, &terms.budgets)?;
+        let hold = core.writer.borrow_mut().try_hold_part(start, held, &terms.budgets, let_through)?;
         let tables = &admitted.caller.tables;
         let deployment = &tables.snapshot.deployments[*deployment_index as usize];
         let entry = &tables.deployments[*deployment_index as usize];
@@ -426,7 +426,7 @@ impl<'a> Wanted<'a> {
     ///
     /// # Errors
     /// 429 for what is spent or reserved, 503 when the ledger cannot promise anything. Nothing is held then.
-    pub async fn wait(mut self, mut refusal: Refusal) -> Result<Box<Booking>> {
+    pub async fn wait(mut self, mut refusal: Refusal, let_through: &mut LetThrough) -> Result<Box<Booking>> {
         let gateway = &self.admitted.caller.tables.snapshot.gateway;
         let patience = self.started + Duration::from_millis(gateway.reserved_wait_ms);
         let error = loop {
@@ -471,7 +471,7 @@ impl<'a> Wanted<'a> {
                     break GatewayError::BudgetUnavailable { budget: "ledger".to_owned() };
                 }
             }
-            match self.try_now() {
+            match self.try_now(let_through) {
                 Ok(booking) => return Ok(booking),
                 Err(again) => refusal = again,
             }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use tollgate_ledger::LetThrough;
 
 use crate::booking::Booked;
 use crate::metrics::{Bank, CallLabels, DurationLabels, Label};
@@ -26,6 +27,8 @@ pub struct Record {
     /// Time spent waiting for providers.
     pub provider: Duration,
     pub first_token: Option<Duration>,
+    /// Spent budgets that go on slowly count it once.
+    pub let_through: LetThrough,
 }
 
 impl Record {
@@ -45,6 +48,7 @@ impl Record {
             fallbacks: 0,
             provider: Duration::ZERO,
             first_token: None,
+            let_through: LetThrough::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::futures::OwnedNotified;
 use crate::account::{Account, NotAdded, Releases};
 use crate::durable::Era;
 use crate::terms::{BudgetTerms, BudgetView};
-use crate::throttle::Throttle;
+use crate::throttle::{LetThrough, Throttle};
 use tollgate_allocator::{Mode, Unit};
 use tollgate_allocator::{Period, Span};
 
@@ -437,8 +437,8 @@ impl Budget {
         self.refresh(books, now);
     }
 
-    /// Holds an amount, or says why not. `at_ms`: when the attempt starts, unix milliseconds.
-    pub(crate) fn try_hold(&self, amount: i64, at_ms: i64) -> Decision {
+    /// Holds an amount, or says why not. `at_ms`: when the attempt starts, unix milliseconds. `let_through`: of its call.
+    pub(crate) fn try_hold(&self, amount: i64, at_ms: i64, let_through: &mut LetThrough) -> Decision {
         let Some(account) = self.current.load_full() else { return Decision::Wanting };
         if at_ms >= account.ends_at_ms {
             return Decision::Wanting;
@@ -454,8 +454,11 @@ impl Budget {
                     if !self.throttle.is_on() {
                         return Decision::Exhausted;
                     }
-                    if let Err(retry_after_ms) = self.throttle.take(at_ms) {
-                        return Decision::Throttled { retry_after_ms };
+                    if !let_through.by(self.order) {
+                        if let Err(retry_after_ms) = self.throttle.take(at_ms) {
+                            return Decision::Throttled { retry_after_ms };
+                        }
+                        let_through.note(self.order);
                     }
                 }
             } else if self.throttle.is_on() {

@@ -14,6 +14,7 @@ use crate::journal::{Journal, Open};
 use crate::ledger::Shared;
 use crate::record::{MAX_BUDGETS, charged};
 use crate::terms::{Amounts, AttemptStart, Outcome, Refusal, Settlement};
+use crate::throttle::LetThrough;
 use tollgate_allocator::Mode;
 
 const NO_ANSWER: &str = "the allocator of budgets does not answer";
@@ -68,11 +69,12 @@ impl Writer {
     /// # Errors
     /// See [`Refusal`]; nothing is held then. `Pending` and `Reserved` are to be waited for and tried again.
     pub fn try_hold(&mut self, start: &AttemptStart, budgets: &[Arc<Budget>]) -> Result<Hold, Refusal> {
-        self.try_hold_part(start, start.hold, budgets)
+        self.try_hold_part(start, start.hold, budgets, &mut LetThrough::default())
     }
 
     /// The same, but of `start.hold` only a part; it grows by [`Writer::extend`]. What the attempt may use must be no more
-    /// than the part at any time: it is what is charged where nobody says what was used.
+    /// than the part at any time: it is what is charged where nobody says what was used. `let_through`: kept for all attempts
+    /// of a call.
     ///
     /// # Errors
     /// As [`Writer::try_hold`].
@@ -81,6 +83,7 @@ impl Writer {
         start: &AttemptStart,
         part: Amounts,
         budgets: &[Arc<Budget>],
+        let_through: &mut LetThrough,
     ) -> Result<Hold, Refusal> {
         if budgets.len() > MAX_BUDGETS {
             let reason = format!("{} budgets apply to the call, at most {MAX_BUDGETS} can", budgets.len());
@@ -105,7 +108,7 @@ impl Writer {
             if last.replace(budget.order) == Some(budget.order) {
                 continue;
             }
-            match self.hold_one(budget, &part, start.started_at_ms) {
+            match self.hold_one(budget, &part, start.started_at_ms, let_through) {
                 Ok(account) => {
                     ids[count] = account.id;
                     accounts.0[count] = Some(account);
@@ -174,12 +177,18 @@ impl Writer {
     }
 
     #[inline]
-    fn hold_one(&self, budget: &Arc<Budget>, hold: &Amounts, at_ms: i64) -> Result<Arc<Account>, Refusal> {
+    fn hold_one(
+        &self,
+        budget: &Arc<Budget>,
+        hold: &Amounts,
+        at_ms: i64,
+        let_through: &mut LetThrough,
+    ) -> Result<Arc<Account>, Refusal> {
         let amount = hold.of(budget.unit());
         if budget.denies_unavailable() && self.is_away() {
             return Err(self.unavailable(NO_ANSWER.to_owned()));
         }
-        match budget.try_hold(amount, at_ms) {
+        match budget.try_hold(amount, at_ms, let_through) {
             Decision::Held { account, refill } if account.unit == budget.unit() => {
                 if refill {
                     self.ask(budget, 0, at_ms);
@@ -189,20 +198,26 @@ impl Writer {
             // The unit changed in this moment, so that another amount should be held.
             Decision::Held { account, .. } => {
                 account.settle(amount, 0);
-                self.hold_slowly(budget, hold, at_ms)
+                self.hold_slowly(budget, hold, at_ms, let_through)
             }
             Decision::Exhausted | Decision::Throttled { .. } | Decision::Reserved { .. } | Decision::Wanting => {
-                self.hold_slowly(budget, hold, at_ms)
+                self.hold_slowly(budget, hold, at_ms, let_through)
             }
         }
     }
 
     #[cold]
-    fn hold_slowly(&self, budget: &Arc<Budget>, hold: &Amounts, at_ms: i64) -> Result<Arc<Account>, Refusal> {
+    fn hold_slowly(
+        &self,
+        budget: &Arc<Budget>,
+        hold: &Amounts,
+        at_ms: i64,
+        let_through: &mut LetThrough,
+    ) -> Result<Arc<Account>, Refusal> {
         // Registered before the second look: a grant that comes in between is not missed.
         let wait = budget.grant_wait();
         let amount = hold.of(budget.unit());
-        match budget.try_hold(amount, at_ms) {
+        match budget.try_hold(amount, at_ms, let_through) {
             Decision::Held { account, .. } if account.unit == budget.unit() => Ok(account),
             Decision::Held { account, .. } => {
                 account.settle(amount, 0);

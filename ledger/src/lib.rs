@@ -54,6 +54,7 @@ pub use postgres::{PostgresTarget, PostgresView};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
 pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
+pub use throttle::LetThrough;
 pub use tollgate_allocator::{
     Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,
     Unit, leases, rates, tally as tallies,

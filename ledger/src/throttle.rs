@@ -6,6 +6,21 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::AcqRel, Ordering::Relaxe
 
 const MINUTE_MS: i64 = 60_000;
 
+/// Spent budgets that have let a call through slowly. Its further attempts are no further calls to them.
+#[derive(Clone, Debug, Default)]
+pub struct LetThrough(Vec<u64>);
+
+impl LetThrough {
+    /// `budget`: its place in the order of budgets, which no other has.
+    pub(crate) fn by(&self, budget: u64) -> bool {
+        self.0.contains(&budget)
+    }
+
+    pub(crate) fn note(&mut self, budget: u64) {
+        self.0.push(budget);
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Throttle {
     /// 0: nothing is let through.

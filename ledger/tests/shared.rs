@@ -113,7 +113,7 @@ impl Process {
             let mut start = attempt(id, all);
             start.started_at_ms = clock();
             let part = Amounts { nano_usd: part, ..start.hold };
-            match self.writer.try_hold_part(&start, part, &self.budgets) {
+            match self.writer.try_hold_part(&start, part, &self.budgets, &mut tollgate_ledger::LetThrough::default()) {
                 Err(Refusal::Pending(grant)) => {
                     allocator.exchange(self);
                     runtime.block_on(grant.wait());

@@ -80,7 +80,7 @@ pub fn hold_part(
 ) -> Result<Hold, Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     loop {
-        match writer.try_hold_part(start, part, budgets) {
+        match writer.try_hold_part(start, part, budgets, &mut tollgate_ledger::LetThrough::default()) {
             Err(Refusal::Pending(grant)) => runtime.block_on(grant.wait()),
             other => return other,
         }

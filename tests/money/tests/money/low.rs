@@ -1,7 +1,7 @@
 //! What happens when little or nothing is left: cheaper models first, and calls that go on slowly.
 
 use tollgate_harness::{Stage, Step, Tokens, json, objects};
-use tollgate_money_tests::books::Books;
+use tollgate_money_tests::books::{Books, Mode};
 use tollgate_money_tests::gauges::{budget, wait_until_idle};
 use tollgate_money_tests::setup::{chat, soft};
 
@@ -90,6 +90,29 @@ async fn a_soft_budget_that_is_spent_goes_on_slowly() {
     wait_until_idle(&stage.gateway).await;
     assert_eq!(budget(&stage.gateway, "/slow").await.spent, 4 * EACH);
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test]
+async fn attempts_of_a_call_are_one_call_to_a_budget_that_goes_on_slowly() {
+    let mut stage = Stage::start(|mock| {
+        let slow = objects::budget("slow", "0.0003")
+            .set("spec.enforcement", "Soft")
+            .set("spec.whenExhausted", json!({"action": "Throttle", "percent": 10}));
+        let never = objects::route("r", ["m"]).set("spec.cooldown", json!({"enabled": false}));
+        vec![objects::deployment("m", mock), never, slow]
+    })
+    .await;
+    let ask = || stage.gateway.chat("r").json(&chat("r", "Hello", 20)).send();
+    stage.mock.script("up-m", [each(), Step::error(500), Step::close(), each()]);
+    ask().await.expect(200);
+    wait_until_idle(&stage.gateway).await;
+    let reply = ask().await.expect(200);
+    assert_eq!(reply.header("x-litellm-attempted-retries"), Some("2"));
+    let refusal = ask().await.expect(429);
+    assert_eq!(refusal.header("x-tollgate-error"), Some("budget_throttled"), "{}", refusal.text());
+    wait_until_idle(&stage.gateway).await;
+    let rows = Books::default().assert_flagged(&mut stage.gateway, &stage.mock, |_| Mode::Soft).await;
+    assert_eq!(rows.len(), 4);
 }
 
 #[tokio::test]
