@@ -94,8 +94,7 @@ pub enum GatewayError {
     },
     BudgetExhausted {
         budget: String,
-        spent: String,
-        limit: String,
+        standing: Option<Standing>,
         resets_at: Option<i64>,
         rest: Rest,
         status: u16,
@@ -103,23 +102,19 @@ pub enum GatewayError {
     /// A stream under way, for whose next words some budget has nothing left.
     BudgetEnded {
         budget: String,
-        spent: String,
-        held: String,
-        limit: String,
+        standing: Option<Standing>,
         resets_at: Option<i64>,
         /// There would be enough if other calls did not hold it.
         is_reserved: bool,
     },
     BudgetReserved {
         budget: String,
-        held: String,
-        limit: String,
+        standing: Option<Standing>,
     },
     /// A Soft budget that is spent, and goes on slowly.
     BudgetThrottled {
         budget: String,
-        spent: String,
-        limit: String,
+        standing: Option<Standing>,
         retry_after: u64,
     },
     BudgetUnavailable {
@@ -166,14 +161,22 @@ pub enum GatewayError {
     },
 }
 
+/// How a budget stands, in amounts as people read them. Errors have none where a budget counts what other tenants spend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub spent: String,
+    pub held: String,
+    pub limit: String,
+}
+
 /// What a budget has for a call that it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rest {
     Nothing,
-    /// Amounts as people read them: what the call had to reserve, and what is left.
+    /// Amounts as people read them: what the call had to reserve, and what is left, where that is told.
     TooLittle {
         asked: String,
-        left: String,
+        left: Option<String>,
     },
     /// What is written cannot be used, and is hard: nothing may be spent under it.
     Denied,
@@ -381,29 +384,38 @@ impl GatewayError {
                 let kind = limit_type.as_str();
                 format!("All deployments of model `{model}` are at their own rate limits. Limit type: {kind}. The first is free in {resets_in} s.")
             }
-            BudgetExhausted { budget, spent, limit, resets_at, rest, status: _ } => {
+            BudgetExhausted { budget, standing, resets_at, rest, status: _ } => {
                 let more = match rest {
                     Rest::Nothing => reset(*resets_at),
-                    Rest::TooLittle { asked, left } => {
+                    Rest::TooLittle { asked, left: Some(left) } => {
                         format!(" The call had to reserve {asked}, with {left} left.{}", reset(*resets_at))
+                    }
+                    Rest::TooLittle { asked, left: None } => {
+                        format!(" The call had to reserve {asked}, and less is left.{}", reset(*resets_at))
                     }
                     Rest::Denied => " The budget is not valid as it is written, so nothing may be spent under it.".to_owned(),
                 };
-                format!("Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`.{more}")
+                format!("Budget has been exceeded! {}Budget: `{budget}`.{more}", spent_of(standing))
             }
-            BudgetEnded { budget, spent, held, limit, is_reserved: true, .. } => format!(
-                "The answer was ended: calls in flight hold what the budget has left for more of it. Try again when they have ended. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`."
+            BudgetEnded { budget, standing, is_reserved: true, .. } => format!(
+                "The answer was ended: calls in flight hold what the budget has left for more of it. Try again when they have ended. {}Budget: `{budget}`.",
+                held_of(standing)
             ),
-            BudgetEnded { budget, spent, held, limit, resets_at, .. } => format!(
-                "The answer was ended: the budget has nothing left for more of it. Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. Budget: `{budget}`.{}",
+            BudgetEnded { budget, standing, resets_at, .. } => format!(
+                "The answer was ended: the budget has nothing left for more of it. {}Budget: `{budget}`.{}",
+                held_of(standing),
                 reset(*resets_at)
             ),
-            BudgetReserved { budget, held, limit } => {
+            BudgetReserved { budget, standing: Some(Standing { held, limit, .. }) } => {
                 format!("Budget `{budget}` ({limit}) is reserved by calls in flight ({held} held). Try again when they have ended.")
             }
+            BudgetReserved { budget, standing: None } => {
+                format!("Budget `{budget}` is reserved by calls in flight. Try again when they have ended.")
+            }
             BudgetUnavailable { budget } => format!("Budget `{budget}` cannot be checked right now, and calls must not go on without."),
-            BudgetThrottled { budget, spent, limit, retry_after } => format!(
-                "Budget has been exceeded! Current cost: {spent}, Max budget: {limit}. Budget: `{budget}`. It goes on slowly: try again in {retry_after} s."
+            BudgetThrottled { budget, standing, retry_after } => format!(
+                "Budget has been exceeded! {}Budget: `{budget}`. It goes on slowly: try again in {retry_after} s.",
+                spent_of(standing)
             ),
             BudgetFull { budget } => format!(
                 "Budget `{budget}` counts apart for more names than it has room for in this period; calls that bring a new one are refused."
@@ -449,6 +461,17 @@ impl UpstreamFailure {
 /// A provider's status as clients get it: the same, but that a redirect or an unknown class is a bad gateway.
 fn client_status(status: u16) -> u16 {
     if (400..=599).contains(&status) { status } else { 502 }
+}
+
+/// What is spent of what, with a space behind it.
+fn spent_of(standing: &Option<Standing>) -> String {
+    let Some(Standing { spent, limit, .. }) = standing else { return String::new() };
+    format!("Current cost: {spent}, Max budget: {limit}. ")
+}
+
+fn held_of(standing: &Option<Standing>) -> String {
+    let Some(Standing { spent, held, limit }) = standing else { return String::new() };
+    format!("Current cost: {spent}, held by calls in flight: {held}, Max budget: {limit}. ")
 }
 
 fn reset(at: Option<i64>) -> String {

@@ -20,7 +20,7 @@ use crate::attempt::Attempting;
 use crate::attribution::{self, Attribution};
 use crate::booking::{Booking, InFlight};
 use crate::core::Core;
-use crate::error::{GatewayError, Rest, Result};
+use crate::error::{GatewayError, Rest, Result, Standing};
 use crate::input;
 use crate::limits::{self, Permit, Permits};
 use crate::mentions::{self, Mentions};
@@ -233,7 +233,9 @@ pub fn terms(
             requests: 1,
         };
         let rate = price.and_then(|price| price.output_rate_bound(&bounds)).unwrap_or(Rate::ZERO);
-        Slice::first(input, amounts, rate, output_tokens, bounds.choices, speed(), patience)
+        let mut slice = Slice::first(input, amounts, rate, output_tokens, bounds.choices, speed(), patience)?;
+        slice.namespace = namespace(admitted).cloned();
+        Some(slice)
     });
     let slice = slice.flatten().map(Box::new);
     let most_paid = price.filter(|_| hard_usd && entry.price_cap.is_some());
@@ -435,24 +437,25 @@ impl<'a> Wanted<'a> {
                 Refusal::Pending(grant) => grant.wait().await,
                 Refusal::Reserved { budget, held, limit } => {
                     if tokio::time::timeout_at(patience.into(), budget.wait_for_release()).await.is_err() {
-                        let (held, limit) = (amount(&budget, held), amount(&budget, limit));
-                        break GatewayError::BudgetReserved { budget: budget.id().to_owned(), held, limit };
+                        let standing = standing(&budget, self.namespace(), [budget.spent(), held, limit]);
+                        break GatewayError::BudgetReserved { budget: budget.id().to_owned(), standing };
                     }
                 }
                 // Nothing that comes free would be enough for a slice of this size. A smaller one may do.
                 Refusal::Exhausted { .. } if self.terms.slice.as_mut().is_some_and(|slice| slice.shrink()) => {}
                 Refusal::Exhausted { budget, spent, limit, asked, resets_at } => {
                     let left = limit.saturating_sub(spent);
+                    let standing = standing(&budget, self.namespace(), [spent, 0, limit]);
                     break GatewayError::BudgetExhausted {
                         rest: if is_denied(self.admitted, budget.id()) {
                             Rest::Denied
                         } else if left > 0 {
-                            Rest::TooLittle { asked: amount(&budget, asked), left: amount(&budget, left) }
+                            let shown = standing.is_some().then(|| amount(&budget, left));
+                            Rest::TooLittle { asked: amount(&budget, asked), left: shown }
                         } else {
                             Rest::Nothing
                         },
-                        spent: amount(&budget, spent),
-                        limit: amount(&budget, limit),
+                        standing,
                         budget: budget.id().to_owned(),
                         resets_at,
                         status: gateway.budget_exceeded_status,
@@ -460,8 +463,7 @@ impl<'a> Wanted<'a> {
                 }
                 Refusal::Throttled { budget, spent, limit, retry_after_ms } => {
                     break GatewayError::BudgetThrottled {
-                        spent: amount(&budget, spent),
-                        limit: amount(&budget, limit),
+                        standing: standing(&budget, self.namespace(), [spent, 0, limit]),
                         budget: budget.id().to_owned(),
                         retry_after: u64::try_from(retry_after_ms.max(1)).unwrap_or(1).div_ceil(1000),
                     };
@@ -481,6 +483,36 @@ impl<'a> Wanted<'a> {
     }
 }
 
+impl Wanted<'_> {
+    /// Of the key.
+    fn namespace(&self) -> Option<&str> {
+        namespace(self.admitted).map(|name| &**name)
+    }
+}
+
+fn namespace(admitted: &Admitted) -> Option<&model::Name> {
+    let namespace = admitted.caller.namespace()?;
+    Some(&admitted.caller.tables.snapshot.namespaces[namespace as usize].name)
+}
+
+/// How a budget stands, for a client with a key of this namespace. `None`: it counts what others spend.
+pub fn standing(budget: &Budget, namespace: Option<&str>, [spent, held, limit]: [i64; 3]) -> Option<Standing> {
+    let is_told = namespace.is_some_and(|namespace| is_for(budget.id(), namespace));
+    let text = |units| amount(budget, units);
+    is_told.then(|| Standing { spent: text(spent), held: text(held), limit: text(limit) })
+}
+
+/// Whether a budget is of a namespace, or counts nothing but its calls: `namespace/kind/name`, and the member it is for,
+/// which is this namespace or something in it.
+fn is_for(id: &str, namespace: &str) -> bool {
+    let mut parts = id.splitn(4, '/');
+    if parts.next() == Some(namespace) {
+        return true;
+    }
+    let member = parts.nth(2).and_then(|member| member.strip_prefix(namespace));
+    member.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Whether nothing may be spent under a budget of this call because of how it is written.
 fn is_denied(admitted: &Admitted, id: &str) -> bool {
     let budgets = &admitted.caller.tables.snapshot.budgets;
@@ -497,5 +529,29 @@ pub fn amount(budget: &Budget, units: i64) -> String {
         tollgate_ledger::Unit::NanoUsd => NanoUsd(units).to_string(),
         tollgate_ledger::Unit::Tokens => format!("{units} tokens"),
         tollgate_ledger::Unit::Requests => format!("{units} requests"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_budget_stands_is_for_those_whose_spend_it_counts() {
+        for (id, is_told) in [
+            ("t2/VirtualKey/b", true),
+            ("t2/Team/t/alice", true),
+            ("t2/Budget/all/x/y", true),
+            ("platform/Budget/tenants/t2", true),
+            ("platform/Budget/keys/t2/b", true),
+            ("platform/Budget/tenants/t1", false),
+            ("platform/Budget/keys/t1/t2", false),
+            ("platform/Budget/keys/t22/b", false),
+            ("platform/Budget/t2", false),
+            ("platform/Team/t2", false),
+            ("t22/VirtualKey/b", false),
+        ] {
+            assert_eq!(is_for(id, "t2"), is_told, "{id}");
+        }
     }
 }

@@ -120,18 +120,14 @@ impl Lines {
         }
     }
 
-    /// Spend and limit of the key's own budget: the first in its list.
+    /// Spend and limit of a budget that the key has for itself: what others spent is not for its holder.
     fn add_key_budget(&mut self, core: &Core, admitted: &Admitted) {
-        let Some(index) = admitted.caller.key().and_then(|key| key.budgets.first()) else { return };
         let tables = &admitted.caller.tables;
-        let budget = &tables.snapshot.budgets[*index as usize];
-        // Of a budget with one for each member, this call alone does not say which is the key's.
-        if budget.unit != tollgate_snapshot::model::BudgetUnit::Usd || budget.per.is_some() {
-            return;
-        }
+        let mut budgets = admitted.caller.key().into_iter().flat_map(|key| &key.budgets);
+        let Some(index) = budgets.find(|index| tables.budget_kinds[**index as usize].keys_own) else { return };
         let spent = tables.budget(*index, &core.shared.builder).spent();
         self.amount(name!("x-litellm-key-spend"), NanoUsd(spent));
-        self.amount(name!("x-litellm-key-max-budget"), NanoUsd(budget.limit));
+        self.amount(name!("x-litellm-key-max-budget"), NanoUsd(tables.snapshot.budgets[*index as usize].limit));
     }
 
     /// OpenAI's names for the tightest limit, LiteLLM's for the tightest of each scope. Answers which of OpenAI's were

@@ -474,7 +474,8 @@ impl Relay {
         core.bank.own.budget_ended.add(1);
         let Booking { slice, held, .. } = &*closing.booking;
         let needs = slice.as_ref().map_or(*held, |slice| slice.needs(arrived));
-        let error = slice::ended(short, needs, core.unix_ms(Instant::now()));
+        let namespace = slice.as_ref().and_then(|slice| slice.namespace.as_deref());
+        let error = slice::ended(short, needs, namespace, core.unix_ms(Instant::now()));
         self.ready.push_back(stream_error(&error, self.dialect, &closing.record.call_id));
         closing.settle_at(&ending, 200, Some(arrived));
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tollgate_dialects::head::Operation;
 use tollgate_ledger::{Amounts, Short};
-use tollgate_snapshot::model::Deployment;
+use tollgate_snapshot::model::{Deployment, Name};
 use tollgate_snapshot::money::{NanoUsd, Rate};
 use tollgate_snapshot::price::Unit;
 
@@ -96,6 +96,8 @@ pub struct Slice {
     asks_from: u64,
     /// Some output may have been made that nobody counted.
     is_unseen: bool,
+    /// Of the key: it decides what its holder is told of budgets.
+    pub namespace: Option<Name>,
 }
 
 /// The output of an answer that is held at first, where answers come this fast and wait so long. Tokens.
@@ -143,6 +145,7 @@ impl Slice {
             enough_for: 0,
             asks_from: 0,
             is_unseen: false,
+            namespace: None,
         };
         slice.set(held);
         if held < cap {
@@ -343,8 +346,9 @@ fn asks_for_thoughts(call: &Call) -> bool {
         .any(|word| around.iter().any(|part| memchr::memmem::find(part, word.as_bytes()).is_some()))
 }
 
-/// What the client of a stream is told that is ended. `needs`: what it had to hold to go on. Unix milliseconds.
-pub fn ended(short: &Short, needs: Amounts, now_ms: i64) -> GatewayError {
+/// What the client of a stream is told that is ended. `needs`: what it had to hold to go on. `namespace`: of its key.
+/// Unix milliseconds.
+pub fn ended(short: &Short, needs: Amounts, namespace: Option<&str>, now_ms: i64) -> GatewayError {
     let Some(budget) = &short.budget else {
         return GatewayError::BudgetUnavailable { budget: "ledger".to_owned() };
     };
@@ -352,11 +356,8 @@ pub fn ended(short: &Short, needs: Amounts, now_ms: i64) -> GatewayError {
         return GatewayError::BudgetUnavailable { budget: budget.id().to_owned() };
     }
     let view = budget.view(now_ms.div_euclid(1000));
-    let amount = |units| crate::hold::amount(budget, units);
     GatewayError::BudgetEnded {
-        spent: amount(view.spent),
-        held: amount(view.held),
-        limit: amount(view.limit),
+        standing: crate::hold::standing(budget, namespace, [view.spent, view.held, view.limit]),
         is_reserved: view.spent.saturating_add(needs.of(budget.unit())) <= view.limit,
         budget: view.id,
         resets_at: view.resets_at,

@@ -73,6 +73,8 @@ pub struct BudgetKind {
     pub scoped: bool,
     /// What the call brings decides whether it counts, or in which of many.
     pub by_call: bool,
+    /// An amount of USD that one key has for itself, for all of its calls.
+    pub keys_own: bool,
 }
 
 #[derive(Debug, Default)]
@@ -436,11 +438,12 @@ impl Builder {
             budget_kinds: snapshot
                 .budgets
                 .iter()
-                .map(|budget| BudgetKind {
-                    hard: budget.hard,
-                    unit: budget.unit,
-                    scoped: budget.models.is_some() || !budget.providers.is_empty(),
-                    by_call: !budget.tags.is_empty() || !budget.end_users.is_empty() || budget.per.is_some(),
+                .map(|budget| {
+                    let scoped = budget.models.is_some() || !budget.providers.is_empty();
+                    let by_call = !budget.tags.is_empty() || !budget.end_users.is_empty() || budget.per.is_some();
+                    let is_usd = budget.unit == model::BudgetUnit::Usd;
+                    let keys_own = budget.of_one_key && is_usd && !scoped && !by_call;
+                    BudgetKind { hard: budget.hard, unit: budget.unit, scoped, by_call, keys_own }
                 })
                 .collect(),
             model_usages: rules::of_models(&snapshot, &self.persistent),

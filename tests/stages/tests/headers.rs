@@ -1,7 +1,7 @@
 //! Response headers that users script against, and request headers that steer a call (litellm.md HDR-1 to 3, 5 to 8,
 //! AUTH-2).
 
-use tollgate_harness::{Failure, KEY, MASTER_KEY, Reply, Response, Stage, Step, Tokens, json, objects};
+use tollgate_harness::{Failure, KEY, MASTER_KEY, Object, Reply, Response, Stage, Step, Tokens, json, objects};
 
 fn has(reply: &Response, name: &str) -> String {
     reply.header(name).unwrap_or_else(|| panic!("no {name} in {:?}", reply.headers)).to_owned()
@@ -92,6 +92,61 @@ async fn a_key_sees_its_spend_budget_and_limits() {
     );
     let master = stage.gateway.chat("m").key(MASTER_KEY).send().await.expect(200);
     assert_eq!((master.header("x-litellm-key-max-budget"), master.header("x-litellm-key-rpm-limit")), (None, None));
+    stage.finish().await;
+}
+
+/// A namespace with a label `llm`, and a key in it of the same name.
+fn tenant(name: &str) -> [Object; 2] {
+    let namespace = Object::new("Namespace", name, json!({}))
+        .set("apiVersion", "v1")
+        .unset("metadata.namespace")
+        .set("metadata.labels", json!({"llm": "yes"}));
+    [namespace, objects::key(name, &objects::key_text(name)).set("metadata.namespace", name)]
+}
+
+#[tokio::test]
+async fn a_key_sees_no_spend_but_its_own() {
+    let stage = Stage::start(|mock| {
+        let all = json!({"from": "All"});
+        let platform = json!({"namespaceSelector": {"matchLabels": {"llm": "yes"}}});
+        let each = objects::budget("each", "7").set("spec.per", "Key");
+        let mut objects = vec![
+            objects::gateway().set("spec.allowedNamespaces", all.clone()),
+            objects::deployment("m", mock).set("spec.allowedNamespaces", all),
+            objects::budget("platform", "0.0009").set("spec.appliesTo", platform).set("spec.enforcement", "Soft"),
+            each.set("spec.appliesTo", json!({"keySelector": {"matchLabels": {"own": "yes"}}})),
+            objects::team("red").set("spec.budget", json!({"limit": "20", "period": {"lifetime": {}}})),
+            objects::key("member", &objects::key_text("member")).set("spec.teamRef.name", "red"),
+            objects::key("alone", &objects::key_text("alone")).set("metadata.labels", json!({"own": "yes"})),
+            objects::caller().set("spec.teamRef.name", "red"),
+        ];
+        objects.extend(tenant("t1"));
+        objects.extend(tenant("t2"));
+        objects
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 10)).repeat(8)]);
+    let ask = |key: &str| stage.gateway.chat("m").key(&objects::key_text(key));
+    let told = |reply: &Response| {
+        let of = |name: &str| reply.header(name).map(str::to_owned);
+        (of("x-litellm-key-spend"), of("x-litellm-key-max-budget"))
+    };
+    for _ in 0..2 {
+        assert_eq!(told(&ask("t1").send().await.expect(200)), (None, None));
+        assert_eq!(told(&stage.gateway.chat("m").send().await.expect(200)), (None, None), "it is the team's");
+    }
+    assert_eq!(told(&ask("member").send().await.expect(200)), (None, None));
+    for spent in ["0.00035", "0.0007"] {
+        let reply = ask("alone").send().await.expect(200);
+        assert_eq!(told(&reply), (Some(spent.to_owned()), Some("7".to_owned())));
+    }
+    ask("t2").send().await.expect(200);
+    // What the tenants together spent is told to neither: not by errors either.
+    for tenant in ["t1", "t2"] {
+        let reply = ask(tenant).send().await.expect(429);
+        let message = reply.json()["error"]["message"].as_str().expect("a message").to_owned();
+        assert_eq!(message, "Budget has been exceeded! Budget: `default/Budget/platform`. It does not reset.");
+    }
     stage.finish().await;
 }
 
