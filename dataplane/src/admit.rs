@@ -275,9 +275,9 @@ pub fn take(
     })
 }
 
-/// Tokens to reserve: about four bytes a token, and the output that was asked for. To count tokens uses none.
+/// Tokens to reserve: about those of the input, and the output that was asked for. To count tokens uses none.
 pub fn estimated_tokens(call: &Call, asked_output: Option<u64>) -> Estimate {
-    let input = call.body.len() as u64 / 4;
+    let input = call.input_estimate;
     match call.operation {
         Operation::CountTokens => Estimate { input: 0, output: Some(0) },
         Operation::Embeddings => Estimate { input, output: Some(0) },

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
+use tollgate_dialects::estimate::body_tokens;
 use tollgate_dialects::head::{self, Head, Operation};
 use tollgate_dialects::json::{self, Kind};
 
@@ -19,6 +20,8 @@ pub struct Call {
     pub operation: Operation,
     pub body: Bytes,
     pub head: Head,
+    /// About how many tokens the input has.
+    pub input_estimate: u64,
     pub stream: bool,
     /// As the client wrote it: in the path (Azure and engines), which wins over the body.
     pub model: Option<Box<str>>,
@@ -151,8 +154,10 @@ pub fn scan(
     let service_tier = head.service_tier(&body).map(|tier| tier.into());
     let fallbacks = head.fallbacks.map(|list| json::strings(list.of(&body))).unwrap_or_default();
     let fallbacks = fallbacks.into_iter().map(|name| name.into_owned()).collect();
+    let input_estimate = body_tokens(&body, &head.modalities);
     Ok(Box::new(Call {
         operation,
+        input_estimate,
         stream,
         model,
         service_tier,

@@ -418,7 +418,7 @@ impl<'a> Wanted<'a> {
             started_unix_ms: start.started_at_ms,
             first_byte: None,
             ended: None,
-            input_estimate: admitted.call.body.len() as u64 / 4,
+            input_estimate: admitted.call.input_estimate,
             most_output: terms.most_output,
             ignore_cached: tables.snapshot.gateway.ignore_cached_tokens,
         }))

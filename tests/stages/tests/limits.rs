@@ -1,6 +1,6 @@
 //! Rates and calls at once, per key, model, team and deployment (litellm.md ERR-7, HDR-7; resources.md).
 
-use tollgate_harness::{Response, Stage, Step, Tokens, json, objects};
+use tollgate_harness::{KEY, Response, Stage, Step, Tokens, json, objects};
 
 fn rate_limited(reply: &Response, scope: &str, kind: &str) {
     let error = reply.json()["error"].clone();
@@ -82,6 +82,33 @@ async fn tokens_that_a_request_may_use_are_counted_before_it_is_sent() {
     let reply = stage.gateway.chat("m").json(&body(1000)).send().await.expect(429);
     rate_limited(&reply, "api_key", "tokens");
     stage.gateway.chat("m").json(&body(800)).send().await.expect(200);
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn an_image_in_a_request_is_no_text() {
+    let stage = Stage::start(|mock| {
+        let limits = json!({"tokensPerMinute": 100_000});
+        let limited = objects::anthropic("c", mock).set("spec.limits", limits.clone());
+        vec![objects::deployment("m", mock), limited, objects::caller().set("spec.limits", limits)]
+    })
+    .await;
+    let data = "iVBORw0KGgo/".repeat(70_000);
+    let url = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{data}")}});
+    let source = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}});
+    for (model, path, part) in [("m", "/v1/chat/completions", url), ("c", "/v1/messages", source)] {
+        let of = |part| json!({"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": [part]}]});
+        let image = stage.gateway.post(path).key(KEY).json(&of(part));
+        let small = stage.gateway.post(path).key(KEY).json(&of(json!({"type": "text", "text": "Hi"})));
+        let usual = || Step::usage("x", Tokens::new(1100, 10));
+        stage.mock.script(format!("up-{model}"), [usual().gate(model), usual()]);
+        let image = tokio::spawn(image.send());
+        tollgate_harness::patiently("the image at the provider", stage.mock.wait_at_gate(model, 1)).await;
+        // While it is reserved, others fit the limits of the key and of the deployment.
+        small.send().await.expect(200);
+        stage.mock.open_gate(model);
+        image.await.expect("it ends").expect(200);
+    }
     stage.finish().await;
 }
 
