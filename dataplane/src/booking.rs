@@ -13,6 +13,7 @@ use tollgate_snapshot::money::NanoUsd;
 use tollgate_snapshot::price::{Cost, CostContext, CostError, PriceSheet};
 
 use crate::core::Core;
+use crate::hold::UNKNOWN_COST;
 use crate::limits::{Permits, Spent};
 use crate::searching::Searching;
 use crate::slice::Slice;
@@ -110,8 +111,8 @@ impl Booking {
         match price.cost(&usage, &context) {
             Ok(cost) => self.finish(usage, cost, status, Outcome::Exact),
             // No money was held that could stand for it: what is known is booked, and the row says that it is not all.
-            Err(CostError::Unpriced { unit, known }) if !self.hard || self.held.nano_usd == 0 => {
-                if self.held.nano_usd > 0 {
+            Err(CostError::Unpriced { unit, known }) if !self.hard || self.held.nano_usd <= UNKNOWN_COST => {
+                if self.held.nano_usd > UNKNOWN_COST {
                     // Else it was counted when it was held.
                     self.core.bank.own.unpriced.add(1);
                 }

@@ -36,6 +36,10 @@ use crate::web_tools;
 // Keys whose every call would be under more are not in the tables.
 const _: () = assert!(MAX_BUDGETS == tollgate_snapshot::compile::MOST_OF_A_CALL);
 
+/// Held of a call whose cost is not known, in nano-USD: nothing is held of calls that cost nothing, and they pass budgets
+/// that are spent.
+pub const UNKNOWN_COST: i64 = 1;
+
 /// The budgets of a call; most have a few.
 pub type Budgets = smallvec::SmallVec<[Arc<Budget>; 4]>;
 
@@ -216,11 +220,13 @@ pub fn terms(
     let bounds = Bounds { output_tokens, ..bounds };
     // A sheet that lacks a rate for something that may be used is as good as none.
     let nano_usd = match price.and_then(|price| price.worst_case(&bounds)) {
+        // The provider may say something else.
+        Some(NanoUsd(0)) if entry.trusts_reported_cost => UNKNOWN_COST,
         Some(NanoUsd(worst)) => worst,
         None if needs_price => return Err(unpriced().into()),
         None => {
             core.bank.own.unpriced.add(1);
-            0
+            UNKNOWN_COST
         }
     };
     let tokens = input_tokens.saturating_add(output_tokens.saturating_mul(bounds.choices)).min(i64::MAX as u64);
@@ -228,7 +234,10 @@ pub fn terms(
     let slice = may_slice.then(|| {
         let without_output = Bounds { output_tokens: 0, ..bounds };
         let input = Amounts {
-            nano_usd: price.and_then(|price| price.worst_case(&without_output)).map_or(0, |worst| worst.0),
+            nano_usd: price
+                .and_then(|price| price.worst_case(&without_output))
+                .map_or(0, |worst| worst.0)
+                .max(nano_usd.min(UNKNOWN_COST)),
             tokens: input_tokens.min(i64::MAX as u64) as i64,
             requests: 1,
         };

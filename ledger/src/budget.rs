@@ -437,11 +437,19 @@ impl Budget {
         self.refresh(books, now);
     }
 
-    /// Holds an amount, or says why not. `at_ms`: when the attempt starts, unix milliseconds. `let_through`: of its call.
+    /// Holds an amount, or says why not. No money is held always: it is of a call that costs nothing. `at_ms`: when the
+    /// attempt starts, unix milliseconds. `let_through`: of its call.
     pub(crate) fn try_hold(&self, amount: i64, at_ms: i64, let_through: &mut LetThrough) -> Decision {
         let Some(account) = self.current.load_full() else { return Decision::Wanting };
         if at_ms >= account.ends_at_ms {
             return Decision::Wanting;
+        }
+        if amount == 0 && self.unit() == Unit::NanoUsd {
+            // What costs nothing takes nothing, however much is spent.
+            return match account.hold(0) {
+                Ok(()) => Decision::Held { account, refill: false },
+                Err(_) => Decision::Wanting,
+            };
         }
         if self.mode() == Mode::Soft {
             if self.settled(&account) >= self.limit() {

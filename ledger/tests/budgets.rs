@@ -11,7 +11,7 @@ use proptest::test_runner::TestCaseResult;
 use tollgate_faults::{seeds, this_test};
 use tollgate_ledger::{
     Amounts, AttemptStart, BudgetTerms, CalendarUnit, Hold, LastEnd, Ledger, Mode, OpenError, Options, Period, Refusal,
-    Unit, Writer,
+    Settlement, Unit, Writer,
 };
 
 fn open(options: Options) -> (Ledger, Writer) {
@@ -37,9 +37,9 @@ fn a_hard_budget_admits_to_its_limit_then_says_reserved_then_exhausted() {
     let second = hold(&mut writer, &attempt(3, 70), &budgets).unwrap();
     assert_eq!(budgets[0].hard_left(), Some(0));
     second.settle(exact(70));
-    match hold(&mut writer, &attempt(4, 0), &budgets) {
+    match hold(&mut writer, &attempt(4, 1), &budgets) {
         Err(Refusal::Exhausted { spent, limit, asked, resets_at, budget }) => {
-            assert_eq!((spent, limit, asked, resets_at, budget.id()), (100, 100, 0, None, "b"));
+            assert_eq!((spent, limit, asked, resets_at, budget.id()), (100, 100, 1, None, "b"));
         }
         other => panic!("{other:?}"),
     }
@@ -58,6 +58,34 @@ fn a_call_that_one_budget_refuses_holds_nothing_in_the_others() {
     assert!(matches!(hold(&mut writer, &attempt(2, 10), &budgets), Err(Refusal::Exhausted { .. })));
     let left: Vec<_> = ledger.views().into_iter().map(|view| (view.id, view.spent, view.held)).collect();
     assert_eq!(left, [("requests".into(), 1, 0), ("tokens".into(), 5, 0), ("wide".into(), 4, 0)]);
+}
+
+#[test]
+fn what_costs_nothing_passes_a_budget_of_money_that_is_spent_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, mut writer) = open(options(folder.path(), 1));
+    for (name, mode, unit, passes) in [
+        ("hard", Mode::Hard, Unit::NanoUsd, true),
+        ("soft", Mode::Soft, Unit::NanoUsd, true),
+        ("hard tokens", Mode::Hard, Unit::Tokens, false),
+        ("soft tokens", Mode::Soft, Unit::Tokens, false),
+        ("hard requests", Mode::Hard, Unit::Requests, false),
+        ("soft requests", Mode::Soft, Unit::Requests, false),
+    ] {
+        let budgets = [ledger.budget(&BudgetTerms { mode, unit, ..hard(name, 10) })];
+        let hold_of = |nano_usd| Amounts { nano_usd, tokens: 10, requests: 10 };
+        let spends = AttemptStart { hold: hold_of(10), ..attempt(1, 0) };
+        let actual = Settlement { actual: hold_of(10), ..exact(10) };
+        hold(&mut writer, &spends, &budgets).unwrap().settle(actual);
+        assert!(matches!(hold(&mut writer, &attempt(2, 1), &budgets), Err(Refusal::Exhausted { .. })), "{name}");
+        let free = hold(&mut writer, &attempt(3, 0), &budgets);
+        assert_eq!(free.is_ok(), passes, "{name}");
+        if let Ok(free) = free {
+            free.settle(exact(0));
+        }
+        assert_eq!(spent(&ledger, name), 10, "{name}");
+    }
+    assert_eq!(ledger.counters().bound_violations, 0);
 }
 
 #[test]

@@ -294,6 +294,35 @@ async fn a_free_model_costs_nothing_and_its_row_is_exact() {
 }
 
 #[tokio::test]
+async fn a_free_model_passes_a_budget_that_is_spent_and_one_without_a_price_does_not() {
+    let mut stage = Stage::start(|mock| {
+        let free = objects::deployment("free", mock).set("spec.pricing", json!({"free": true}));
+        let unpriced = objects::deployment("unpriced", mock).unset("spec.pricing");
+        let key = |name: &str, budget: Value| objects::key(name, &objects::key_text(name)).set("spec.budget", budget);
+        vec![objects::deployment("m", mock), free, unpriced, key("hard", hard("0.002")), key("soft", soft("0.002"))]
+    })
+    .await;
+    stage.mock.script("up-m", [Step::usage("x", Tokens::new(100, 15)).repeat(20)]);
+    for (key, unpriced) in [("hard", 403), ("soft", 429)] {
+        let ask = async |model: &str| {
+            let body = json!({"model": model, "max_tokens": 15, "messages": [{"role": "user", "content": "Hello"}]});
+            stage.gateway.chat(model).key(&objects::key_text(key)).json(&body).send().await
+        };
+        let mut answered = 0;
+        while ask("m").await.status == 200 {
+            answered += 1;
+            assert!(answered < 6, "each costs a fifth");
+        }
+        ask("free").await.expect(200);
+        ask("m").await.expect(429);
+        // What is not known is not free.
+        ask("unpriced").await.expect(unpriced);
+    }
+    let books = Books::default().price("free", Price::flat(Rates::new("0", "0")));
+    books.assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test]
 async fn the_price_of_when_a_call_began_is_what_it_costs() {
     let priced = |mock: &Mock, input: &str| {
         objects::deployment("m", mock)
