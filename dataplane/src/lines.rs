@@ -19,6 +19,10 @@ use crate::reply::{self, COMMON_LINES, names};
 use crate::server::push_date;
 use crate::upstream::Fields;
 
+/// Limits of a minute, by their places among all.
+const WINDOWS: [LimitType; 4] =
+    [LimitType::Requests, LimitType::Tokens, LimitType::InputTokens, LimitType::OutputTokens];
+
 /// Room for what is nearly always written.
 const ROOM: usize = 2 << 10;
 
@@ -130,10 +134,10 @@ impl Lines {
         self.amount(name!("x-litellm-key-max-budget"), NanoUsd(tables.snapshot.budgets[*index as usize].limit));
     }
 
-    /// OpenAI's names for the tightest limit, LiteLLM's for the tightest of each scope. Answers which of OpenAI's were
-    /// written.
-    fn add_rate_limits(&mut self, permits: &RequestPermits, model: &str) -> Written {
-        let mut tightest: [Option<Left>; 2] = [None, None];
+    /// OpenAI's names for the tightest limit, LiteLLM's for the tightest of each scope; Anthropic's for its clients, who are
+    /// told with the time. Answers which of OpenAI's were written.
+    fn add_rate_limits(&mut self, permits: &RequestPermits, model: &str, anthropic: Option<i64>) -> Written {
+        let mut tightest: [Option<Left>; WINDOWS.len()] = [None; WINDOWS.len()];
         for (at, (scope, permit)) in permits.iter().enumerate() {
             for limit_type in LimitType::ALL {
                 let Some(left) = permit.left(limit_type) else { continue };
@@ -149,7 +153,12 @@ impl Lines {
                 }
             }
         }
-        let [requests, tokens] = tightest;
+        if let Some(now) = anthropic {
+            for (limit_type, left) in WINDOWS.into_iter().zip(tightest) {
+                self.add_anthropic_limit(limit_type, left, now);
+            }
+        }
+        let [requests, tokens, ..] = tightest;
         if let Some(Left { limit, left, resets_in }) = requests {
             self.number(name!("x-ratelimit-limit-requests"), limit);
             self.number(name!("x-ratelimit-remaining-requests"), left);
@@ -170,6 +179,26 @@ impl Lines {
             }
         }
         Written { requests: requests.is_some(), tokens: tokens.is_some() }
+    }
+
+    fn add_anthropic_limit(&mut self, limit_type: LimitType, left: Option<Left>, now: i64) {
+        let (Some(Left { limit, left, resets_in }), Some(kind)) = (left, reply::anthropic_kind(limit_type)) else {
+            return;
+        };
+        for (what, value) in [("limit", limit), ("remaining", left)] {
+            self.anthropic_name(kind, what);
+            self.number(b"", value);
+        }
+        if let Some(at) = reply::anthropic_time(now, resets_in) {
+            self.anthropic_name(kind, "reset");
+            self.add(b"", at.as_bytes());
+        }
+    }
+
+    fn anthropic_name(&mut self, kind: &str, what: &str) {
+        for part in [reply::ANTHROPIC_LIMITS, kind, "-", what, ": "] {
+            self.0.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// The provider's fields under its prefix (LiteLLM HDR-6); its limits where none of ours applies.
@@ -293,7 +322,9 @@ pub fn of_reply(
         }
         lines.add_key_budget(core, admitted);
     }
-    let written = lines.add_rate_limits(permits, &admitted.model);
+    let is_anthropic = client_dialect(admitted.call.operation) == Dialect::Anthropic;
+    let anthropic = is_anthropic.then(|| core.unix_ms(now) / 1000);
+    let written = lines.add_rate_limits(permits, &admitted.model, anthropic);
     lines.add_echoed(upstream, written);
     lines
 }

@@ -102,6 +102,25 @@ pub fn key_remaining(kind: &str, model: &str) -> Option<HeaderName> {
     HeaderName::try_from(format!("x-litellm-key-remaining-{kind}-{}", model.replace(['/', ':'], "-"))).ok()
 }
 
+/// How the names of Anthropic's headers about rate limits begin; the kind follows, and `-limit`, `-remaining` or `-reset`.
+pub const ANTHROPIC_LIMITS: &str = "anthropic-ratelimit-";
+
+/// How these headers name a limit.
+pub fn anthropic_kind(limit_type: LimitType) -> Option<&'static str> {
+    match limit_type {
+        LimitType::Requests => Some("requests"),
+        LimitType::Tokens => Some("tokens"),
+        LimitType::InputTokens => Some("input-tokens"),
+        LimitType::OutputTokens => Some("output-tokens"),
+        LimitType::MaxParallelRequests => None,
+    }
+}
+
+/// A time as these headers tell it: so many seconds after `now`, Unix seconds.
+pub fn anthropic_time(now: i64, seconds: u64) -> Option<String> {
+    jiff::Timestamp::from_second(now.saturating_add(seconds as i64)).ok().map(|at| at.to_string())
+}
+
 /// A complete response.
 pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<ReplyBody> {
     let body: Bytes = body.into();
@@ -155,6 +174,16 @@ pub fn error(error: &GatewayError, dialect: Dialect, call_id: &HeaderValue) -> R
         };
         if let Some((name, after)) = reset.zip(HeaderValue::try_from(format!("{resets_in}s")).ok()) {
             headers.insert(name.clone(), after);
+        }
+        if let Some(kind) = anthropic_kind(*limit_type).filter(|_| dialect == Dialect::Anthropic) {
+            let resets_at = anthropic_time(jiff::Timestamp::now().as_second(), *resets_in);
+            let (limit, remaining) = (limit.to_string(), remaining.to_string());
+            for (what, value) in [("limit", Some(limit)), ("remaining", Some(remaining)), ("reset", resets_at)] {
+                let name = HeaderName::try_from(format!("{ANTHROPIC_LIMITS}{kind}-{what}"));
+                if let (Ok(name), Some(value)) = (name, value.and_then(|value| HeaderValue::try_from(value).ok())) {
+                    headers.insert(name, value);
+                }
+            }
         }
     }
     if let GatewayError::Upstream(failure) = error {

@@ -258,6 +258,35 @@ async fn limits_per_model_of_a_key() {
 }
 
 #[tokio::test]
+async fn clients_of_anthropic_are_told_in_its_words() {
+    let stage = Stage::start(|mock| {
+        let limits = json!({"requestsPerMinute": 1, "tokensPerMinute": 5000, "outputTokensPerMinute": 4000});
+        vec![objects::anthropic("a", mock), objects::caller().set("spec.limits", limits)]
+    })
+    .await;
+    stage.mock.script("up-a", [Step::usage("x", Tokens::new(90, 10))]);
+    let told = |reply: &Response, kind: &str| {
+        let field = |what: &str| reply.header(&format!("anthropic-ratelimit-{kind}-{what}")).map(str::to_owned);
+        let reset = field("reset");
+        let is_time = |reset: &str| reset.starts_with("20") && reset.len() == "2026-01-31T12:00:00Z".len();
+        assert!(reset.as_deref().is_none_or(is_time), "{reset:?}");
+        assert_eq!(reset.is_some(), field("limit").is_some());
+        field("limit").zip(field("remaining"))
+    };
+    let numbers = |limit: &str, remaining: &str| Some((limit.to_owned(), remaining.to_owned()));
+    let reply = stage.gateway.message("a").send().await.expect(200);
+    assert_eq!(told(&reply, "requests"), numbers("1", "0"));
+    assert_eq!(told(&reply, "tokens"), numbers("5000", "4900"));
+    assert_eq!(told(&reply, "output-tokens"), numbers("4000", "3990"));
+    assert_eq!(told(&reply, "input-tokens"), None);
+    let reply = stage.gateway.message("a").send().await.expect(429);
+    assert_eq!((told(&reply, "requests"), told(&reply, "tokens")), (numbers("1", "0"), None));
+    let reply = stage.gateway.chat("a").send().await.expect(429);
+    assert_eq!(told(&reply, "requests"), None, "in OpenAI's words");
+    stage.finish().await;
+}
+
+#[tokio::test]
 async fn to_count_tokens_counts_as_a_request_and_no_tokens() {
     let stage = Stage::start(|mock| {
         let limits = json!({"requestsPerMinute": 3, "tokensPerMinute": 10});
