@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use tollgate_dialects::head::Head;
 use tollgate_ledger::{Ledger, NameId};
 use tollgate_snapshot::model::{KeyHash, Name};
 
@@ -55,7 +56,8 @@ fn end_user(ledger: &Ledger, admitted: &Admitted) -> (u64, NameId) {
 fn tags(core: &Core, admitted: &Admitted) -> NameId {
     let call = &admitted.call;
     let state = admitted.caller.state(&core.shared.builder);
-    if call.options.tags.is_empty() && call.head.tags.is_none() && call.head.metadata.is_none() {
+    let Head { tags, metadata, litellm_metadata, .. } = &call.head;
+    if call.options.tags.is_empty() && tags.is_none() && metadata.is_none() && litellm_metadata.is_none() {
         return state.tags;
     }
     let in_body = call.head.tags(&call.body);

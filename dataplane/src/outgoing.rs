@@ -104,7 +104,7 @@ pub fn build(
             with_parameters(pieces, &deployment.parameters)?
         }
         Mode::Translate(surface) => {
-            let body = with_model(call, &model);
+            let body = to_decode(call, &model);
             let mut request =
                 chat::decode_request(surface, &body).map_err(|error| refused(&ErrorBody::from(&error)))?;
             request.max_tokens = request.max_tokens.or(inject_output);
@@ -148,12 +148,18 @@ pub fn build(
 /// Room for the head of a request, and for a small body behind it.
 const HEAD_BYTES: usize = 2 << 10;
 
-/// The client's body, with a model where only the path names one: what is decoded has to.
-fn with_model(call: &Call, model: &str) -> Bytes {
+/// The client's body as it is decoded: with a model where only the path names one, and without what has no meaning in any
+/// dialect.
+fn to_decode(call: &Call, model: &str) -> Bytes {
     let mut splice = Splice::default();
+    let own = call.head.litellm_metadata;
+    if let Some(field) = own {
+        splice.remove(field);
+    }
     match call.head.model {
         Some(field) if field.kind == Kind::Null => splice.replace(field.value, json_string(model)),
-        Some(_) => return call.body.clone(),
+        Some(_) if own.is_none() => return call.body.clone(),
+        Some(_) => {}
         None => splice.insert("model", json_string(model)),
     }
     splice.apply(&call.body, call.head.layout).into_bytes()
@@ -292,8 +298,8 @@ fn take_out_ours(splice: &mut Splice, call: &Call, deployment: &Deployment) {
         metadata.kind == Kind::Object && matches!(json::field_named(metadata.of(&call.body), "tags"), Ok(Some(_)))
     });
     let mock_response = head.mock_response.filter(|_| &*deployment.provider != "mock");
-    let ours = [head.fallbacks, head.num_retries, head.timeout, head.tags, mock_response, tagged];
-    for field in ours.into_iter().flatten() {
+    let ours = [head.fallbacks, head.num_retries, head.timeout, head.tags, head.litellm_metadata];
+    for field in ours.into_iter().chain([mock_response, tagged]).flatten() {
         splice.remove(field);
     }
 }

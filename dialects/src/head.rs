@@ -79,8 +79,13 @@ pub struct Head {
     pub best_of: u32,
     /// How many prompts `prompt` holds; 1 for everything but a batch of completions.
     pub prompts: u32,
+    /// A text or a number.
     pub user: Option<Field>,
+    /// OpenAI's heir of `user`.
+    pub safety_identifier: Option<Field>,
     pub metadata: Option<Field>,
+    /// LiteLLM's own, beside the `metadata` of the API.
+    pub litellm_metadata: Option<Field>,
     /// LiteLLM's request tags outside `metadata`.
     pub tags: Option<Field>,
     pub service_tier: Option<Field>,
@@ -149,23 +154,23 @@ impl Head {
         u64::from(self.n.max(self.best_of)) * u64::from(self.prompts)
     }
 
-    /// The end user as the client names them: `user`, or Anthropic's `metadata.user_id`.
+    /// The end user as the client names them, by the first that names anybody: `user`, `litellm_metadata.user`, Anthropic's
+    /// `metadata.user_id`, `safety_identifier`.
     pub fn end_user<'b>(&self, body: &'b [u8]) -> Option<Cow<'b, str>> {
-        if let Some(user) = self.user.and_then(|user| user.text(body)) {
-            return Some(user);
-        }
-        let metadata = self.metadata.filter(|metadata| metadata.kind == Kind::Object)?.of(body);
-        let [user_id] = json::find(metadata, ["user_id"]).ok()?;
-        user_id?.text(metadata)
+        let outer = |field: Option<Field>| name(field?, body);
+        let inner = |(field, object)| name(field, object);
+        outer(self.user)
+            .or_else(|| within(self.litellm_metadata, "user", body).and_then(inner))
+            .or_else(|| within(self.metadata, "user_id", body).and_then(inner))
+            .or_else(|| outer(self.safety_identifier))
     }
 
-    /// The request's tags: `metadata.tags`, then `tags`.
+    /// The request's tags: `metadata.tags`, `litellm_metadata.tags`, then `tags`.
     pub fn tags<'b>(&self, body: &'b [u8]) -> Vec<Cow<'b, str>> {
         let mut tags = Vec::new();
-        if let Some(metadata) = self.metadata.filter(|metadata| metadata.kind == Kind::Object) {
-            let metadata = metadata.of(body);
-            if let Ok([Some(list)]) = json::find(metadata, ["tags"]) {
-                tags = json::strings(list.of(metadata));
+        for metadata in [self.metadata, self.litellm_metadata] {
+            if let Some((list, metadata)) = within(metadata, "tags", body) {
+                tags.extend(json::strings(list.of(metadata)));
             }
         }
         if let Some(list) = self.tags {
@@ -192,6 +197,22 @@ impl Head {
         let end = memchr::memrchr(b'"', key).unwrap_or(key.len());
         &key[..end]
     }
+}
+
+/// A field of a field that is an object, and the object's text.
+fn within<'b>(object: Option<Field>, name: &str, body: &'b [u8]) -> Option<(Field, &'b [u8])> {
+    let object = object.filter(|object| object.kind == Kind::Object)?.of(body);
+    let [field] = json::find(object, [name]).ok()?;
+    Some((field?, object))
+}
+
+/// A name: a text, or a number as it is written. An empty one is nobody's.
+fn name(field: Field, body: &[u8]) -> Option<Cow<'_, str>> {
+    let name = match field.kind {
+        Kind::Number => std::str::from_utf8(field.of(body)).ok().map(Cow::Borrowed),
+        _ => field.text(body),
+    };
+    name.filter(|name| !name.is_empty())
 }
 
 /// Why a body cannot be acted on. All are the client's to mend.
@@ -479,8 +500,10 @@ impl Reader<'_> {
             }
             b"user" => {
                 once("user", &mut head.user, field)?;
-                string_or_null("user", field)
+                if field.kind == Kind::Number { Ok(()) } else { string_or_null("user", field) }
             }
+            b"safety_identifier" => once("safety_identifier", &mut head.safety_identifier, field),
+            b"litellm_metadata" => once("litellm_metadata", &mut head.litellm_metadata, field),
             b"metadata" => {
                 once("metadata", &mut head.metadata, field)?;
                 object_or_null("metadata", field)
@@ -691,6 +714,29 @@ mod tests {
     }
 
     #[test]
+    fn an_end_user_is_who_is_named_first_and_tags_add_up() {
+        let (user, own) = (r#""user":"u""#, r#""litellm_metadata":{"user":"l","tags":["b"]}"#);
+        let (metadata, heir) = (r#""metadata":{"user_id":"m","tags":["a"]}"#, r#""safety_identifier":"s""#);
+        for (fields, expected, tags) in [
+            (format!("{heir},{metadata},{own},{user}"), Some("u"), &["a", "b"][..]),
+            (format!("{heir},{metadata},{own}"), Some("l"), &["a", "b"]),
+            (format!("{heir},{metadata}"), Some("m"), &["a"]),
+            (heir.to_owned(), Some("s"), &[]),
+            (r#""user":17"#.to_owned(), Some("17"), &[]),
+            (r#""metadata":{"user_id":-4.5}"#.to_owned(), Some("-4.5"), &[]),
+            // What names nobody is passed over.
+            (format!(r#""user":"",{own}"#), Some("l"), &["b"]),
+            (format!(r#""user":null,"litellm_metadata":"x","metadata":{{"user_id":{{}}}},{heir}"#), Some("s"), &[]),
+            (r#""litellm_metadata":{"user":null,"tags":"c"},"safety_identifier":true"#.to_owned(), None, &[]),
+        ] {
+            let body = format!(r#"{{"messages":[],{fields}}}"#);
+            let head = chat(&body).expect("a request");
+            assert_eq!(head.end_user(body.as_bytes()).as_deref(), expected, "{fields}");
+            assert_eq!(head.tags(body.as_bytes()), tags, "{fields}");
+        }
+    }
+
+    #[test]
     fn the_cap_is_what_the_operation_knows_under_that_name() {
         let (older, newer) = (r#""max_tokens":400"#.to_owned(), r#""max_completion_tokens":1"#.to_owned());
         let nulls = r#""max_tokens":null,"max_completion_tokens":1"#.to_owned();
@@ -725,6 +771,8 @@ mod tests {
             ("best_of", "1"),
             ("user", "\"a\""),
             ("metadata", "{}"),
+            ("litellm_metadata", "{}"),
+            ("safety_identifier", "\"a\""),
             ("service_tier", "\"a\""),
             ("num_retries", "1"),
             ("api_base", "1"),
@@ -760,7 +808,7 @@ mod tests {
             ("max_completion_tokens", "\"1\"", "an integer"),
             ("n", "0", "a positive integer"),
             ("n", "[]", "an integer"),
-            ("user", "1", "a string"),
+            ("user", "true", "a string"),
             ("metadata", "\"x\"", "an object"),
             ("service_tier", "{}", "a string"),
         ];

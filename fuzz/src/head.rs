@@ -12,7 +12,7 @@ const OPERATIONS: [Operation; 5] =
     [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Messages, Operation::CountTokens];
 
 /// Fields that must not be there twice, beside the one that holds the content.
-const ONCE: [&str; 20] = [
+const ONCE: [&str; 22] = [
     "model",
     "system",
     "stream",
@@ -24,6 +24,8 @@ const ONCE: [&str; 20] = [
     "num_retries",
     "user",
     "metadata",
+    "litellm_metadata",
+    "safety_identifier",
     "service_tier",
     "tools",
     "tags",
@@ -87,7 +89,9 @@ fn is_sane(operation: Operation, fields: &Fields<'_>) -> Option<bool> {
             && is("num_retries", &count(0))
             && is("n", &count(1))
             && is("best_of", &count(1))
-            && is("user", &|value| is_null(value) || value.get().starts_with('"'))
+            && is("user", &|value| {
+                is_null(value) || value.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
+            })
             && is("service_tier", &|value| is_null(value) || value.get().starts_with('"'))
             && is("metadata", &|value| is_null(value) || value.get().starts_with('{')),
     )
@@ -116,7 +120,7 @@ fn check_reading(head: &Head, fields: &Fields<'_>, body: &[u8]) {
     assert_eq!((u64::from(head.n), u64::from(head.best_of)), (n, count("best_of").unwrap_or(1)));
     assert!(head.answers() >= n.max(1));
     assert_eq!(head.service_tier(body).map(|tier| tier.into_owned()), text("service_tier"));
-    if let Some(user) = text("user") {
+    if let Some(user) = text("user").filter(|user| !user.is_empty()) {
         assert_eq!(head.end_user(body).as_deref(), Some(user.as_str()));
     }
     assert_eq!(head.layout.fields as usize, fields.0.len());

@@ -64,6 +64,10 @@ impl<'a> Node<'a> {
         self.text().starts_with('"')
     }
 
+    pub(crate) fn is_number(&self) -> bool {
+        self.text().starts_with(|first: char| first == '-' || first.is_ascii_digit())
+    }
+
     pub(crate) fn is_object(&self) -> bool {
         self.text().starts_with('{')
     }

@@ -43,7 +43,11 @@ pub(crate) fn take_sampling(fields: &mut Fields<'_>, request: &mut Request) -> R
     request.top_p = fields.take_number("top_p")?;
     // Not OpenAI's, but known to every server that has it.
     request.top_k = fields.take_u64("top_k")?;
-    request.user = fields.take_string("user")?;
+    // Some write the number that their users have.
+    request.user = match fields.take("user") {
+        Some(user) if user.is_number() => Some(user.text().to_owned()),
+        user => user.map(|user| user.string()).transpose()?,
+    };
     request.service_tier = fields.take_string("service_tier")?.map(|tier| match tier.as_str() {
         "auto" => ServiceTier::Auto,
         "default" => ServiceTier::Standard,

@@ -65,6 +65,7 @@ fn an_openai_parameter_becomes_anthropics() {
         (json!({"top_p": 0.9}), json!({"top_p": 0.9})),
         (json!({"top_p": 1}), json!({})),
         (json!({"user": "u-1"}), json!({"metadata": {"user_id": "u-1"}})),
+        (json!({"user": 17}), json!({"metadata": {"user_id": "17"}})),
         (json!({"user": "ann@example.com"}), json!({})),
         (json!({"user": "+1 555 010 9999"}), json!({})),
         (json!({"safety_identifier": "s"}), json!({"metadata": {"user_id": "s"}})),

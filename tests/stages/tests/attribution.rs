@@ -49,6 +49,44 @@ async fn a_budget_for_each_end_user_binds_whoever_a_header_names() {
 }
 
 #[tokio::test]
+async fn the_fields_that_litellm_knows_name_end_users_and_tags_and_stay_here() {
+    let stage = Stage::start(|mock| {
+        let tag = per("nightly", "Tag", 2).set("spec.appliesTo", json!({"tags": ["nightly"]}));
+        vec![objects::openai("m", mock), objects::anthropic("c", mock), per("each", "EndUser", 2), tag]
+    })
+    .await;
+    let ask = |model: &str, fields: &Value| {
+        let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
+        for (key, value) in fields.as_object().expect("fields") {
+            body[key] = value.clone();
+        }
+        stage.gateway.chat(model).json(&body)
+    };
+    for (user, fields) in [
+        ("alice", json!({"safety_identifier": "alice"})),
+        ("bob", json!({"litellm_metadata": {"user": "bob"}})),
+        ("17", json!({"user": 17, "safety_identifier": "alice"})),
+    ] {
+        ask("m", &fields).send().await.expect(200);
+        // The other dialect is sent what it has words for.
+        ask("c", &fields).send().await.expect(200);
+        let refusal = ask("m", &fields).send().await.expect(429);
+        assert!(refusal.text().contains(&format!("default/Budget/each/{user}")), "{}", refusal.text());
+    }
+    let tagged = json!({"litellm_metadata": {"tags": ["nightly"]}});
+    ask("m", &tagged).send().await.expect(200);
+    ask("c", &tagged).send().await.expect(200);
+    let refusal = ask("m", &tagged).send().await.expect(429);
+    assert!(refusal.text().contains("default/Budget/nightly/nightly"), "{}", refusal.text());
+    for request in stage.mock.requests() {
+        assert!(request.json()["litellm_metadata"].is_null(), "{request:?}");
+    }
+    let rows = stage.finish().await;
+    assert_eq!(rows.iter().filter(|row| row.tags == r#"["nightly"]"#).count(), 2);
+    assert_eq!(rows.iter().filter(|row| row.end_user == "17").count(), 2);
+}
+
+#[tokio::test]
 async fn rates_conditions_and_rows_see_what_headers_say_and_an_edit_changes_it() {
     let rules = json!([
         {"name": "customers", "per": "EndUser", "requestsPerMinute": 2},
