@@ -129,9 +129,9 @@ impl Lines {
         let tables = &admitted.caller.tables;
         let mut budgets = admitted.caller.key().into_iter().flat_map(|key| &key.budgets);
         let Some(index) = budgets.find(|index| tables.budget_kinds[**index as usize].keys_own) else { return };
-        let spent = tables.budget(*index, &core.shared.builder).spent();
-        self.amount(name!("x-litellm-key-spend"), NanoUsd(spent));
-        self.amount(name!("x-litellm-key-max-budget"), NanoUsd(tables.snapshot.budgets[*index as usize].limit));
+        let live = tables.budget(*index, &core.shared.builder);
+        self.amount(name!("x-litellm-key-spend"), NanoUsd(live.spent()));
+        self.amount(name!("x-litellm-key-max-budget"), NanoUsd(live.limit()));
     }
 
     /// OpenAI's names for the tightest limit, LiteLLM's for the tightest of each scope; Anthropic's for its clients, who are

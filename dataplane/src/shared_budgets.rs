@@ -194,7 +194,7 @@ impl Spender for LedgerSpender {
                 None => false,
             };
             let found = tables.snapshot.budgets.iter().find(is_it)?;
-            Some(terms(found).shared())
+            Some(terms(found).shared(jiff::Timestamp::now().as_second()))
         })
     }
 }

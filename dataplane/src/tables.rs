@@ -644,7 +644,7 @@ fn postgres_target(gateway: &model::Gateway, values: &HashMap<&str, &Credential>
 }
 
 pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
-    use tollgate_ledger::{CalendarUnit, Mode, Period, Unit};
+    use tollgate_ledger::{Boost, CalendarUnit, Mode, Period, Unit};
     BudgetTerms {
         id: budget.id.to_string(),
         unit: match budget.unit {
@@ -653,6 +653,7 @@ pub(crate) fn terms(budget: &model::Budget) -> BudgetTerms {
             model::BudgetUnit::Requests => Unit::Requests,
         },
         limit: budget.limit,
+        boost: budget.boost.map(|model::Boost { amount, until }| Boost { amount, until }),
         mode: if budget.hard { Mode::Hard } else { Mode::Soft },
         period: match &budget.period {
             model::Period::Calendar { unit, time_zone } => Period::Calendar {

@@ -28,6 +28,7 @@ fn main() {
         id,
         unit: Unit::NanoUsd,
         limit,
+        boost: None,
         mode: Mode::Hard,
         period: Period::Calendar { unit: CalendarUnit::Month, time_zone: "UTC".to_owned() },
         reset_token: None,

@@ -23,6 +23,7 @@ fn terms() -> BudgetTerms {
         id: "team-a/Budget/customers".to_owned(),
         unit: Unit::NanoUsd,
         limit: 1_000_000_000,
+        boost: None,
         mode: Mode::Hard,
         period: Period::Calendar { unit: CalendarUnit::Month, time_zone: "UTC".to_owned() },
         reset_token: None,

@@ -35,6 +35,8 @@ pub struct Account {
     pub span: Span,
     /// Unix milliseconds, the end of the span.
     pub ends_at_ms: i64,
+    /// From then on a hold looks whether something is over: the span, or before it a boost. Unix milliseconds.
+    looks_at_ms: AtomicI64,
     pub budget: Weak<Budget>,
     pub releases: Arc<Releases>,
     /// What an allocator elsewhere says of it; unused where the limit is this process's own.
@@ -91,6 +93,7 @@ impl Account {
             unit,
             token,
             ends_at_ms: span.ends_at.saturating_mul(1000),
+            looks_at_ms: AtomicI64::new(span.ends_at.saturating_mul(1000)),
             span,
             budget,
             releases,
@@ -108,6 +111,16 @@ impl Account {
     pub fn resumed(mut self, used: i64) -> Account {
         self.totals = Totals { committed: AtomicI64::new(used), used: AtomicI64::new(used) };
         self
+    }
+
+    /// From when on a hold looks whether the span or a boost is over. Unix milliseconds.
+    pub fn looks_at_ms(&self) -> i64 {
+        self.looks_at_ms.load(Relaxed)
+    }
+
+    /// A boost of its budget is over then; `i64::MAX`: there is none.
+    pub fn look_at(&self, at_ms: i64) {
+        self.looks_at_ms.store(at_ms.min(self.ends_at_ms), Relaxed);
     }
 
     /// Commits an amount under the ceiling. `Ok(true)`: committed, and the grant runs low.

@@ -280,8 +280,12 @@ impl Allowances {
             let Some(answer) = answers.iter().find(|answer| is_about(answer, &live.budget, &live.account.span)) else {
                 continue;
             };
-            live.account.elsewhere.take(answer, now_ms);
+            // One by one with the end of a boost: what it gives back, and what comes here, is all that was granted.
             let mut told = lock(&live.account.elsewhere.told);
+            if live.account.budget.upgrade().is_some_and(|budget| budget.distrusts(answer.limit)) {
+                give_back(&live.account, answer.granted);
+            }
+            live.account.elsewhere.take(answer, now_ms);
             told.last |= answer.closed && live.account.is_sealed() && live.account.committed() == live.account.used();
             drop(told);
             if answer.closed && !live.account.is_sealed() {
@@ -378,7 +382,7 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
         told.quiet_until_ms = now_ms.saturating_add(QUIET_MS);
     }
     if is_stuck || (!urgent && tight && since >= TIGHT_MS) || account.is_sealed() {
-        give_back(account);
+        give_back(account, granted);
     }
     // `used` before `committed`: a settlement in between must not make `held` look smaller than it is.
     let used = account.used();
@@ -412,9 +416,16 @@ fn report(budget: &str, account: &Account, is_over: bool, now_ms: i64) -> Option
     })
 }
 
-/// Gives back what no call holds.
-fn give_back(account: &Account) {
-    let granted = account.elsewhere.granted();
+impl Account {
+    /// Gives back what no call holds. It is told with the next report.
+    pub fn give_back(&self) {
+        let _told = lock(&self.elsewhere.told);
+        give_back(self, self.elsewhere.granted());
+    }
+}
+
+/// Gives back what no call holds of so much.
+fn give_back(account: &Account, granted: i64) {
     let returned = account.take_idle(granted);
     if returned > 0 {
         account.elsewhere.returned.fetch_add(returned, AcqRel);

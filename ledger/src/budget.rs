@@ -38,7 +38,12 @@ pub struct Budget {
     pub(crate) order: u64,
     mode: AtomicU8,
     unit: AtomicU8,
+    /// In force.
     limit: AtomicI64,
+    /// When a boost that is in `limit` is over, unix milliseconds; `i64::MAX`: none is in it.
+    boosted_until_ms: AtomicI64,
+    /// A boost is over, and the allocator has not shown yet that it knows.
+    distrusts: AtomicBool,
     /// What counts against the limit besides the current account: closed boots, older buckets.
     carried: AtomicI64,
     /// The part of `carried` that calls in flight hold, which began in older buckets.
@@ -66,6 +71,8 @@ pub(crate) struct Asks {
     pub amount: AtomicI64,
     /// The last grant failed: the disk.
     pub failed: AtomicBool,
+    /// The grants thread waits for the end of a boost.
+    pub timed: AtomicBool,
 }
 
 /// What is behind the atomics.
@@ -161,7 +168,9 @@ impl Budget {
             order,
             mode: AtomicU8::new(mode_number(terms.mode)),
             unit: AtomicU8::new(unit_number(terms.unit)),
-            limit: AtomicI64::new(terms.limit),
+            limit: AtomicI64::new(terms.limit_at(now)),
+            boosted_until_ms: AtomicI64::new(boosted_until_ms(&terms, now)),
+            distrusts: AtomicBool::new(false),
             carried: AtomicI64::new(carried),
             carried_held: AtomicI64::new(0),
             is_shared,
@@ -306,7 +315,7 @@ impl Budget {
             id: self.id.to_string(),
             spent,
             held: held.max(0),
-            limit: books.terms.limit,
+            limit: books.terms.limit_at(now),
             unit: books.terms.unit,
             mode: books.terms.mode,
             resets_at: resets_at(&books, current.as_deref(), &span, now),
@@ -378,9 +387,19 @@ impl Budget {
             return false;
         }
         let is_reset = books.terms.reset_token != terms.reset_token;
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
-            &books.terms;
-        let raised = terms.limit > *limit || *mode != terms.mode;
+        let BudgetTerms {
+            id: _,
+            unit,
+            limit: _,
+            boost: _,
+            mode,
+            period,
+            reset_token,
+            allow_unavailable: _,
+            throttle_percent: _,
+        } = &books.terms;
+        let (limit, before) = (terms.limit_at(now), self.limit());
+        let raised = limit > before || *mode != terms.mode;
         if *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token {
             books.reopen = true;
             if let Some(account) = self.current.load_full() {
@@ -388,11 +407,16 @@ impl Budget {
             }
         }
         books.terms = terms.clone();
-        self.limit.store(terms.limit, Relaxed);
+        self.limit.store(limit, Relaxed);
+        let was_boosted = self.boosted_until_ms.swap(boosted_until_ms(terms, now), Relaxed) != i64::MAX;
         self.mode.store(mode_number(terms.mode), Relaxed);
         self.unit.store(unit_number(terms.unit), Relaxed);
         self.throttle.set_percent(terms.throttle_percent);
         self.denies_unavailable.store(denies_unavailable(terms), Relaxed);
+        self.time(&books);
+        if was_boosted && limit < before {
+            self.give_back(&books);
+        }
         self.refresh(&books, now);
         drop(books);
         if raised {
@@ -401,13 +425,71 @@ impl Budget {
         is_reset
     }
 
+    /// Ends a boost that is over at this moment, unix milliseconds, whether anybody brings other terms or not.
+    pub(crate) fn look(&self, now_ms: i64) {
+        if now_ms >= self.boosted_until_ms.load(Relaxed) {
+            self.end_boost(now_ms);
+        }
+    }
+
+    #[cold]
+    fn end_boost(&self, now_ms: i64) {
+        let books = self.books();
+        if now_ms < self.boosted_until_ms.load(Relaxed) {
+            return;
+        }
+        self.limit.store(books.terms.limit, Relaxed);
+        self.boosted_until_ms.store(i64::MAX, Relaxed);
+        self.time(&books);
+        self.give_back(&books);
+        self.refresh(&books, now_ms.div_euclid(1000));
+        drop(books);
+        tracing::info!(budget = %self.id, "the boost of budget `{}` is over", self.id);
+        // Who waits for allowance is to find out that there is none.
+        self.announce();
+    }
+
+    /// Unix milliseconds; `i64::MAX`: there is no boost.
+    pub(crate) fn boosted_until_ms(&self) -> i64 {
+        self.boosted_until_ms.load(Relaxed)
+    }
+
+    /// Tells its accounts when to look.
+    fn time(&self, books: &Books) {
+        let until_ms = self.boosted_until_ms.load(Relaxed);
+        books.older.iter().chain(&self.current.load_full()).for_each(|account| account.look_at(until_ms));
+    }
+
+    /// The limit fell because a boost is over. What was granted under it is given back where an allocator elsewhere did:
+    /// others may have spent meanwhile what is left, so all that is spent from now on is granted anew, by the lower limit.
+    fn give_back(&self, books: &Books) {
+        if !self.is_shared {
+            return;
+        }
+        self.distrusts.store(true, Release);
+        books.older.iter().chain(&self.current.load_full()).for_each(|account| account.give_back());
+    }
+
+    /// Whether a grant under this limit may be one under a boost that is over: from the end of one until the allocator
+    /// has answered with a limit that is no higher than the one in force.
+    pub(crate) fn distrusts(&self, limit: i64) -> bool {
+        if !self.distrusts.load(Acquire) {
+            return false;
+        }
+        if limit <= self.limit() {
+            self.distrusts.store(false, Release);
+            return false;
+        }
+        true
+    }
+
     /// Counts anew what is carried, and how far holds may go.
     pub(crate) fn refresh(&self, books: &Books, now: i64) {
         let Some(account) = self.current.load_full() else { return };
         if self.is_shared {
             let elsewhere = &account.elsewhere;
             self.carried.store(elsewhere.used(), Relaxed);
-            let room = books.terms.limit.saturating_sub(elsewhere.charged()).saturating_add(elsewhere.returned());
+            let room = self.limit().saturating_sub(elsewhere.charged()).saturating_add(elsewhere.returned());
             account.set_ceiling(match books.terms.mode {
                 Mode::Hard => account.granted().min(elsewhere.granted()).min(room),
                 Mode::Soft => i64::MAX,
@@ -419,7 +501,7 @@ impl Budget {
         self.carried_held.store(held, Relaxed);
         self.carried.store(carried, Relaxed);
         account.set_ceiling(match books.terms.mode {
-            Mode::Hard => account.granted().min(books.terms.limit.saturating_sub(carried)),
+            Mode::Hard => account.granted().min(self.limit().saturating_sub(carried)),
             Mode::Soft => i64::MAX,
         });
     }
@@ -434,6 +516,7 @@ impl Budget {
         self.throttle.begin();
         // Those that can never count again go when their last hold has settled.
         books.older.retain(|older| older.span.counts_until > now || older.committed() != older.used());
+        self.time(books);
         self.refresh(books, now);
     }
 
@@ -441,8 +524,11 @@ impl Budget {
     /// attempt starts, unix milliseconds. `let_through`: of its call.
     pub(crate) fn try_hold(&self, amount: i64, at_ms: i64, let_through: &mut LetThrough) -> Decision {
         let Some(account) = self.current.load_full() else { return Decision::Wanting };
-        if at_ms >= account.ends_at_ms {
-            return Decision::Wanting;
+        if at_ms >= account.looks_at_ms() {
+            if at_ms >= account.ends_at_ms {
+                return Decision::Wanting;
+            }
+            self.look(at_ms);
         }
         if amount == 0 && self.unit() == Unit::NanoUsd {
             // What costs nothing takes nothing, however much is spent.
@@ -640,6 +726,11 @@ fn resets_at(books: &Books, current: Option<&Account>, span: &Span, now: i64) ->
                 .min()
         }
     }
+}
+
+/// Unix milliseconds; `i64::MAX`: there is no boost at this moment.
+fn boosted_until_ms(terms: &BudgetTerms, now: i64) -> i64 {
+    terms.boost_at(now).map_or(i64::MAX, |boost| boost.until.saturating_mul(1000))
 }
 
 fn denies_unavailable(terms: &BudgetTerms) -> bool {

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -30,6 +30,9 @@ const PACE: Duration = Duration::from_millis(4);
 /// A low budget is granted what it burns in this time.
 const CHUNK_SECONDS: i64 = 10;
 
+/// Longest wait for the end of a boost before the clock is looked at again: somebody may set it.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The log is rewritten when it is larger than this, and twice as large as after the last time.
 const REWRITE_ABOVE_BYTES: u64 = 4 << 20;
 
@@ -38,6 +41,8 @@ const REWRITE_ABOVE_BYTES: u64 = 4 << 20;
 pub enum Request {
     /// The asks of this budget; the attempt starts at this time, unix milliseconds.
     Want { budget: Arc<Budget>, at_ms: i64 },
+    /// The budget has a boost now.
+    Boosted { budget: Arc<Budget> },
     /// The allocator answered about the budget.
     Answered { budget: Arc<Budget>, at_ms: i64 },
     /// A segment's rows are in the database: remember what was used in it. Answers whether that is durable.
@@ -82,6 +87,10 @@ pub struct Grants {
     /// `None`: limits are this process's own.
     allowances: Option<Arc<Allowances>>,
     clock: fn() -> i64,
+    /// Those with a boost.
+    boosted: Vec<Weak<Budget>>,
+    /// When the first of their boosts ends, unix milliseconds.
+    boost_ends_ms: i64,
 }
 
 /// What to do when a budget's records are durable.
@@ -118,13 +127,15 @@ impl Grants {
             failure,
             allowances,
             clock,
+            boosted: Vec::new(),
+            boost_ends_ms: i64::MAX,
         }
     }
 
     /// Serves requests until all who could ask are gone.
     pub fn run(mut self, requests: &Receiver<Request>) {
         let mut synced: Option<Instant> = None;
-        while let Ok(first) = requests.recv() {
+        while let Some(first) = self.next(requests) {
             let mut batch = vec![first];
             batch.extend(requests.try_iter().take(BATCH - 1));
             if let Some(left) = synced.and_then(|synced| PACE.checked_sub(synced.elapsed()))
@@ -136,6 +147,52 @@ impl Grants {
             }
             self.serve(batch);
             synced = Some(Instant::now());
+        }
+    }
+
+    /// The next request, and at its time the end of a boost. `None`: all who could ask are gone.
+    fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        loop {
+            if self.boost_ends_ms == i64::MAX {
+                return requests.recv().ok();
+            }
+            let now_ms = (self.clock)();
+            if now_ms >= self.boost_ends_ms {
+                self.end_boosts(now_ms);
+                continue;
+            }
+            let left = Duration::from_millis(self.boost_ends_ms.abs_diff(now_ms));
+            match requests.recv_timeout(left.min(LOOK)) {
+                Ok(request) => return Some(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn end_boosts(&mut self, now_ms: i64) {
+        self.boost_ends_ms = i64::MAX;
+        let Grants { boosted, boost_ends_ms, .. } = self;
+        boosted.retain(|budget| {
+            let Some(budget) = budget.upgrade() else { return false };
+            budget.look(now_ms);
+            let until_ms = budget.boosted_until_ms();
+            *boost_ends_ms = until_ms.min(*boost_ends_ms);
+            let goes_on = until_ms != i64::MAX;
+            budget.asks.timed.store(goes_on, Relaxed);
+            goes_on
+        });
+    }
+
+    /// The end of its boost is waited for, if it has one.
+    fn time(&mut self, budget: &Arc<Budget>) {
+        let until_ms = budget.boosted_until_ms();
+        if until_ms == i64::MAX {
+            return;
+        }
+        self.boost_ends_ms = until_ms.min(self.boost_ends_ms);
+        if !budget.asks.timed.swap(true, Relaxed) {
+            self.boosted.push(Arc::downgrade(budget));
         }
     }
 
@@ -169,6 +226,7 @@ impl Grants {
                     }
                     wanting.push(budget);
                 }
+                Request::Boosted { budget } => self.time(&budget),
                 Request::Answered { budget, at_ms } => {
                     if self.closed || staged.iter().any(|other| Arc::ptr_eq(&other.budget, &budget)) {
                         continue;
@@ -246,8 +304,11 @@ impl Grants {
     /// Decides what a budget gets. Its records are appended; nothing is published yet.
     fn plan(&mut self, budget: &Arc<Budget>, at_ms: i64, records: &mut Vec<Record>) -> Option<Staged> {
         let asked = budget.asks.amount.swap(0, AcqRel);
+        budget.look(at_ms.max((self.clock)()));
+        self.time(budget);
         let mut books = budget.books();
         let terms = books.terms.clone();
+        let limit = budget.limit();
         let now = at_ms.div_euclid(1000);
         let current = budget.current();
         let resumed = self.resume(budget, &mut books, at_ms, records);
@@ -321,14 +382,14 @@ impl Grants {
                 }
                 taken = taken.saturating_add(needed);
             }
-            let remaining = terms.limit.saturating_sub(taken).saturating_sub(granted.max(committed));
+            let remaining = limit.saturating_sub(taken).saturating_sub(granted.max(committed));
             let seconds = (at_ms - burn.at_ms).max(1000) / 1000;
             let per_chunk = if opened { 0 } else { (committed - burn.committed).max(0) / seconds * CHUNK_SECONDS };
             burn = Burn { at_ms, committed };
             let needed = committed.saturating_add(asked).saturating_sub(granted);
             let low = granted - committed < granted / 4;
             if opened || needed > 0 || low {
-                let chunk = chunk(terms.limit, remaining, needed, per_chunk);
+                let chunk = chunk(limit, remaining, needed, per_chunk);
                 if chunk > 0 {
                     granted = granted.max(0) + chunk;
                     records.push(Record::Grant { account: account.id, granted });
@@ -402,6 +463,7 @@ impl Grants {
             id: _,
             unit,
             limit: _,
+            boost: _,
             mode: _,
             period,
             reset_token,

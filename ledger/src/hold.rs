@@ -141,6 +141,11 @@ impl Writer {
             if wanted <= 0 {
                 continue;
             }
+            if now_ms >= account.looks_at_ms()
+                && let Some(budget) = account.budget.upgrade()
+            {
+                budget.look(now_ms);
+            }
             match account.extend(wanted) {
                 Ok(false) => {}
                 Ok(true) => {

@@ -327,6 +327,12 @@ impl Ledger {
         if budget.update(terms, self.now()) {
             terms.tell_reset();
         }
+        if budget.boosted_until_ms() != i64::MAX
+            && let Some(grants) = guard(&self.0.grants).as_ref()
+        {
+            // A full queue: holds look for themselves.
+            let _ = grants.try_send(Request::Boosted { budget: budget.clone() });
+        }
         budget
     }
 
@@ -477,7 +483,7 @@ impl Ledger {
     /// The terms of a budget that is in use.
     pub fn terms(&self, budget: &str) -> Option<Terms> {
         let budget = self.read_budgets().get(budget).cloned()?;
-        Some(budget.books().terms.shared())
+        Some(budget.books().terms.shared(self.now()))
     }
 
     /// No answer came in time: Hard budgets refuse what they have no allowance for, at once, until one comes.

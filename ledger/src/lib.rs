@@ -53,7 +53,7 @@ pub use members::{Members, Room, TooMany};
 pub use postgres::{PostgresTarget, PostgresView};
 pub use record::MAX_BUDGETS;
 pub use recover::{LastEnd, RecoveryReport};
-pub use terms::{Amounts, AttemptStart, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
+pub use terms::{Amounts, AttemptStart, Boost, BudgetTerms, BudgetView, NameId, Outcome, Refusal, Settlement};
 pub use throttle::LetThrough;
 pub use tollgate_allocator::{
     Answer, Answers, Batch, CalendarUnit, Exchange, Exchanged, Kind, Mode, Period, ReplicaId, Report, Span, Terms,

@@ -140,7 +140,7 @@ impl Resting {
             id: terms.id.clone(),
             spent: used,
             held: 0,
-            limit: terms.limit,
+            limit: terms.limit_at(now),
             unit: terms.unit,
             mode: terms.mode,
             resets_at: ends_at(terms, &span),

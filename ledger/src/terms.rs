@@ -40,13 +40,24 @@ impl Amounts {
     }
 }
 
+/// What is added to a limit for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boost {
+    /// In the budget's unit.
+    pub amount: i64,
+    /// Unix seconds; from then on it is not there.
+    pub until: i64,
+}
+
 /// A budget as the configuration has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetTerms {
     /// Names the account: `namespace/Kind/name`, and `/member` where there is one for each.
     pub id: String,
     pub unit: Unit,
+    /// Without `boost`.
     pub limit: i64,
+    pub boost: Option<Boost>,
     pub mode: Mode,
     pub period: Period,
     /// A change starts the period anew, with nothing spent.
@@ -58,11 +69,31 @@ pub struct BudgetTerms {
 }
 
 impl BudgetTerms {
-    /// What an allocator must know of them.
-    pub fn shared(&self) -> Terms {
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
-            self;
-        Terms { unit: *unit, limit: *limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
+    /// The boost that is there at a moment, unix seconds.
+    pub(crate) fn boost_at(&self, now: i64) -> Option<Boost> {
+        self.boost.filter(|boost| now < boost.until)
+    }
+
+    /// The limit in force at a moment, unix seconds.
+    pub fn limit_at(&self, now: i64) -> i64 {
+        self.limit.saturating_add(self.boost_at(now).map_or(0, |boost| boost.amount))
+    }
+
+    /// What an allocator must know of them at a moment, unix seconds.
+    pub fn shared(&self, now: i64) -> Terms {
+        let limit = self.limit_at(now);
+        let BudgetTerms {
+            id: _,
+            unit,
+            limit: _,
+            boost: _,
+            mode,
+            period,
+            reset_token,
+            allow_unavailable: _,
+            throttle_percent: _,
+        } = self;
+        Terms { unit: *unit, limit, mode: *mode, period: period.clone(), reset_token: reset_token.clone() }
     }
 
     /// Puts on record that these are the terms of a budget whose period begins anew.

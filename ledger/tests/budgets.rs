@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use tollgate_faults::{seeds, this_test};
 use tollgate_ledger::{
-    Amounts, AttemptStart, BudgetTerms, CalendarUnit, Hold, LastEnd, Ledger, Mode, OpenError, Options, Period, Refusal,
-    Settlement, Unit, Writer,
+    Amounts, AttemptStart, Boost, BudgetTerms, CalendarUnit, Hold, LastEnd, Ledger, Mode, OpenError, Options, Period,
+    Refusal, Settlement, Unit, Writer,
 };
 
 fn open(options: Options) -> (Ledger, Writer) {
@@ -133,6 +133,56 @@ fn a_changed_limit_counts_at_once_and_a_reset_token_begins_anew() {
     ledger.update(&hard("b", 100));
     hold(&mut writer, &attempt(5, 40), &budgets).unwrap().settle(exact(1));
     assert_eq!(spent(&ledger, "b"), 61, "the old token has its old books");
+}
+
+#[test]
+fn a_boost_ends_at_its_moment_with_nobody_to_say_so() {
+    const UNTIL: i64 = NOON_MS / 1000 + 60;
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, mut writer) = open(options(folder.path(), 1));
+    let boosted = |id, amount| BudgetTerms { boost: Some(Boost { amount, until: UNTIL }), ..hard(id, 100) };
+    let budgets = [ledger.budget(&boosted("b", 900))];
+    let at = |ms: i64, amount| AttemptStart { started_at_ms: UNTIL * 1000 + ms, ..attempt(1, amount) };
+    hold(&mut writer, &at(-2, 300), &budgets).unwrap().settle(exact(300));
+    let mut grows =
+        writer.try_hold_part(&at(-1, 500), Amounts { nano_usd: 10, ..Amounts::default() }, &budgets).unwrap();
+    let to = |nano_usd| Amounts { nano_usd, ..Amounts::default() };
+    writer.extend(&mut grows, to(20), UNTIL * 1000 - 1, true).unwrap();
+    assert!(writer.extend(&mut grows, to(30), UNTIL * 1000, true).is_err(), "what is in flight grows no more");
+    grows.settle(exact(20));
+    assert!(matches!(hold(&mut writer, &at(0, 1), &budgets), Err(Refusal::Exhausted { spent: 320, limit: 100, .. })));
+    assert_eq!((budgets[0].limit(), view(&ledger, "b").limit), (100, 1000), "a view is of the ledger's clock");
+    // The same terms once more, of the same configuration read again by a clock that is behind.
+    ledger.update(&boosted("b", 900));
+    assert!(hold(&mut writer, &at(1, 1), &budgets).is_err());
+    // Another boost is one.
+    ledger.update(&BudgetTerms { boost: Some(Boost { amount: 221, until: UNTIL + 60 }), ..hard("b", 100) });
+    hold(&mut writer, &at(2, 1), &budgets).unwrap().settle(exact(1));
+    assert!(matches!(hold(&mut writer, &at(60_000, 1), &budgets), Err(Refusal::Exhausted { limit: 100, .. })));
+    // Also where nobody calls before, and for one that is soft.
+    let late = [ledger.budget(&BudgetTerms { mode: Mode::Soft, ..boosted("late", 900) })];
+    hold(&mut writer, &at(-1, 150), &late).unwrap().settle(exact(150));
+    assert!(matches!(hold(&mut writer, &at(0, 1), &late), Err(Refusal::Exhausted { spent: 150, limit: 100, .. })));
+}
+
+#[test]
+fn members_lose_a_boost_too_and_one_that_comes_later_has_none() {
+    const UNTIL: i64 = NOON_MS / 1000 + 60;
+    static CLOCK: AtomicI64 = AtomicI64::new(NOON_MS);
+    CLOCK.store(NOON_MS, SeqCst);
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, mut writer) = open(Options { clock: || CLOCK.load(SeqCst), ..options(folder.path(), 1) });
+    let members =
+        ledger.members(&BudgetTerms { boost: Some(Boost { amount: 900, until: UNTIL }), ..hard("b", 100) }, false);
+    let now = |amount| AttemptStart { started_at_ms: CLOCK.load(SeqCst), ..attempt(1, amount) };
+    let early = [ledger.member(&members, "early").unwrap()];
+    hold(&mut writer, &now(300), &early).unwrap().settle(exact(300));
+    CLOCK.store(UNTIL * 1000, SeqCst);
+    let late = [ledger.member(&members, "late").unwrap()];
+    assert!(matches!(hold(&mut writer, &now(1), &early), Err(Refusal::Exhausted { limit: 100, .. })));
+    assert!(hold(&mut writer, &now(101), &late).is_err());
+    hold(&mut writer, &now(100), &late).unwrap().settle(exact(100));
+    assert_eq!((view(&ledger, "b/early").limit, view(&ledger, "b/late").limit), (100, 100));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{NOON_MS, attempt, exact, hard, options};
 use tollgate_allocator::{Asker, Budget as Allocated, Terms};
 use tollgate_ledger::{
-    Allocation, Amounts, AttemptStart, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer,
+    Allocation, Amounts, AttemptStart, Boost, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Refusal, Writer,
 };
 
 /// One clock for all tests of this file; it only goes on.
@@ -30,10 +30,7 @@ struct Allocator {
 
 impl Allocator {
     fn new(terms: &BudgetTerms) -> Allocator {
-        let BudgetTerms { id: _, unit, limit, mode, period, reset_token, allow_unavailable: _, throttle_percent: _ } =
-            terms.clone();
-        let terms = Terms { unit, limit, mode, period, reset_token };
-        Allocator { terms, budget: Allocated::default(), adjusted: 0, away: false }
+        Allocator { terms: terms.shared(clock() / 1000), budget: Allocated::default(), adjusted: 0, away: false }
     }
 
     /// One exchange, as a transport would do it.
@@ -481,6 +478,63 @@ fn a_process_that_stops_in_good_order_leaves_what_it_used() {
     allocator.exchange(&process);
     assert!(process.ledger.is_told());
     assert_eq!((allocator.used(), allocator.charged(), allocator.adjusted), (40, 40, 0));
+}
+
+/// A budget of 100 with a boost of 900 that ends in a minute.
+fn boosted() -> (BudgetTerms, i64) {
+    let until = clock() / 1000 + 60;
+    (BudgetTerms { boost: Some(Boost { amount: 900, until }), ..hard("b", 100) }, until * 1000)
+}
+
+/// Others move the clock too: it only goes on.
+fn pass(until_ms: i64) {
+    CLOCK_MS.fetch_max(until_ms, SeqCst);
+}
+
+#[test]
+fn after_a_boost_nothing_is_spent_that_was_granted_under_it() {
+    let (terms, until_ms) = boosted();
+    let mut allocator = Allocator::new(&terms);
+    let [mut one, mut two] = [Process::start(&terms), Process::start(&terms)];
+    one.hold(1, 20, &mut allocator, &[]).unwrap().settle(exact(20));
+    two.hold(2, 30, &mut allocator, &[]).unwrap().settle(exact(30));
+    assert!(allocator.charged() > 200, "both have much more than they used: {}", allocator.charged());
+    allocator.away = true;
+    pass(until_ms);
+    for process in [&mut one, &mut two] {
+        let refusal = process.hold(3, 1, &mut allocator, &[]);
+        assert!(matches!(refusal, Err(Refusal::Unavailable { .. })), "{refusal:?}");
+    }
+    // It is back, and does not know yet that the boost is over: what it grants is not taken.
+    allocator.away = false;
+    for _ in 0..10 {
+        CLOCK_MS.fetch_add(50, SeqCst);
+        allocator.exchange(&one);
+        let start = AttemptStart { started_at_ms: clock(), ..attempt(4, 1) };
+        let refusal = one.writer.try_hold(&start, &one.budgets);
+        assert!(matches!(refusal, Err(Refusal::Pending(_) | Refusal::Reserved { .. })), "{refusal:?}");
+    }
+    allocator.terms = terms.shared(clock() / 1000);
+    // What is left of the limit without it can be used to the end, by either.
+    one.hold(5, 25, &mut allocator, &[&two]).unwrap().settle(exact(25));
+    two.hold(6, 25, &mut allocator, &[&one]).unwrap().settle(exact(25));
+    let refusal = one.hold(7, 1, &mut allocator, &[&two]);
+    assert!(matches!(refusal, Err(Refusal::Exhausted { limit: 100, .. })), "{refusal:?}");
+    assert_eq!((allocator.used(), allocator.charged()), (100, 100));
+}
+
+#[test]
+fn a_boost_that_is_taken_away_before_its_end_is_given_back_too() {
+    let (terms, _) = boosted();
+    let mut allocator = Allocator::new(&terms);
+    let [mut one, mut two] = [Process::start(&terms), Process::start(&terms)];
+    one.hold(1, 20, &mut allocator, &[]).unwrap().settle(exact(20));
+    two.hold(2, 30, &mut allocator, &[]).unwrap().settle(exact(30));
+    allocator.away = true;
+    let lower = BudgetTerms { boost: None, ..terms };
+    one.ledger.update(&lower);
+    let refusal = one.hold(3, 1, &mut allocator, &[]);
+    assert!(matches!(refusal, Err(Refusal::Unavailable { .. })), "{refusal:?}");
 }
 
 #[test]

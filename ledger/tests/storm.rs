@@ -84,7 +84,7 @@ impl World {
         let start = |_| Process::start(Arc::new(tempfile::tempdir().unwrap()));
         World {
             random: fastrand::Rng::with_seed(seed),
-            terms: terms().shared(),
+            terms: terms().shared(clock() / 1000),
             processes: (0..PROCESSES).map(start).collect(),
             durable: Known::default(),
             leaders: [Known::default(), Known::default()],

@@ -1,19 +1,21 @@
 //! One contract for all allocators, as those who spend see it: a ledger by itself, ledgers that the operator's books serve,
 //! and ledgers that a real server serves. Whatever is held, settled, released and killed: what is spent never passes the
-//! limit, nobody is refused while the money is there, and in the end all of it can be used.
+//! limit, nobody is refused while the money is there, and in the end all of it can be used. So it is with the limit in force
+//! when a boost ends that only the clock ends.
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{GATEWAY, Shared};
 use tollgate_allocator::{Asker, Batch, Budget as Allocated};
+use tollgate_faults::seeds::Test;
 use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{PATIENCE, RedisServer};
 use tollgate_ledger::{
-    Allocation, Amounts, AttemptStart, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Outcome, Period, Refusal,
-    Settlement, Unit, Writer,
+    Allocation, Amounts, AttemptStart, Boost, Budget, BudgetTerms, Hold, Ledger, Mode, Options, Outcome, Period,
+    Refusal, Settlement, Unit, Writer,
 };
 use tollgate_redis::{Address, GatewayKeys, Memory, SHARDS, Store};
 
@@ -26,11 +28,15 @@ fn clock() -> i64 {
     CLOCK_MS.load(SeqCst)
 }
 
+/// Who moves it: one history at a time, since what others know is old soon where another hurries.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn terms() -> BudgetTerms {
     BudgetTerms {
         id: "ns/Budget/b".to_owned(),
         unit: Unit::NanoUsd,
         limit: LIMIT,
+        boost: None,
         mode: Mode::Hard,
         period: Period::Lifetime,
         reset_token: None,
@@ -58,7 +64,12 @@ impl Allocator for Own {
 }
 
 /// The operator's books, which are text between two exchanges, and until when somebody is short, which is not.
-struct Operator(String, i64);
+struct Operator {
+    books: String,
+    tight_until_ms: i64,
+    /// By so much its clock is behind when it looks whether a boost is over. Seconds.
+    lag: i64,
+}
 
 impl Allocator for Operator {
     fn allocation(&self) -> Allocation {
@@ -66,9 +77,9 @@ impl Allocator for Operator {
     }
 
     fn exchange(&mut self, process: &mut Process) {
-        let (id, terms) = (terms().id, terms().shared());
-        let mut budget: Allocated = serde_json::from_str(&self.0).unwrap();
-        budget.tight_until_ms = self.1;
+        let (id, terms) = (process.terms.id.clone(), process.terms.shared(clock() / 1000 - self.lag));
+        let mut budget: Allocated = serde_json::from_str(&self.books).unwrap();
+        budget.tight_until_ms = self.tight_until_ms;
         for batch in process.ledger.due() {
             let asker = Asker { replica: &batch.replica, replicas: 3, now_ms: clock() };
             let sync = |report| budget.sync(&terms, asker, report).answer;
@@ -76,8 +87,8 @@ impl Allocator for Operator {
             answers.extend(budget.recall(&id, &terms, &batch.replica, clock()));
             process.ledger.answered(&batch.replica, &answers);
         }
-        self.0 = serde_json::to_string(&budget).unwrap();
-        self.1 = budget.tight_until_ms;
+        self.books = serde_json::to_string(&budget).unwrap();
+        self.tight_until_ms = budget.tight_until_ms;
     }
 }
 
@@ -103,10 +114,10 @@ impl Allocator for Redis {
     }
 
     fn exchange(&mut self, process: &mut Process) {
-        let Process { ledger, memory, .. } = process;
+        let Process { ledger, memory, terms, .. } = process;
         let batches: Vec<Batch> = ledger.due();
         let replica = ledger.replica().unwrap();
-        let terms_of = |_: &str| Some(terms().shared());
+        let terms_of = |_: &str| Some(terms.shared(clock() / 1000));
         let exchange = self.store.exchange(&batches, memory, &[1; SHARDS], Some(&replica), &terms_of, PATIENCE);
         let exchanged = self.runtime.block_on(exchange);
         assert!(exchanged.failed.is_none(), "{:?}", exchanged.failed);
@@ -127,21 +138,23 @@ struct Process {
     writer: Writer,
     budget: Arc<Budget>,
     memory: Memory,
+    terms: BudgetTerms,
 }
 
 impl Process {
-    fn start(folder: Arc<tempfile::TempDir>, allocation: Allocation) -> Process {
+    fn start(folder: Arc<tempfile::TempDir>, allocation: Allocation, terms: &BudgetTerms) -> Process {
         let options = Options { clock, allocation, kernel_boot: [1; 16], ..Options::new(folder.path(), 1) };
         let (ledger, mut writers, _) = Ledger::open(options).unwrap();
-        let budget = ledger.budget(&terms());
-        Process { folder, ledger, writer: writers.remove(0), budget, memory: Memory::default() }
+        let budget = ledger.budget(terms);
+        let (memory, terms) = (Memory::default(), terms.clone());
+        Process { folder, ledger, writer: writers.remove(0), budget, memory, terms }
     }
 
     /// Dies, and starts again in the same folder.
     fn kill(self, allocation: Allocation) -> Process {
-        let Process { folder, ledger, writer, budget, memory: _ } = self;
+        let Process { folder, ledger, writer, budget, memory: _, terms } = self;
         drop((ledger, writer, budget));
-        Process::start(folder, allocation)
+        Process::start(folder, allocation, &terms)
     }
 }
 
@@ -160,14 +173,15 @@ fn exact(nano_usd: i64) -> Settlement {
     }
 }
 
-/// Holds at one of the processes, after all that can be had from the allocator and from the others.
+/// Holds at one of the processes, after all that can be had from the allocator and from the others. Also when: unix
+/// milliseconds.
 fn hold(
     processes: &mut [Process],
     at: usize,
     id: u128,
     amount: i64,
     allocator: &mut dyn Allocator,
-) -> Result<Hold, Refusal> {
+) -> Result<(Hold, i64), Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut patience = 60;
     loop {
@@ -185,18 +199,28 @@ fn hold(
                 let budget = processes[at].budget.clone();
                 runtime.block_on(budget.wait_for_release());
             }
-            other => return other,
+            other => return other.map(|hold| (hold, start.started_at_ms)),
         }
         CLOCK_MS.fetch_add(50, SeqCst);
     }
 }
 
-/// One random history.
-fn history(allocator: &mut dyn Allocator, number: usize, seed: u64) {
+/// One random history. `lower`: most of its limit is a boost, which ends on the way.
+fn history(allocator: &mut dyn Allocator, number: usize, seed: u64, lower: bool) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut random = fastrand::Rng::with_seed(seed);
+    let until = clock() / 1000 + 10;
+    let terms = match lower {
+        true => {
+            let low = random.i64(500..LIMIT);
+            BudgetTerms { limit: low, boost: Some(Boost { amount: LIMIT - low, until }), ..terms() }
+        }
+        false => terms(),
+    };
+    let limit_at = |at_ms: i64| terms.limit_at(at_ms / 1000);
     let allocation = allocator.allocation();
     let folder = || Arc::new(tempfile::tempdir().unwrap());
-    let mut processes: Vec<Process> = (0..number).map(|_| Process::start(folder(), allocation)).collect();
+    let mut processes: Vec<Process> = (0..number).map(|_| Process::start(folder(), allocation, &terms)).collect();
     let mut in_flight: Vec<(usize, i64, Hold)> = Vec::new();
     let mut spent = 0;
     let held = |in_flight: &[(usize, i64, Hold)]| in_flight.iter().map(|(_, amount, _)| amount).sum::<i64>();
@@ -205,14 +229,21 @@ fn history(allocator: &mut dyn Allocator, number: usize, seed: u64) {
         match random.u8(..20) {
             0..=9 => {
                 let amount = random.i64(1..400);
+                let highest = limit_at(clock());
                 match hold(&mut processes, at, id, amount, allocator) {
-                    Ok(hold) => in_flight.push((at, amount, hold)),
-                    Err(Refusal::Exhausted { .. }) => {
-                        assert!(spent + amount > LIMIT, "seed {seed}: refused {amount} with {spent} spent");
-                    }
-                    Err(Refusal::Reserved { .. }) => {
+                    Ok((hold, at_ms)) => {
+                        in_flight.push((at, amount, hold));
                         let held = held(&in_flight);
-                        assert!(spent + held + amount > LIMIT, "seed {seed}: {spent} spent, {held} held, {amount}");
+                        assert!(spent + held <= limit_at(at_ms), "seed {seed}: {spent} spent, {held} held");
+                    }
+                    Err(Refusal::Exhausted { limit, .. }) => {
+                        assert!(limit <= highest, "seed {seed}: {limit} is not in force any more");
+                        assert!(spent + amount > limit, "seed {seed}: refused {amount} with {spent} spent");
+                    }
+                    Err(Refusal::Reserved { limit, .. }) => {
+                        let held = held(&in_flight);
+                        assert!(limit <= highest, "seed {seed}: {limit} is not in force any more");
+                        assert!(spent + held + amount > limit, "seed {seed}: {spent} spent, {held} held, {amount}");
                     }
                     Err(other) => panic!("seed {seed}: {other:?}"),
                 }
@@ -250,31 +281,54 @@ fn history(allocator: &mut dyn Allocator, number: usize, seed: u64) {
         hold.settle(exact(amount));
         spent += amount;
     }
-    let rest = LIMIT - spent;
+    CLOCK_MS.fetch_max(until * 1000, SeqCst);
+    let rest = limit_at(clock()) - spent;
     if rest > 0 {
         match hold(&mut processes, 0, 1_000, rest, allocator) {
-            Ok(hold) => hold.settle(exact(rest)),
-            Err(other) => panic!("seed {seed}: {rest} of {LIMIT} is left and cannot be had: {other:?}"),
+            Ok((hold, _)) => hold.settle(exact(rest)),
+            Err(other) => panic!("seed {seed}: {rest} is left and cannot be had: {other:?}"),
         }
     }
 }
 
+fn books(lag: i64) -> Operator {
+    Operator { books: serde_json::to_string(&Allocated::default()).unwrap(), tight_until_ms: 0, lag }
+}
+
 #[test]
 fn a_ledger_by_itself_keeps_the_contract() {
-    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed));
+    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed, false));
+}
+
+#[test]
+fn a_ledger_by_itself_ends_a_boost() {
+    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed, true));
 }
 
 #[test]
 fn ledgers_that_the_operators_books_serve_keep_the_contract() {
-    let books = || Operator(serde_json::to_string(&Allocated::default()).unwrap(), 0);
-    seeds::histories(this_test!(), 8, |seed| history(&mut books(), 3, seed));
+    seeds::histories(this_test!(), 8, |seed| history(&mut books(0), 3, seed, false));
+}
+
+#[test]
+fn ledgers_that_the_operators_books_serve_end_a_boost_also_where_its_clock_is_behind() {
+    seeds::histories(this_test!(), 4, |seed| history(&mut books(seed as i64 % 3), 3, seed, true));
 }
 
 #[test]
 fn ledgers_that_a_server_serves_keep_the_contract() {
+    serve(this_test!(), false);
+}
+
+#[test]
+fn ledgers_that_a_server_serves_end_a_boost() {
+    serve(this_test!(), true);
+}
+
+fn serve(test: Test, lower: bool) {
     let Some(server) = RedisServer::start([]) else { return };
-    seeds::histories(this_test!(), 3, |seed| {
+    seeds::histories(test, 3, |seed| {
         server.command("FLUSHALL");
-        history(&mut Redis::new(&server), 3, seed);
+        history(&mut Redis::new(&server), 3, seed, lower);
     });
 }

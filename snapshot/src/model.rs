@@ -11,7 +11,7 @@ use crate::price::PriceSheet;
 mod budget;
 
 pub(crate) use budget::KnownRules;
-pub use budget::{Budget, BudgetRules, BudgetUnit, CalendarUnit, PerCall, Period, Threshold, WhenLow};
+pub use budget::{Boost, Budget, BudgetRules, BudgetUnit, CalendarUnit, PerCall, Period, Threshold, WhenLow};
 
 /// For fields that need not be written, because a reader takes the default for what is missing.
 fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {

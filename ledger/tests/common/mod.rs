@@ -34,6 +34,7 @@ pub fn hard(id: &str, limit: i64) -> BudgetTerms {
         id: id.to_owned(),
         unit: Unit::NanoUsd,
         limit,
+        boost: None,
         mode: Mode::Hard,
         period: Period::Lifetime,
         reset_token: None,

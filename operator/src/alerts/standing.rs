@@ -84,7 +84,7 @@ impl<'s> Watched<'s> {
             }
         }
         for (id, row) in &self.0 {
-            let period = terms(row).period;
+            let period = terms(row, 0).period;
             let mut add = |id: &str, fact| standings.push((Stands::new(id, row, &period, fact), &*row.thresholds));
             let members = by_call.get(id).map(Vec::as_slice).unwrap_or_default();
             match row.per {

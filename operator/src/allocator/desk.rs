@@ -129,9 +129,10 @@ impl Desk {
     fn refresh_terms(&mut self) -> bool {
         let Some(snapshot) = self.context.fleet.snapshot_of(&self.gateway) else { return false };
         if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
-            self.terms = AllTerms::of(&snapshot);
+            self.terms = AllTerms::of(&snapshot, jiff::Timestamp::now().as_second());
             self.snapshot = Some(snapshot);
         }
+        self.terms.end_boosts(jiff::Timestamp::now().as_second());
         true
     }
 
@@ -200,6 +201,7 @@ impl Desk {
             return (Vec::new(), BTreeSet::new());
         };
         let now_ms = jiff::Timestamp::now().as_millisecond();
+        self.terms.end_boosts(now_ms.div_euclid(1000));
         let replicas = self.context.fleet.pods_of(&self.gateway).len().max(1);
         let mut must_write = BTreeSet::new();
         let mut answers = Vec::with_capacity(asks.len());

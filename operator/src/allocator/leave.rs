@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn replicas_have_no_pod_until_they_speak_and_what_is_nothing_goes() {
         let one = model::Budget { id: ID.into(), limit: 1_000, ..model::Budget::default() };
-        let all = AllTerms::of(&Snapshot { budgets: vec![one], ..Snapshot::default() });
+        let all = AllTerms::of(&Snapshot { budgets: vec![one], ..Snapshot::default() }, 0);
         let mut budget = budget_with(&[("folder.1", 300, false), ("operator", 0, true)]);
         let before = budget.totals(&terms(), 0);
         come_home(ID, &mut budget, &all);

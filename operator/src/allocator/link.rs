@@ -56,11 +56,13 @@ impl Link {
             (Some(secret), None) => read_address(&self.context, secret).await?,
         };
         let mut is_new = false;
+        let now = jiff::Timestamp::now().as_second();
         if !self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot)) {
-            self.terms = AllTerms::of(&snapshot);
+            self.terms = AllTerms::of(&snapshot, now);
             self.snapshot = Some(snapshot);
             is_new = true;
         }
+        self.terms.end_boosts(now);
         if self.store.as_ref().is_none_or(|(known, _)| *known != address) {
             let (namespace, name) = &self.gateway;
             let store = Store::open(&address, GatewayKeys::new(&format!("{namespace}/{name}"))).await?;

@@ -1,6 +1,6 @@
 //! What the budgets of a gateway promise, out of its compiled snapshot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tollgate_allocator::{CalendarUnit, Mode, Period, Terms, Unit};
@@ -13,16 +13,34 @@ pub struct AllTerms {
     budgets: HashMap<Name, Arc<Terms>>,
     /// Of those that have one for each member that calls bring, by what is before the `/` and the member.
     of_members: HashMap<Name, Arc<Terms>>,
+    /// Boosts that are in a limit, by when they end.
+    boosts: BTreeMap<(i64, Name), i64>,
 }
 
 impl AllTerms {
-    pub fn of(snapshot: &Snapshot) -> AllTerms {
+    /// At a moment, unix seconds; see [`AllTerms::end_boosts`].
+    pub fn of(snapshot: &Snapshot, now: i64) -> AllTerms {
         let mut all = AllTerms::default();
         for budget in &snapshot.budgets {
             let map = if budget.per.is_some() { &mut all.of_members } else { &mut all.budgets };
-            map.entry(budget.id.clone()).or_insert_with(|| Arc::new(terms(budget)));
+            map.entry(budget.id.clone()).or_insert_with(|| Arc::new(terms(budget, now)));
+            if let Some(boost) = boost_at(budget, now) {
+                all.boosts.insert((boost.until, budget.id.clone()), budget.limit);
+            }
         }
         all
+    }
+
+    /// Boosts that are over at a moment, unix seconds, are not in a limit any more, whether anybody compiles or not.
+    pub fn end_boosts(&mut self, now: i64) {
+        while let Some(first) = self.boosts.first_entry().filter(|first| first.key().0 <= now) {
+            let ((_, id), limit) = first.remove_entry();
+            for map in [&mut self.budgets, &mut self.of_members] {
+                if let Some(terms) = map.get_mut(&id) {
+                    Arc::make_mut(terms).limit = limit;
+                }
+            }
+        }
     }
 
     pub fn get(&self, budget: &str) -> Option<&Arc<Terms>> {
@@ -40,15 +58,19 @@ impl AllTerms {
     }
 }
 
-/// What one budget promises.
-pub fn terms(budget: &model::Budget) -> Terms {
+fn boost_at(budget: &model::Budget, now: i64) -> Option<model::Boost> {
+    budget.boost.filter(|boost| now < boost.until)
+}
+
+/// What one budget promises at a moment, unix seconds.
+pub fn terms(budget: &model::Budget, now: i64) -> Terms {
     Terms {
         unit: match budget.unit {
             model::BudgetUnit::Usd => Unit::NanoUsd,
             model::BudgetUnit::Tokens => Unit::Tokens,
             model::BudgetUnit::Requests => Unit::Requests,
         },
-        limit: budget.limit,
+        limit: budget.limit.saturating_add(boost_at(budget, now).map_or(0, |boost| boost.amount)),
         mode: if budget.hard { Mode::Hard } else { Mode::Soft },
         period: match &budget.period {
             model::Period::Calendar { unit, time_zone } => {
@@ -74,6 +96,29 @@ mod tests {
     use tollgate_snapshot::model::{Budget, BudgetRules, PerCall};
 
     #[test]
+    fn a_boost_is_in_the_limit_until_it_ends_also_of_members() {
+        let budget = |id: &str, per, until| {
+            let rules = BudgetRules { per, boost: Some(model::Boost { amount: 100, until }), ..BudgetRules::default() };
+            Budget { id: id.into(), limit: 5, rules: rules.into(), ..Budget::default() }
+        };
+        let snapshot = Snapshot {
+            budgets: vec![
+                budget("n/Budget/plain", None, 20),
+                budget("n/Budget/ends", Some(PerCall::EndUser), 30),
+                budget("n/Budget/over", None, 10),
+            ],
+            ..Snapshot::default()
+        };
+        let mut terms = AllTerms::of(&snapshot, 10);
+        for (now, expected) in [(10, [105, 105, 5]), (19, [105, 105, 5]), (20, [5, 105, 5]), (31, [5, 5, 5])] {
+            terms.end_boosts(now);
+            let limit = |id: &str| terms.get(id).map(|terms| terms.limit);
+            let limits = ["n/Budget/plain", "n/Budget/ends/alice", "n/Budget/over"].map(limit);
+            assert_eq!(limits, expected.map(Some), "{now}");
+        }
+    }
+
+    #[test]
     fn members_that_calls_bring_have_the_terms_of_their_budget() {
         let budget = |id: &str, limit, per| {
             let rules = BudgetRules { per, ..BudgetRules::default() };
@@ -87,7 +132,7 @@ mod tests {
             ],
             ..Snapshot::default()
         };
-        let terms = AllTerms::of(&snapshot);
+        let terms = AllTerms::of(&snapshot, 0);
         let limit = |id: &str| terms.get(id).map(|terms| terms.limit);
         for (id, expected) in [
             ("n/Budget/ends/alice", Some(5)),

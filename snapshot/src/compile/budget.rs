@@ -102,6 +102,7 @@ struct Terms {
     period: Period,
     /// Nothing may be spent, because what is written cannot be used.
     denied: bool,
+    boost: Option<model::Boost>,
 }
 
 /// Every call of a key is held in all budgets above the one that it is under. More is a mistake, or no good will.
@@ -302,12 +303,15 @@ impl<'a> Budgets<'a> {
     fn deny_if_hard(&mut self, at: usize) {
         if self.defined[at].terms.hard {
             self.defined[at].terms.limit = 0;
+            self.defined[at].terms.boost = None;
         }
     }
 
     fn report_above(&self, child: usize, parent: usize, report: &mut Report) {
         let (below, above) = (&self.defined[child], &self.defined[parent]);
-        let of = |Terms { limit, unit, hard: _, period, denied: _ }: &Terms| (*unit, length_seconds(period), *limit);
+        let of = |Terms { limit, unit, hard: _, period, denied: _, boost: _ }: &Terms| {
+            (*unit, length_seconds(period), *limit)
+        };
         if is_above(of(&below.terms), of(&above.terms)) {
             let message = format!("its limit is above that of Budget `{}`, which binds it too", above.object.meta.name);
             report.warning(below.object.subject(), Reason::AboveParent, "spec.limit", message);
@@ -646,7 +650,7 @@ impl<'a> Budgets<'a> {
             Some(member) => format!("{id}/{member}").into(),
             None => id.as_str().into(),
         };
-        let Terms { limit, unit, hard, ref period, denied } = *terms;
+        let Terms { limit, unit, hard, ref period, denied, boost } = *terms;
         let Filter { models, providers, tags, end_users } = filter.clone();
         let rules = BudgetRules {
             unit,
@@ -664,6 +668,7 @@ impl<'a> Budgets<'a> {
             throttle_percent: throttle(&object.spec.when_exhausted).filter(|_| !hard),
             thresholds: self.defined[at].thresholds.clone(),
             denied,
+            boost,
         };
         let of_one_key = *per == Some(BudgetPer::Key);
         let row = self.push(Budget { id, limit, of_one_key, rules: rules.into() });
@@ -740,13 +745,11 @@ fn define<'a>(
     reader.broken = false;
     let own_limit = reader.amount(|| "spec.limit".to_owned(), limit, *unit);
     let period = reader.period(|| "spec.period".to_owned(), period);
-    let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, input.now, &mut reader)).unwrap_or(0);
+    let boost = boost.as_ref().and_then(|boost| compile_boost(boost, *unit, input.now, &mut reader));
     let hard = *enforcement == Enforcement::Hard;
     let terms = match (own_limit, period) {
-        (Some(limit), Some(period)) => {
-            Terms { limit: limit.saturating_add(boost), unit: budget_unit(*unit), hard, period, denied: false }
-        }
-        (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
+        (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period, denied: false, boost },
+        (own_limit, _) => kept_or_denied(&id, own_limit, boost, (hard, budget_unit(*unit)), subject, previous, report)?,
     };
     let filter = Filter {
         models,
@@ -759,13 +762,13 @@ fn define<'a>(
     Some(Defined { object, id, terms, filter, parent: None, per: *per, binds, reset_token, thresholds })
 }
 
-/// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written; without
-/// any, a Hard budget allows nothing. That it allowed nothing before, for the same cause, is no good state.
+/// The terms of a budget whose own cannot be read: the last good ones, but never a higher limit than is written, and no
+/// boost but the one that is written still; without any, a Hard budget allows nothing. That it allowed nothing before, for the same cause, is no good state.
 fn kept_or_denied(
     id: &str,
     own_limit: Option<i64>,
-    hard: bool,
-    unit: crate::model::BudgetUnit,
+    own_boost: Option<model::Boost>,
+    (hard, unit): (bool, crate::model::BudgetUnit),
     subject: Subject<'_>,
     previous: &Previous<'_>,
     report: &mut Report,
@@ -775,10 +778,11 @@ fn kept_or_denied(
             report.last_good(subject, "");
         }
         let limit = own_limit.filter(|_| last.unit == unit).map_or(last.limit, |limit| limit.min(last.limit));
+        let boost = own_boost.filter(|boost| last.boost == Some(*boost) && last.unit == unit);
         let (hard, period) = (hard || last.hard, last.period.clone());
-        return Some(Terms { limit, unit: last.unit, hard, period, denied: last.denied });
+        return Some(Terms { limit, unit: last.unit, hard, period, denied: last.denied, boost });
     }
-    hard.then_some(Terms { limit: 0, unit, hard, period: Period::Lifetime, denied: true })
+    hard.then_some(Terms { limit: 0, unit, hard, period: Period::Lifetime, denied: true, boost: None })
 }
 
 /// A budget out of terms that stand in another object.
@@ -795,11 +799,13 @@ fn written(
     let own_limit = reader.amount(|| format!("{field}.limit"), limit, *unit);
     let period = reader.period(|| format!("{field}.period"), period);
     let hard = *enforcement == Enforcement::Hard;
-    let Terms { limit, unit, hard, period, denied } = match (own_limit, period) {
-        (Some(limit), Some(period)) => Terms { limit, unit: budget_unit(*unit), hard, period, denied: false },
-        (own_limit, _) => kept_or_denied(&id, own_limit, hard, budget_unit(*unit), subject, previous, report)?,
+    let Terms { limit, unit, hard, period, denied, boost } = match (own_limit, period) {
+        (Some(limit), Some(period)) => {
+            Terms { limit, unit: budget_unit(*unit), hard, period, denied: false, boost: None }
+        }
+        (own_limit, _) => kept_or_denied(&id, own_limit, None, (hard, budget_unit(*unit)), subject, previous, report)?,
     };
-    let rules = BudgetRules { unit, hard, period, denied, ..BudgetRules::default() };
+    let rules = BudgetRules { unit, hard, period, denied, boost, ..BudgetRules::default() };
     Some(Budget { id: id.into(), limit, of_one_key: false, rules: rules.into() })
 }
 
@@ -884,7 +890,12 @@ pub fn next_change(documents: &[Document], now: i64) -> Option<i64> {
     ends.filter(|end| *end > now).min()
 }
 
-fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reader: &mut Reader<'_, '_>) -> Option<i64> {
+fn compile_boost(
+    boost: &Boost,
+    unit: tollgate_crds::BudgetUnit,
+    now: i64,
+    reader: &mut Reader<'_, '_>,
+) -> Option<model::Boost> {
     let Boost { amount, until } = boost;
     let Some(until) = until else {
         reader.invalid("spec.boost.until", "a boost needs an end; it is not given without one");
@@ -892,7 +903,7 @@ fn compile_boost(boost: &Boost, unit: tollgate_crds::BudgetUnit, now: i64, reade
     };
     let until = reader.moment("spec.boost.until", until)?;
     let amount = reader.amount(|| "spec.boost.amount".to_owned(), amount, unit)?;
-    (now < until).then_some(amount)
+    (now < until).then_some(model::Boost { amount, until })
 }
 
 /// Whether the scope can select any call of this gateway.

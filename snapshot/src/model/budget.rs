@@ -17,7 +17,7 @@ use super::{ModelSet, Name, says_nothing};
 pub struct Budget {
     /// `namespace/Kind/name`, and `/member` for `per`; names the ledger's account.
     pub id: Name,
-    /// Nano-USD, tokens or requests.
+    /// Nano-USD, tokens or requests; without `boost`, which versions that do not know it leave out.
     pub limit: i64,
     /// No other key can ever be bound by it.
     pub of_one_key: bool,
@@ -54,6 +54,8 @@ pub struct BudgetRules {
     pub thresholds: Vec<Threshold>,
     /// What is written cannot be used, so that nothing may be spent. The limit is 0.
     pub denied: bool,
+    /// Added to the limit until a moment. Whoever enforces the limit ends it then, whether anybody compiles or not.
+    pub boost: Option<Boost>,
 }
 
 impl Deref for Budget {
@@ -68,7 +70,7 @@ impl Budget {
     /// Whether it lets no call through, whatever was spent: it is Hard and its limit is nothing. So is one that cannot be
     /// read and never could.
     pub fn denies(&self) -> bool {
-        self.hard && self.limit == 0
+        self.hard && self.limit == 0 && self.boost.is_none()
     }
 }
 
@@ -129,6 +131,8 @@ struct Row {
     thresholds: Vec<Threshold>,
     #[serde(skip_serializing_if = "says_nothing")]
     denied: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
+    boost: Option<Boost>,
 }
 
 impl From<Row> for Budget {
@@ -152,6 +156,7 @@ impl From<Row> for Budget {
             throttle_percent,
             thresholds,
             denied,
+            boost,
         } = row;
         let rules = BudgetRules {
             unit,
@@ -169,6 +174,7 @@ impl From<Row> for Budget {
             throttle_percent,
             thresholds,
             denied,
+            boost,
         };
         Budget { id, limit, of_one_key, rules: Arc::new(rules) }
     }
@@ -193,6 +199,7 @@ impl From<Budget> for Row {
             throttle_percent,
             thresholds,
             denied,
+            boost,
         } = Arc::unwrap_or_clone(rules);
         Row {
             id,
@@ -213,8 +220,19 @@ impl From<Budget> for Row {
             throttle_percent,
             thresholds,
             denied,
+            boost,
         }
     }
+}
+
+/// What is added to a limit for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Boost {
+    /// In the budget's unit.
+    pub amount: i64,
+    /// Unix seconds; from then on it is not there.
+    pub until: i64,
 }
 
 /// A share of the limit at which somebody is told.

@@ -2,7 +2,7 @@
 
 use tollgate_snapshot::Reason;
 use tollgate_snapshot::compile::{Compiled, Mode};
-use tollgate_snapshot::model::{CalendarUnit, Period};
+use tollgate_snapshot::model::{Boost, CalendarUnit, Period};
 
 use crate::keys::world;
 use crate::world::{Ask, World};
@@ -116,24 +116,26 @@ fn a_parent_counts_exactly_what_either_child_counts() {
 #[test]
 fn amounts_and_periods_are_read_exactly() {
     let utc = |unit| Period::Calendar { unit, time_zone: "UTC".into() };
-    for (spec, limit, period) in [
-        ("limit: '0.10', period: {calendar: Month}", 100_000_000, utc(CalendarUnit::Month)),
-        ("limit: '5000', unit: Tokens, period: {rolling: 24h}", 5_000, Period::Rolling { seconds: 86_400 }),
-        ("limit: '7', unit: Requests, period: {lifetime: {}}", 7, Period::Lifetime),
+    for (spec, limit, boost, period) in [
+        ("limit: '0.10', period: {calendar: Month}", 100_000_000, None, utc(CalendarUnit::Month)),
+        ("limit: '5000', unit: Tokens, period: {rolling: 24h}", 5_000, None, Period::Rolling { seconds: 86_400 }),
+        ("limit: '7', unit: Requests, period: {lifetime: {}}", 7, None, Period::Lifetime),
         (
             "limit: '1', period: {calendar: Day}, boost: {amount: '2', until: '2099-01-01T00:00:00Z'}",
-            3_000_000_000,
+            1_000_000_000,
+            Some(Boost { amount: 2_000_000_000, until: 4_070_908_800 }),
             utc(CalendarUnit::Day),
         ),
         (
             "limit: '1', period: {calendar: Day}, boost: {amount: '2', until: '2020-01-01T00:00:00Z'}",
             1_000_000_000,
+            None,
             utc(CalendarUnit::Day),
         ),
     ] {
         let compiled = compile(budget("b", spec).trim_end_matches("---\n"));
         let found = compiled.budgets_of("k")[0];
-        assert_eq!((found.limit, &found.period), (limit, &period), "{spec}");
+        assert_eq!((found.limit, found.boost, &found.period), (limit, boost, &period), "{spec}");
         assert_eq!(compiled.summary(), Vec::<String>::new(), "{spec}");
     }
 }

@@ -141,8 +141,8 @@ fn keys_of_the_samples_are_under_their_budgets() {
     assert_eq!(compiled.budgets_of("ci")[0].limit, 25_000_000_000);
     let daily = compiled.budgets_of("adopted")[0];
     assert_eq!(
-        (&*daily.id, daily.limit, daily.unit),
-        ("team-a/Budget/dev-daily/adopted", 30_000_000_000, BudgetUnit::Usd)
+        (&*daily.id, daily.limit, daily.boost.map(|boost| boost.amount), daily.unit),
+        ("team-a/Budget/dev-daily/adopted", 20_000_000_000, Some(10_000_000_000), BudgetUnit::Usd)
     );
     assert!(daily.models.as_ref().unwrap().contains("gpt-4o") && !daily.models.as_ref().unwrap().contains("llama"));
     let (alice, policy) = compiled.key("alice-notebook").unwrap();
@@ -154,7 +154,8 @@ fn keys_of_the_samples_are_under_their_budgets() {
 #[test]
 fn a_boost_ends() {
     let compiled = World { now: 1_800_000_000, ..samples() }.compile();
-    assert_eq!(compiled.budgets_of("adopted")[0].limit, 20_000_000_000);
+    let found = compiled.budgets_of("adopted")[0];
+    assert_eq!((found.limit, found.boost), (20_000_000_000, None));
 }
 
 /// Names and what stands behind them, without indices, which other objects move.

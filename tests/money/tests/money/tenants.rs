@@ -108,10 +108,16 @@ async fn the_platforms_cap_binds_each_tenant_that_it_selects() {
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
 }
 
+/// So many seconds from now, on the second.
+fn soon(seconds: u64) -> (jiff::Timestamp, String) {
+    let until = jiff::Timestamp::now() + std::time::Duration::from_secs(seconds);
+    let until = jiff::Timestamp::from_second(until.as_second()).expect("a time of today");
+    (until, until.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boost_ends_by_itself() {
-    let until = jiff::Timestamp::now() + std::time::Duration::from_secs(6);
-    let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let (_, until) = soon(6);
     let mut stage = Stage::start(|mock| {
         let low = objects::budget("low", "0.0001").set("spec.boost", json!({"amount": "1", "until": until}));
         vec![objects::deployment("m", mock), key("one", "dev"), low]
@@ -131,5 +137,33 @@ async fn a_boost_ends_by_itself() {
     };
     let refusal = patiently("the end of the boost", refused).await;
     assert!(refusal.contains("default/Budget/low"), "{refusal}");
+    Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boost_ends_also_while_the_configuration_cannot_be_read() {
+    let (until, text) = soon(6);
+    let mut stage = Stage::start(|mock| {
+        let low = objects::budget("low", TEN).set("spec.boost", json!({"amount": "1", "until": text}));
+        vec![objects::deployment("m", mock), key("one", "dev"), low]
+    })
+    .await;
+    stage.mock.script("up-m", [each()]);
+    ask(&stage, "one").send().await.expect(200);
+    assert_eq!(budget(&stage.gateway, "/low").await.limit, 1_004_500_000);
+    stage.gateway.take_config_away();
+    let over = async {
+        while jiff::Timestamp::now() < until {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    patiently("the end of the boost", over).await;
+    // What is left of the limit without it is there, and no more.
+    let (refusal, answered) = until_refused(&stage, ["one", "one"]).await;
+    assert!(refusal.contains("default/Budget/low"), "{refusal}");
+    assert!((8..=10).contains(&answered), "{answered}");
+    let stands = budget(&stage.gateway, "/low").await;
+    assert_eq!((stands.spent, stands.limit), ((answered + 1) * EACH, 4_500_000));
+    stage.gateway.bring_config_back();
     Books::default().assert_exact(&mut stage.gateway, &stage.mock).await;
 }
