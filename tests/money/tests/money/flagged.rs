@@ -449,7 +449,7 @@ async fn what_is_counted_is_what_was_said_and_not_what_is_around_it() {
     let paths = ["/v1/chat/completions", "/v1/messages"];
     for model in ["o", "a"] {
         for path in paths {
-            stage.mock.script(&format!("up-{model}"), [words(Reply { cut: cut(26, CutHow::Hang), ..reply() })]);
+            stage.mock.script(format!("up-{model}"), [words(Reply { cut: cut(26, CutHow::Hang), ..reply() })]);
             let mut stream = ask(&stage, path, &streamed(chat(model, "Hello", 80))).stream().await;
             let mut seen = 0;
             while seen < 20 {
@@ -463,7 +463,7 @@ async fn what_is_counted_is_what_was_said_and_not_what_is_around_it() {
     let missing = || words(Reply { usage: UsageScript::Missing, ..reply() });
     for (path, model) in [(paths[0], "o"), (paths[1], "a")] {
         for body in [chat(model, "Hello", 200), chat(model, "Hello", 30)] {
-            stage.mock.script(&format!("up-{model}"), [missing(), missing()]);
+            stage.mock.script(format!("up-{model}"), [missing(), missing()]);
             ask(&stage, path, &body).send().await.expect(200);
             ask(&stage, path, &streamed(body)).stream().await.rest().await;
             wait_until_idle(&stage.gateway).await;
