@@ -88,12 +88,16 @@ fn main() {
     let watch = SniffOptions::watch;
     let editing = |dialect| SniffOptions { drop_usage: true, model: Some(json_string("public")), ..watch(dialect) };
     let counting = |dialect| SniffOptions { counts_output: true, ..editing(dialect) };
+    let counting_text = |dialect| SniffOptions { counts_text: true, ..editing(dialect) };
     let streams = [
         ("watching, OpenAI", watch(Dialect::OpenAi), event("gpt-4o")),
         ("renaming, OpenAI", editing(Dialect::OpenAi), event("gpt-4o")),
         ("renaming to the same, OpenAI", editing(Dialect::OpenAi), event("public")),
         ("watching, Anthropic", watch(Dialect::Anthropic), anthropic.to_owned()),
         ("renaming, Anthropic", editing(Dialect::Anthropic), anthropic.to_owned()),
+        ("counting text, OpenAI", counting_text(Dialect::OpenAi), event("gpt-4o")),
+        ("counting text, Anthropic", counting_text(Dialect::Anthropic), anthropic.to_owned()),
+        ("counting escaped text, Anthropic", counting_text(Dialect::Anthropic), anthropic.replace(" token", "\\n")),
         ("counting, OpenAI", counting(Dialect::OpenAi), event("gpt-4o")),
         ("counting, Anthropic", counting(Dialect::Anthropic), anthropic.to_owned()),
     ];

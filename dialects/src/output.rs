@@ -81,7 +81,7 @@ fn read_value(json: &[u8], skip: usize) -> Read {
 }
 
 /// How many bytes of `text` belong to the string that it begins in; all where it does not end.
-fn string_length(text: &[u8]) -> usize {
+pub(crate) fn string_length(text: &[u8]) -> usize {
     let mut at = 0;
     while let Some(ahead) = memchr::memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
         at += ahead;

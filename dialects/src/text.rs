@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::dialect::Dialect;
 use crate::json::{self, Field, Kind};
+use crate::output::string_length;
 
 /// Fields within what is said that are no output of the model.
 const SILENT: [&[u8]; 9] =
@@ -26,6 +27,7 @@ pub(crate) struct Counter {
     /// What was before it, and behind it up to the first space.
     before: [u8; BEFORE],
     behind: [u8; BEHIND],
+    /// At least the quote that ends it.
     behind_length: usize,
 }
 
@@ -55,9 +57,9 @@ impl Counter {
         if before != self.before {
             return None;
         }
-        let text = &data[self.start..];
-        let end = memchr::memchr2(b'"', b'\\', text)?;
-        text[end..].starts_with(&self.behind[..self.behind_length]).then_some(end as u64)
+        let rest = &data[self.start..];
+        let (text, behind) = rest.split_at(string_length(rest));
+        behind.starts_with(&self.behind[..self.behind_length]).then(|| length(text))
     }
 
     #[inline(never)]
@@ -87,7 +89,7 @@ impl Counter {
 struct Heard<'a> {
     bytes: u64,
     texts: u32,
-    /// The only text, where it is written without escapes.
+    /// The only text.
     only: Option<&'a [u8]>,
 }
 
@@ -192,10 +194,9 @@ impl<'a> Heard<'a> {
         if text.is_empty() {
             return;
         }
-        let length = length(text);
-        self.only = Some(text).filter(|text| self.texts == 0 && length == text.len() as u64);
+        self.only = Some(text).filter(|_| self.texts == 0);
         self.texts += 1;
-        self.bytes += length;
+        self.bytes += length(text);
     }
 }
 
@@ -331,7 +332,7 @@ mod tests {
         let mut counter = Counter::default();
         assert_eq!(counter.count(Dialect::OpenAi, chunk(json!({"content": "Hello"})).as_bytes()), 5);
         assert_eq!(counter.known_place(chunk(json!({"content": "you"})).as_bytes()), Some(3));
-        assert_eq!(counter.known_place(chunk(json!({"content": "a\nb"})).as_bytes()), None);
+        assert_eq!(counter.known_place(chunk(json!({"content": "a\n\"b"})).as_bytes()), Some(4));
         assert_eq!(counter.known_place(chunk(json!({"content": "a", "refusal": "b"})).as_bytes()), None);
     }
 }
