@@ -282,7 +282,7 @@ impl Allowances {
             };
             // One by one with the end of a boost: what it gives back, and what comes here, is all that was granted.
             let mut told = lock(&live.account.elsewhere.told);
-            if live.account.budget.upgrade().is_some_and(|budget| budget.distrusts(answer.limit)) {
+            if live.account.budget.upgrade().is_some_and(|budget| budget.distrusts(answer)) {
                 give_back(&live.account, answer.granted);
             }
             live.account.elsewhere.take(answer, now_ms);

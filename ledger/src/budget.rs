@@ -16,7 +16,7 @@ use crate::account::{Account, NotAdded, Releases};
 use crate::durable::Era;
 use crate::terms::{BudgetTerms, BudgetView};
 use crate::throttle::{LetThrough, Throttle};
-use tollgate_allocator::{Mode, Unit};
+use tollgate_allocator::{Answer, Mode, Unit};
 use tollgate_allocator::{Period, Span};
 
 /// A wake-up can be missed between a refusal and the wait for it; then the wait ends this much later.
@@ -470,13 +470,13 @@ impl Budget {
         books.older.iter().chain(&self.current.load_full()).for_each(|account| account.give_back());
     }
 
-    /// Whether a grant under this limit may be one under a boost that is over: from the end of one until the allocator
-    /// has answered with a limit that is no higher than the one in force.
-    pub(crate) fn distrusts(&self, limit: i64) -> bool {
+    /// Whether what an answer grants may be of a boost that is over: from the end of one until the allocator has answered
+    /// with a limit that is no higher than the one in force.
+    pub(crate) fn distrusts(&self, answer: &Answer) -> bool {
         if !self.distrusts.load(Acquire) {
             return false;
         }
-        if limit <= self.limit() {
+        if !answer.unknown && answer.limit <= self.limit() {
             self.distrusts.store(false, Release);
             return false;
         }

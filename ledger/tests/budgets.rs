@@ -144,14 +144,8 @@ fn a_boost_ends_at_its_moment_with_nobody_to_say_so() {
     let budgets = [ledger.budget(&boosted("b", 900))];
     let at = |ms: i64, amount| AttemptStart { started_at_ms: UNTIL * 1000 + ms, ..attempt(1, amount) };
     hold(&mut writer, &at(-2, 300), &budgets).unwrap().settle(exact(300));
-    let mut grows = writer
-        .try_hold_part(
-            &at(-1, 500),
-            Amounts { nano_usd: 10, ..Amounts::default() },
-            &budgets,
-            &mut LetThrough::default(),
-        )
-        .unwrap();
+    let (part, mut let_through) = (Amounts { nano_usd: 10, ..Amounts::default() }, LetThrough::default());
+    let mut grows = writer.try_hold_part(&at(-1, 500), part, &budgets, &mut let_through).unwrap();
     let to = |nano_usd| Amounts { nano_usd, ..Amounts::default() };
     writer.extend(&mut grows, to(20), UNTIL * 1000 - 1, true).unwrap();
     assert!(writer.extend(&mut grows, to(30), UNTIL * 1000, true).is_err(), "what is in flight grows no more");
