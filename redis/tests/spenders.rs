@@ -5,8 +5,8 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{GATEWAY, Shared};
 use tollgate_allocator::{Asker, Batch, Budget as Allocated};
@@ -27,9 +27,6 @@ static CLOCK_MS: AtomicI64 = AtomicI64::new(1_795_262_400_000);
 fn clock() -> i64 {
     CLOCK_MS.load(SeqCst)
 }
-
-/// Who moves it: one history at a time, since what others know is old soon where another hurries.
-static ALONE: Mutex<()> = Mutex::new(());
 
 fn terms() -> BudgetTerms {
     BudgetTerms {
@@ -207,7 +204,6 @@ fn hold(
 
 /// One random history. `lower`: most of its limit is a boost, which ends on the way.
 fn history(allocator: &mut dyn Allocator, number: usize, seed: u64, lower: bool) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut random = fastrand::Rng::with_seed(seed);
     let until = clock() / 1000 + 10;
     let terms = match lower {
@@ -291,44 +287,34 @@ fn history(allocator: &mut dyn Allocator, number: usize, seed: u64, lower: bool)
     }
 }
 
-fn books(lag: i64) -> Operator {
-    Operator { books: serde_json::to_string(&Allocated::default()).unwrap(), tight_until_ms: 0, lag }
+/// Also with a boost, in every other history. One after the other: each moves the clock.
+fn histories(test: Test, count: u64, number: usize, mut allocator: impl FnMut(u64) -> Box<dyn Allocator>) {
+    seeds::histories(test, count, |seed| {
+        history(&mut *allocator(seed), number, seed, false);
+        if seed % 2 == 0 {
+            history(&mut *allocator(seed), number, seed, true);
+        }
+    });
 }
 
 #[test]
 fn a_ledger_by_itself_keeps_the_contract() {
-    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed, false));
-}
-
-#[test]
-fn a_ledger_by_itself_ends_a_boost() {
-    seeds::histories(this_test!(), 8, |seed| history(&mut Own, 1, seed, true));
+    histories(this_test!(), 8, 1, |_| Box::new(Own));
 }
 
 #[test]
 fn ledgers_that_the_operators_books_serve_keep_the_contract() {
-    seeds::histories(this_test!(), 8, |seed| history(&mut books(0), 3, seed, false));
-}
-
-#[test]
-fn ledgers_that_the_operators_books_serve_end_a_boost_also_where_its_clock_is_behind() {
-    seeds::histories(this_test!(), 4, |seed| history(&mut books(seed as i64 % 3), 3, seed, true));
+    let books = serde_json::to_string(&Allocated::default()).unwrap();
+    histories(this_test!(), 8, 3, |seed| {
+        Box::new(Operator { books: books.clone(), tight_until_ms: 0, lag: seed as i64 % 3 })
+    });
 }
 
 #[test]
 fn ledgers_that_a_server_serves_keep_the_contract() {
-    serve(this_test!(), false);
-}
-
-#[test]
-fn ledgers_that_a_server_serves_end_a_boost() {
-    serve(this_test!(), true);
-}
-
-fn serve(test: Test, lower: bool) {
     let Some(server) = RedisServer::start([]) else { return };
-    seeds::histories(test, 3, |seed| {
+    histories(this_test!(), 3, 3, |_| {
         server.command("FLUSHALL");
-        history(&mut Redis::new(&server), 3, seed, lower);
+        Box::new(Redis::new(&server))
     });
 }
