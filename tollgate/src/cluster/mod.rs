@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, short = 'A', conflicts_with = "namespace")]
     all_namespaces: bool,
 
-    /// Look at this gateway. Default for `check`: at all; for `explain`: at the one that takes the key, or the default.
+    /// Look at this gateway, as one that can be run. Default for `check`: at all; for `explain`: at the one that takes the key, or the default.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = two_names)]
     gateway: Option<(String, String)>,
 
@@ -123,7 +123,11 @@ async fn look_at(
     let mut remarks = found.remarks;
     remarks.extend(remark::forbidden(&wanted, &seen));
     let operator = access::operator(&client, arguments.operator.clone()).await?;
-    let standing = remark::standing(&found.states, operator.namespace());
+    let mut standing = remark::standing(&found.states, operator.namespace());
+    if let Some((namespace, name)) = &arguments.gateway {
+        // What keeps it from being run is told apart; it is asked how it would serve.
+        standing.unserved.retain(|one| *one.namespace != **namespace || *one.name != **name);
+    }
     remarks.extend(access::missing(&client, overlaid.documents(), operator, is_told).await?);
     let Judged { mut snapshots, findings } = overlaid.compile(&wanted, seen, &standing, &settings);
     if let Some((namespace, name)) = &arguments.gateway {
