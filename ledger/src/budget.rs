@@ -387,20 +387,9 @@ impl Budget {
             return false;
         }
         let is_reset = books.terms.reset_token != terms.reset_token;
-        let BudgetTerms {
-            id: _,
-            unit,
-            limit: _,
-            boost: _,
-            mode,
-            period,
-            reset_token,
-            allow_unavailable: _,
-            throttle_percent: _,
-        } = &books.terms;
         let (limit, before) = (terms.limit_at(now), self.limit());
-        let raised = limit > before || *mode != terms.mode;
-        if *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token {
+        let raised = limit > before || books.terms.mode != terms.mode;
+        if books.terms.wants_another_account(terms) {
             books.reopen = true;
             if let Some(account) = self.current.load_full() {
                 account.seal();

@@ -459,18 +459,7 @@ impl Grants {
         }
         self.live.insert(account.id, account.clone());
         self.resting.remove(&account.id);
-        let BudgetTerms {
-            id: _,
-            unit,
-            limit: _,
-            boost: _,
-            mode: _,
-            period,
-            reset_token,
-            allow_unavailable: _,
-            throttle_percent: _,
-        } = &books.terms;
-        let stale = *unit != terms.unit || *period != terms.period || *reset_token != terms.reset_token;
+        let stale = books.terms.wants_another_account(&terms);
         if stale {
             // The terms changed while the disk worked: the next try opens another.
             account.seal();

@@ -79,6 +79,22 @@ impl BudgetTerms {
         self.limit.saturating_add(self.boost_at(now).map_or(0, |boost| boost.amount))
     }
 
+    /// Whether an account that was opened under these terms does not fit those.
+    pub(crate) fn wants_another_account(&self, other: &BudgetTerms) -> bool {
+        let BudgetTerms {
+            id: _,
+            unit,
+            limit: _,
+            boost: _,
+            mode: _,
+            period,
+            reset_token,
+            allow_unavailable: _,
+            throttle_percent: _,
+        } = self;
+        *unit != other.unit || *period != other.period || *reset_token != other.reset_token
+    }
+
     /// What an allocator must know of them at a moment, unix seconds.
     pub fn shared(&self, now: i64) -> Terms {
         let limit = self.limit_at(now);

@@ -6,8 +6,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use common::{GATEWAY, HOUR, Shared, day, exchange, rolling};
-use tollgate_allocator::{Asker, Budget, Mode, Period, ReplicaId, Report, Terms, Unit};
+use common::{GATEWAY, HOUR, Shared, day, exchange, nothing_of, replica, rolling};
+use tollgate_allocator::{Asker, Budget, Mode, Period, Report, Terms, Unit};
 use tollgate_harness::{PATIENCE, RedisServer};
 use tollgate_redis::{Address, GatewayKeys, Memory, SHARDS, Store};
 
@@ -18,22 +18,7 @@ fn terms(period: Period) -> Terms {
 }
 
 fn report(terms: &Terms, at: i64) -> Report {
-    Report {
-        budget: ID.to_owned(),
-        unit: terms.unit,
-        reset_token: None,
-        span: terms.period.span(at),
-        returned: 0,
-        used: 0,
-        held: 0,
-        wanted: 0,
-        refused: 0,
-        last: false,
-    }
-}
-
-fn replica(name: &str) -> ReplicaId {
-    ReplicaId(name.to_owned())
+    nothing_of(ID, terms, at)
 }
 
 /// Somebody is granted something by the books.

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Contract, GATEWAY, Shared};
+use common::{Contract, GATEWAY, Shared, nothing_of, replica};
 use tollgate_allocator::{Asker, Budget, Mode, Period, ReplicaId, Report, Terms, Unit};
 use tollgate_faults::{seeds, this_test};
 use tollgate_harness::{PATIENCE, RedisServer};
@@ -19,22 +19,7 @@ fn terms() -> Terms {
 }
 
 fn report() -> Report {
-    Report {
-        budget: ID.to_owned(),
-        unit: Unit::NanoUsd,
-        reset_token: None,
-        span: terms().period.span(0),
-        returned: 0,
-        used: 0,
-        held: 0,
-        wanted: 0,
-        refused: 0,
-        last: false,
-    }
-}
-
-fn replica(name: &str) -> ReplicaId {
-    ReplicaId(name.to_owned())
+    nothing_of(ID, &terms(), 0)
 }
 
 fn key(what: &str) -> String {

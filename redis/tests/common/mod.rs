@@ -21,6 +21,26 @@ pub fn rolling() -> Period {
     Period::Rolling { seconds: 24 * HOUR }
 }
 
+pub fn replica(name: &str) -> ReplicaId {
+    ReplicaId(name.to_owned())
+}
+
+/// Of a replica that used and wants nothing, in the period of a moment.
+pub fn nothing_of(budget: &str, terms: &Terms, at: i64) -> Report {
+    Report {
+        budget: budget.to_owned(),
+        unit: terms.unit,
+        reset_token: None,
+        span: terms.period.span(at),
+        returned: 0,
+        used: 0,
+        held: 0,
+        wanted: 0,
+        refused: 0,
+        last: false,
+    }
+}
+
 /// An allocator that is told reports.
 pub trait Contract {
     /// Its clock, unix seconds.
