@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::size::{grant, is_ample};
+use crate::size::{grant_beside, is_ample};
 
 /// Length of a window.
 pub const WINDOW_MS: i64 = 60_000;
@@ -128,14 +128,15 @@ impl Counter {
         let others = || self.accounts.iter().filter(|(account, _)| **account != ask.account).map(|(_, other)| other);
         let elsewhere: i64 = others().map(|other| other.used(now_ms)).sum();
         let idle: i64 = others().map(|other| (other.held - other.used(now_ms)).max(0)).sum();
-        let own = self.accounts.get(&ask.account).map_or(0, |account| account.held);
+        let standing = |account: &Account| (account.held, (account.held - account.used).max(0));
+        let (own, unused) = self.accounts.get(&ask.account).map_or((0, 0), standing);
         let room = ask.most - others().map(|other| other.held).sum::<i64>() - own;
         if is_ample(room, ask.most) {
             // Whoever waits gets it, and more.
             self.tight_until_ms = 0;
         }
         let is_tight = self.tight_until_ms > now_ms;
-        let given = if is_new { given(ask, room, is_tight, self.accounts.len()) } else { 0 };
+        let given = if is_new { given(ask, (room, unused), is_tight, self.accounts.len()) } else { 0 };
         let recalls = is_new && ask.least > 0 && given < ask.wanted && idle > 0;
         if recalls {
             self.tight_until_ms = now_ms + TIGHT_MS;
@@ -161,12 +162,13 @@ impl Counter {
     }
 }
 
-fn given(ask: &Ask, room: i64, is_tight: bool, replicas: usize) -> i64 {
+/// `unused`: of what the account holds. Who waits may ask once more although enough for all of them was on its way.
+fn given(ask: &Ask, (room, unused): (i64, i64), is_tight: bool, replicas: usize) -> i64 {
     let given = match is_tight {
         // Nothing ahead of use.
         true if ask.least == 0 => 0,
         true => ask.wanted.min(room).max(0),
-        false => grant(ask.most, room, ask.wanted, ask.burn, replicas),
+        false => grant_beside(unused, ask.most, room, ask.wanted, ask.burn, replicas),
     };
     if given < ask.least { 0 } else { given }
 }
@@ -207,6 +209,20 @@ mod tests {
         assert_eq!(counter.ask(&all, 2_000).room, 49);
         let more = Ask { window: 1_000, held: 51, used: 51, ..wants("b", 5, 1) };
         assert_eq!(counter.ask(&more, 2_000).held, 51 + 49 / 4);
+    }
+
+    #[test]
+    fn who_asks_again_before_it_used_anything_does_not_hold_more_than_half() {
+        let mut counter = Counter::default();
+        assert_eq!(counter.ask(&wants("a", 1, 1), 1_000).held, 50);
+        let again = Ask { window: 1_000, held: 50, used: 2, ..wants("a", 2, 1) };
+        assert_eq!(counter.ask(&again, 1_000).held, 51);
+        // What it uses is made up for.
+        let later = Ask { window: 1_000, held: 51, used: 41, ..wants("a", 3, 1) };
+        assert_eq!(counter.ask(&later, 1_000).held, 51 + (49 + 10) / 2 - 10);
+        // Where little is left the same goes for what it uses in a second.
+        let last = Ask { window: 1_000, held: 90, used: 80, burn: 8, ..wants("a", 4, 1) };
+        assert_eq!(counter.ask(&last, 1_000).held, 91);
     }
 
     #[test]

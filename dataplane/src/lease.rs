@@ -575,7 +575,8 @@ impl Lease {
         if room <= 0 || ask.wanted > 0 && more == 0 && !is_doubt {
             self.low.store(0, Relaxed);
         } else if more > 0 {
-            self.low.store(more / 4, Relaxed);
+            let (used, held) = self.standing();
+            self.low.store((held - used) / 4, Relaxed);
         }
         told.held = net;
         self.is_scarce.store(room <= most / SCARCE, Relaxed);

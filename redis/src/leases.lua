@@ -45,11 +45,11 @@ local function whole(number, divisor) return (number - math.fmod(number, divisor
 
 local function is_ample(room, most) return room > whole(most, AMPLE) end
 
-local function grant(most, room, needed, burn, replicas)
+local function grant(unused, most, room, needed, burn, replicas)
   if room <= 0 or needed <= 0 then return 0 end
   local generous = burn
-  if is_ample(room, most) then generous = whole(room, replicas * 2) end
-  return math.min(math.max(generous, needed), room)
+  if is_ample(room, most) then generous = whole(room + unused, replicas * 2) end
+  return math.min(math.max(generous - unused, needed), room)
 end
 
 local function ask(key, from)
@@ -120,7 +120,7 @@ local function ask(key, from)
     if tight > now then
       if least > 0 then given = math.max(math.min(wanted, room), 0) end
     else
-      given = grant(most, room, wanted, burn, replicas)
+      given = grant(math.max(own.held - own.used, 0), most, room, wanted, burn, replicas)
     end
     if given < least then given = 0 end
   end
