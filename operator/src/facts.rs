@@ -184,23 +184,23 @@ impl Tallies {
     }
 }
 
-/// All of them.
-#[derive(Debug, Default)]
+/// All of them. A copy costs little: what may be large is shared until one of the two changes.
+#[derive(Clone, Debug, Default)]
 pub struct Known {
-    pub keys: HashMap<Named, KeyFact>,
+    pub keys: Arc<HashMap<Named, KeyFact>>,
     pub probes: HashMap<Named, ProbeFact>,
     pub gateways: HashMap<Named, GatewayFact>,
     pub proxies: HashMap<Named, ProxiesFact>,
     /// When a VirtualKey was used last, Unix seconds.
-    pub last_used: HashMap<Named, i64>,
+    pub last_used: Arc<HashMap<Named, i64>>,
     /// Median time to the first byte of a ModelDeployment, milliseconds.
     pub p50_ms: HashMap<Named, u64>,
     /// Of each gateway, by id of the budget. A gateway that is not there: nothing was read yet.
-    pub spend: HashMap<Named, HashMap<String, SpendFact>>,
+    pub spend: HashMap<Named, Arc<HashMap<String, SpendFact>>>,
     /// Of each gateway whose budgets the operator hands out.
     pub allocations: HashMap<Named, AllocationFact>,
     /// Of each gateway. One that is not there: nothing was read yet.
-    pub tallies: HashMap<Named, Tallies>,
+    pub tallies: HashMap<Named, Arc<Tallies>>,
     /// URLs that budgets of a gateway's snapshot name.
     pub webhooks: HashMap<Named, Arc<[Credential]>>,
 }
@@ -246,15 +246,20 @@ impl Default for Facts {
 }
 
 impl Facts {
-    /// Not to be held across an await.
+    /// For a moment: all parts run on one thread, which waits for whoever holds it. Not to be held across an await.
     pub fn read(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("no holder of the lock panics")
+    }
+
+    /// What is known now, for who looks at much of it. Nobody waits for that.
+    pub fn snapshot(&self) -> Known {
+        self.read().clone()
     }
 
     /// The key of a VirtualKey; compiles again when its hashes changed.
     pub fn set_key(&self, namespace: &str, name: &str, fact: KeyFact) {
         let hashes = (fact.hash, fact.previous);
-        let before = self.read().keys.insert(named(namespace, name), fact.clone());
+        let before = Arc::make_mut(&mut self.read().keys).insert(named(namespace, name), fact.clone());
         if before.as_ref().map(|before| (before.hash, before.previous)) != Some(hashes) {
             self.compile_again();
         } else if before.as_ref() != Some(&fact) {
@@ -264,7 +269,7 @@ impl Facts {
 
     /// Forgets all keys: whoever leads now knows better, and says so in their statuses.
     pub fn forget_keys(&self) {
-        self.read().keys.clear();
+        self.read().keys = Arc::default();
         self.compile_again();
     }
 
@@ -287,9 +292,10 @@ impl Facts {
     /// `used`: name and Unix seconds of VirtualKeys that were used since the last call.
     pub fn set_last_used(&self, used: impl IntoIterator<Item = (Named, i64)>) {
         self.set(|known| {
+            let last_used = Arc::make_mut(&mut known.last_used);
             let mut changed = false;
             for (name, at) in used {
-                let before = known.last_used.entry(name).or_default();
+                let before = last_used.entry(name).or_default();
                 changed |= at > *before;
                 *before = at.max(*before);
             }
@@ -316,7 +322,7 @@ impl Facts {
     /// Whether anything changed. Wakes nobody: spend moves all the time, and is shown at the allocator's pace.
     pub fn set_spend(&self, gateway: &Named, spend: impl IntoIterator<Item = (String, SpendFact)>) -> bool {
         let mut known = self.read();
-        let budgets = known.spend.entry(gateway.clone()).or_default();
+        let budgets = Arc::make_mut(known.spend.entry(gateway.clone()).or_default());
         let mut changed = false;
         for (budget, fact) in spend {
             changed |= budgets.insert(budget, fact) != Some(fact);
@@ -340,7 +346,7 @@ impl Facts {
         let mut tallies = Tallies::default();
         all.into_iter().for_each(|one| tallies.put(one));
         self.set(|known| {
-            known.tallies.insert(gateway.clone(), tallies);
+            known.tallies.insert(gateway.clone(), tallies.into());
             true
         });
     }
@@ -349,6 +355,7 @@ impl Facts {
     pub fn add_tallies(&self, gateway: &Named, moved: impl IntoIterator<Item = (Of, Named, Totals)>) {
         self.set(|known| {
             let Some(tallies) = known.tallies.get_mut(gateway) else { return false };
+            let tallies = Arc::make_mut(tallies);
             moved.into_iter().for_each(|one| tallies.put(one));
             true
         });
@@ -394,6 +401,23 @@ fn named(namespace: &str, name: &str) -> Named {
 mod tests {
     use super::*;
     use crate::world::Seen;
+
+    #[test]
+    fn who_looks_at_what_was_known_keeps_nobody_from_saying_more() {
+        let facts = Facts::default();
+        let gateway = named("n", "g");
+        let spent = |used: i64| [("b".to_owned(), SpendFact { used, ..SpendFact::default() })];
+        facts.set_last_used([(named("n", "a"), 1)]);
+        facts.set_spend(&gateway, spent(1));
+        let seen = facts.snapshot();
+        assert!(Arc::ptr_eq(&seen.last_used, &facts.read().last_used), "it is not copied");
+        facts.set_last_used([(named("n", "a"), 2)]);
+        facts.set_spend(&gateway, spent(2));
+        facts.set_key("n", "a", KeyFact::default());
+        assert_eq!((seen.last_used[&named("n", "a")], seen.spend[&gateway]["b"].used, seen.keys.len()), (1, 1, 0));
+        let now = facts.read();
+        assert_eq!((now.last_used[&named("n", "a")], now.spend[&gateway]["b"].used, now.keys.len()), (2, 2, 1));
+    }
 
     #[test]
     fn a_key_of_another_object_of_that_name_is_not_its_key() {

@@ -21,7 +21,7 @@ impl Members {
     /// By namespace and name of the Budget.
     pub fn of_all(known: &Known) -> HashMap<(&str, &str), Members> {
         let mut all: HashMap<(&str, &str), Members> = HashMap::new();
-        for (id, spend) in known.spend.values().flatten() {
+        for (id, spend) in known.spend.values().flat_map(|budgets| budgets.iter()) {
             let Some(object) = budget_object(id) else { continue };
             // The Budget itself is not one of its members.
             if id.len() > object.0.len() + "/Budget/".len() + object.1.len() {
@@ -64,7 +64,7 @@ mod tests {
         let mut known = Known::default();
         let gateway = ("n".to_owned(), "g".to_owned());
         let budgets = [("n/Budget/b/alice", 40), ("n/Budget/b/x/y", 100), ("n/Budget/c", 7), ("n/VirtualKey/k", 9)];
-        known.spend.insert(gateway, budgets.map(|(id, used)| (id.to_owned(), spend(used))).into());
+        known.spend.insert(gateway, HashMap::from(budgets.map(|(id, used)| (id.to_owned(), spend(used)))).into());
         let all = Members::of_all(&known);
         let sum = SpendFact { used: 140, charged: 142, held: 2, refused: 0, limit: 100, period_starts_at: 0 };
         let expected = Members { count: 2, exhausted: 1, all: sum, fullest: spend(100) };

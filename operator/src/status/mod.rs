@@ -74,12 +74,11 @@ pub async fn look(
     queue: &StatusQueue,
     may_stop: bool,
 ) -> Option<Shown> {
-    let (world, facts, compiled, asserted) =
-        (context.world.clone(), context.facts.clone(), compiled.clone(), queue.asserted());
+    let (world, known, compiled, asserted) =
+        (context.world.clone(), context.facts.snapshot(), compiled.clone(), queue.asserted());
     let tables: BTreeMap<GatewayName, Tables> = tables.collect();
     let looking = tokio::task::spawn_blocking(move || {
         let objects = world.read();
-        let known = facts.read();
         let asserted = asserted.lock().expect("no holder of the lock panics");
         let now = jiff::Timestamp::now();
         let pass = Pass::new(&objects, &known, &compiled, &tables, &asserted, now, term);

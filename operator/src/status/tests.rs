@@ -191,7 +191,7 @@ fn a_budget_whose_rest_no_call_fits_into_is_not_available() {
     ] {
         let mut world = World::new(vec![gateway(), key("k"), budget("b")]);
         let spent = HashMap::from([("n/Budget/b".to_owned(), spend)]);
-        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent);
+        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent.into());
         let (status, found, message) = world.condition(&reference("Budget", "b"), "Available");
         let expected = reason.map_or(("True", "Available"), |reason| ("False", reason));
         assert_eq!((status.as_str(), found.as_str()), expected, "{spend:?}");
@@ -375,8 +375,8 @@ fn a_key_shows_the_account_that_it_has_of_a_budget_per_key() {
             ("n/Budget/b/k", spend(5, 20)),
             ("n/VirtualKey/k", spend(3_500_000_000, 7_000_000_000)),
         ];
-        let spent = spent.map(|(id, spend)| (id.to_owned(), spend)).into();
-        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent);
+        let spent = HashMap::from(spent.map(|(id, spend)| (id.to_owned(), spend)));
+        world.known.spend.insert(("n".to_owned(), "g".to_owned()), spent.into());
         let shown = columns(&mut world, &reference("VirtualKey", "k"));
         assert_eq!(shown, expected.map(|text| text.filter(|text| !text.is_empty())), "{why}");
     }

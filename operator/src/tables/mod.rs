@@ -302,6 +302,7 @@ impl Lead<'_> {
     }
 
     async fn compile_and_publish(&mut self, begun: Instant) {
+        let before = self.compiled.clone();
         for _ in 0..CONFLICTS {
             self.find_gateways();
             self.wait_for_secrets().await;
@@ -312,6 +313,8 @@ impl Lead<'_> {
             }
         }
         self.context.metrics.reconciled(begun.elapsed());
+        // A hundred thousand keys are not forgotten in a moment, and nobody needs to wait for that.
+        tokio::task::spawn_blocking(move || drop(before));
     }
 
     /// Which gateways there are.

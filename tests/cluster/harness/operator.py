@@ -42,6 +42,10 @@ class Operator:
         except urllib3.exceptions.HTTPError:
             return False
 
+    def answers(self, seconds):
+        """Whether it says that it lives, within so many seconds."""
+        return self._http.request("GET", f"http://127.0.0.1:{self.health_port}/livez", timeout=seconds).status == 200
+
     def metric(self, name, **labels):
         """The value of a series; 0 when there is none yet. `name` is without the prefix."""
         text = self._http.request("GET", f"http://127.0.0.1:{self.metrics_port}/metrics").data.decode()
