@@ -139,8 +139,8 @@ impl Process {
             for process in others.iter().chain([&self]) {
                 allocator.exchange(process);
             }
-            // The thread of the grants takes the answers over.
-            std::thread::sleep(Duration::from_millis(2));
+            // The thread of the grants takes the answers over, and syncs what it writes.
+            std::thread::sleep(Duration::from_millis(10));
             CLOCK_MS.fetch_add(50, SeqCst);
         }
         false

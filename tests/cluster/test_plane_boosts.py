@@ -17,7 +17,7 @@ MODEL, KEY, GATEWAY = "m", "ci", "g"
 # A call costs a thousandth.
 LIMIT, LIMIT_NANO, CALL_NANO = "0.0105", 10_500_000, 1_000_000
 # From the first object to the end: operator and proxies begin meanwhile.
-BOOST_SECONDS = 30
+BOOST_SECONDS = 40
 SECONDS = 60
 
 

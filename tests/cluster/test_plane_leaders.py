@@ -12,7 +12,8 @@ from harness.objects import object_of, wait_for, where
 
 READS = ("get", "list", "watch")
 # What a user would call at once: others look at the Lease every half a second.
-HANDOVER_SECONDS = 2
+# A Lease that is not given back lasts 15 s.
+HANDOVER_SECONDS = 8
 # The Lease of a leader that says nothing is over after 15 s, which others notice soon.
 TAKEOVER_SECONDS = 20
 

@@ -358,7 +358,7 @@ async fn a_route_may_have_no_retries() {
 async fn a_deployment_that_fails_is_benched_and_comes_back() {
     let stage = Stage::start(|mock| {
         let mut all = vec![objects::deployment("a", mock), objects::deployment("b", mock)];
-        let cooldown = json!({"failures": 2, "window": "1m", "duration": "1s"});
+        let cooldown = json!({"failures": 2, "window": "1m", "duration": "5s"});
         let route = objects::route("r", ["a", "b"]).set("spec.strategy", "Ordered").set("spec.cooldown", cooldown);
         all.push(route);
         all

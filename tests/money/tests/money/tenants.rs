@@ -117,7 +117,7 @@ fn soon(seconds: u64) -> (jiff::Timestamp, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boost_ends_by_itself() {
-    let (_, until) = soon(6);
+    let (_, until) = soon(12);
     let mut stage = Stage::start(|mock| {
         let low = objects::budget("low", "0.0001").set("spec.boost", json!({"amount": "1", "until": until}));
         vec![objects::deployment("m", mock), key("one", "dev"), low]
@@ -142,7 +142,7 @@ async fn a_boost_ends_by_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boost_ends_also_while_the_configuration_cannot_be_read() {
-    let (until, text) = soon(6);
+    let (until, text) = soon(12);
     let mut stage = Stage::start(|mock| {
         let low = objects::budget("low", TEN).set("spec.boost", json!({"amount": "1", "until": text}));
         vec![objects::deployment("m", mock), key("one", "dev"), low]
