@@ -490,6 +490,7 @@ def large(plane, keys, budgets, models, proxies, real, wait):
         edits(plane, operator, fleet.it, 20, "VirtualKey", "key-0", lambda number: {"disabled": number % 2 == 0})
         edits(plane, operator, fleet.it, 20, "ModelDeployment", "model-0", lambda number: {"weight": number + 2})
         patience.say("while edits were made")
+        patience.close()
         if wait:
             idle(plane, operator)
         compiled = operator.metric("compile_seconds_count")
