@@ -16,10 +16,13 @@ use crate::invoice::{CancelBilling, InvoiceRow};
 use crate::link::{Link, Wire};
 use crate::script::Step;
 use crate::serve;
-use crate::state::{SeenRequest, State};
+use crate::state::{Books, SeenRequest, State};
 
 /// How long [`Mock::stop`] lets answers in flight finish before it breaks them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long is waited for what should happen. One that never does is a failure, and does not hold up all others.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept, so that a full table of descriptors does not spin a core.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
@@ -160,23 +163,36 @@ impl Mock {
     }
 
     /// Waits until `count` requests arrived since the start or the last clear; gives those remembered.
+    ///
+    /// # Panics
+    /// This and the other waits: it did not happen within a minute.
     pub async fn wait_for_requests(&self, count: usize) -> Vec<SeenRequest> {
-        self.state.until(|books| (books.seen_total >= count).then(|| books.seen.iter().cloned().collect())).await
+        let seen = |books: &Books| (books.seen_total >= count).then(|| books.seen.iter().cloned().collect());
+        self.soon("so many requests", count, seen).await
     }
 
     /// Waits until the invoice got `count` rows since the start or the last clear; gives those remembered.
     pub async fn wait_for_invoice(&self, count: usize) -> Vec<InvoiceRow> {
-        self.state.until(|books| (books.invoice_total >= count).then(|| books.invoice.iter().cloned().collect())).await
+        let rows = |books: &Books| (books.invoice_total >= count).then(|| books.invoice.iter().cloned().collect());
+        self.soon("so many rows of the invoice", count, rows).await
     }
 
     /// Waits until exactly `count` requests are in flight.
     pub async fn wait_for_in_flight(&self, count: usize) {
-        self.state.until(|books| (books.in_flight == count).then_some(())).await
+        self.soon("so many requests in flight", count, |books| (books.in_flight == count).then_some(())).await
     }
 
     /// Waits until at least `count` requests wait at the gate.
     pub async fn wait_at_gate(&self, name: &str, count: usize) {
-        self.state.until(|books| (books.at_gate.get(name).is_some_and(|at| *at >= count)).then_some(())).await
+        let at_gate = |books: &Books| books.at_gate.get(name).is_some_and(|at| *at >= count).then_some(());
+        self.soon("so many requests at a gate", count, at_gate).await
+    }
+
+    async fn soon<T>(&self, what: &str, count: usize, found: impl FnMut(&Books) -> Option<T>) -> T {
+        match tokio::time::timeout(PATIENCE, self.state.until(found)).await {
+            Ok(value) => value,
+            Err(_) => panic!("{what} ({count}): not within {} s", PATIENCE.as_secs()),
+        }
     }
 
     /// Stops listening, lets answers in flight finish (hanging and gated ones break at once), and returns when all
