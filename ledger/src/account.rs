@@ -29,6 +29,8 @@ const CLOSED_FROM: i64 = SEAL + CLOSE;
 #[derive(Debug)]
 pub struct Account {
     pub id: u32,
+    /// Of the replica of this process that an allocator elsewhere knows it by.
+    pub suffix: u32,
     pub unit: Unit,
     /// Reset token of the terms it was opened under.
     pub token: Option<String>,
@@ -82,6 +84,7 @@ impl Account {
     /// An account with nothing in it, and no room.
     pub fn new(
         id: u32,
+        suffix: u32,
         unit: Unit,
         token: Option<String>,
         span: Span,
@@ -90,6 +93,7 @@ impl Account {
     ) -> Account {
         Account {
             id,
+            suffix,
             unit,
             token,
             ends_at_ms: span.ends_at.saturating_mul(1000),
@@ -287,7 +291,7 @@ mod tests {
     use tollgate_allocator::Period;
 
     fn account(ceiling: i64) -> Account {
-        let account = Account::new(1, Unit::NanoUsd, None, Period::Lifetime.span(0), Weak::new(), Arc::default());
+        let account = Account::new(1, 0, Unit::NanoUsd, None, Period::Lifetime.span(0), Weak::new(), Arc::default());
         account.set_ceiling(ceiling);
         account
     }

@@ -155,6 +155,7 @@ struct Live {
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub boot: u64,
+    pub suffix: u32,
     pub books: BooksId,
     pub used: i64,
 }
@@ -183,7 +184,7 @@ impl Allowances {
     pub fn new(folder: String, boot: u64, ended: Vec<Ended>, untold: bool) -> Allowances {
         let ended = ended
             .into_iter()
-            .map(|Ended { boot, books, used }| (replica(&folder, boot, 0), last_report(books, used)))
+            .map(|Ended { boot, suffix, books, used }| (replica(&folder, boot, suffix), last_report(books, used)))
             .collect();
         Allowances {
             folder,
@@ -200,7 +201,13 @@ impl Allowances {
 
     /// Who new accounts belong to.
     pub fn replica(&self) -> ReplicaId {
-        replica(&self.folder, self.boot, self.suffix.load(Relaxed))
+        replica(&self.folder, self.boot, self.suffix())
+    }
+
+    /// Of that. Whoever sees an account sealed that the allocator closed sees the one that is not of its replica: two of one
+    /// replica and period would be one to the allocator.
+    pub fn suffix(&self) -> u32 {
+        self.suffix.load(Acquire)
     }
 
     /// An account was opened.
@@ -209,7 +216,8 @@ impl Allowances {
         if self.ends.load(Acquire) {
             account.seal();
         }
-        live.push(Live { replica: self.replica(), budget: budget.into(), account });
+        let replica = replica(&self.folder, self.boot, account.suffix);
+        live.push(Live { replica, budget: budget.into(), account });
     }
 
     /// Ids of the budgets that it has something to tell of.
@@ -267,7 +275,6 @@ impl Allowances {
     pub fn answered(&self, replica: &ReplicaId, answers: &[Answer], now_ms: i64) -> Vec<Arc<Account>> {
         self.away.store(false, Relaxed);
         let mut changed = Vec::new();
-        let mut closed = false;
         lock(&self.ended).retain(|(other, report)| {
             other != replica || !answers.iter().any(|answer| is_about(answer, &report.budget, &report.span))
         });
@@ -290,14 +297,13 @@ impl Allowances {
             drop(told);
             if answer.closed && !live.account.is_sealed() {
                 // Taken for dead: what is in flight settles there, what comes goes on elsewhere.
+                if self.replica() == *replica {
+                    self.suffix.fetch_add(1, AcqRel);
+                    tracing::warn!("the allocator took this process for gone: it goes on as another replica");
+                }
                 live.account.seal();
-                closed |= self.replica() == *replica;
             }
             changed.push(live.account.clone());
-        }
-        if closed {
-            self.suffix.fetch_add(1, Relaxed);
-            tracing::warn!("the allocator took this process for gone: it goes on as another replica");
         }
         changed
     }

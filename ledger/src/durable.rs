@@ -14,8 +14,13 @@ use tollgate_allocator::Unit;
 pub enum Record {
     /// A process started. What follows is its own.
     Boot { boot: u64, kernel_boot: String, at_ms: i64, next_account: u32 },
-    /// An account was opened.
-    Open { account: u32, books: BooksId },
+    /// An account was opened. `suffix`: of the replica that an allocator elsewhere knows it by; a log without has 0.
+    Open {
+        account: u32,
+        books: BooksId,
+        #[serde(default, skip_serializing_if = "is_first")]
+        suffix: u32,
+    },
     /// An account may commit up to this.
     Grant { account: u32, granted: i64 },
     /// Of what was granted, an account gave this back.
@@ -34,6 +39,10 @@ pub enum Record {
     Stopped { boot: u64 },
     /// An allocator elsewhere knows what ended boots used.
     Told,
+}
+
+fn is_first(suffix: &u32) -> bool {
+    *suffix == 0
 }
 
 /// A budget that is over for so long opens no older period again even where the clock is set back by more than that:
@@ -76,6 +85,8 @@ pub struct Adjustment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountEntry {
     pub books: BooksId,
+    /// See [`Record::Open`].
+    pub suffix: u32,
     pub granted: i64,
     pub returned: i64,
     /// Used in segments that are gone.
@@ -129,8 +140,9 @@ impl Durable {
                 self.next_account = *next_account;
                 self.stopped = false;
             }
-            Record::Open { account, books } => {
-                let entry = AccountEntry { books: self.shared(books), granted: 0, returned: 0, retired: 0 };
+            Record::Open { account, books, suffix } => {
+                let books = self.shared(books);
+                let entry = AccountEntry { books, suffix: *suffix, granted: 0, returned: 0, retired: 0 };
                 self.accounts.insert(*account, entry);
                 self.next_account = self.next_account.max(account + 1);
             }
@@ -219,8 +231,8 @@ impl Durable {
             Record::Boot { boot: *boot, kernel_boot: kernel_boot.clone(), at_ms: *at_ms, next_account: *next_account };
         let closed = closed.iter().map(|(books, amount)| Record::Closed { books: books.clone(), amount: *amount });
         let opened = accounts.iter().flat_map(|(account, entry)| {
-            let AccountEntry { books, granted, returned, retired: _ } = entry;
-            let open = Record::Open { account: *account, books: books.clone() };
+            let AccountEntry { books, suffix, granted, returned, retired: _ } = entry;
+            let open = Record::Open { account: *account, books: books.clone(), suffix: *suffix };
             let grant = (*granted > 0).then_some(Record::Grant { account: *account, granted: *granted });
             let give_back = (*returned > 0).then_some(Record::Return { account: *account, returned: *returned });
             [Some(open), grant, give_back].into_iter().flatten()
@@ -268,8 +280,8 @@ mod tests {
             Record::Closed { books: books("a", 0), amount: 10 },
             Record::Closed { books: books("a", 0), amount: 5 },
             Record::Counted { segment: 9 },
-            Record::Open { account: 1, books: books("a", 0) },
-            Record::Open { account: 2, books: books("b", 0) },
+            Record::Open { account: 1, books: books("a", 0), suffix: 0 },
+            Record::Open { account: 2, books: books("b", 0), suffix: 3 },
             Record::Grant { account: 1, granted: 100 },
             Record::Grant { account: 1, granted: 60 },
             Record::Return { account: 1, returned: 20 },

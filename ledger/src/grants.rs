@@ -348,9 +348,12 @@ impl Grants {
                 self.state.next_account += 1;
                 let era = Era { token: terms.reset_token.clone(), unit: terms.unit, span: span.clone() };
                 let books_id = BooksId { budget: budget.shared_id().clone(), era: era.into() };
-                records.push(Record::Open { account: id, books: books_id });
+                // After the one before was seen to be sealed.
+                let suffix = self.allowances.as_ref().map_or(0, |allowances| allowances.suffix());
+                records.push(Record::Open { account: id, books: books_id, suffix });
                 let account = Account::new(
                     id,
+                    suffix,
                     terms.unit,
                     terms.reset_token.clone(),
                     span,
@@ -428,7 +431,7 @@ impl Grants {
             Some(entry) => {
                 let Era { token, unit, span } = Era::clone(&era);
                 let releases = budget.releases().clone();
-                let account = Account::new(id, unit, token, span, Arc::downgrade(budget), releases).resumed(used);
+                let account = Account::new(id, 0, unit, token, span, Arc::downgrade(budget), releases).resumed(used);
                 account.set_granted(entry.granted, i64::MIN);
                 Some(Arc::new(account))
             }

@@ -168,7 +168,7 @@ pub fn recover(
         if amount > 0 {
             state.close(&entry.books, amount);
         }
-        ended.push(Ended { boot: last.boot, books: entry.books.clone(), used: amount });
+        ended.push(Ended { boot: last.boot, suffix: entry.suffix, books: entry.books.clone(), used: amount });
         if amount > known {
             adjustments += 1;
             state.adjustments.push(Adjustment {
@@ -190,7 +190,9 @@ pub fn recover(
     if is_shared && !last.told {
         // Limits were this folder's own until now: all that counts is told, not only what the last process did.
         let counts = state.closed.iter().filter(|(books, _)| books.era.span.counts_until > at_ms.div_euclid(1000));
-        ended = counts.map(|(books, used)| Ended { boot: last.boot, books: books.clone(), used: *used }).collect();
+        ended = counts
+            .map(|(books, used)| Ended { boot: last.boot, suffix: 0, books: books.clone(), used: *used })
+            .collect();
     }
     state.told = is_shared && (last.told || ended.is_empty());
     let log = Log::replace(log_path, state.records()).map_err(OpenError::io("write", log_path))?;

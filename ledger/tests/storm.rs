@@ -267,8 +267,10 @@ impl World {
         }
         self.leaders[0] = self.durable.clone();
         self.write(0, books);
-        for _ in 0..4 {
-            self.pass(4_000);
+        // What did not change is told every thirty seconds: who was taken for gone hears of it then, says with the next word
+        // what it really used, and others hear of that when they tell again.
+        for ms in [4_000, 4_000, 31_000, 4_000, 31_000] {
+            self.pass(ms);
             for at in 0..PROCESSES {
                 self.exchange(at);
             }
