@@ -468,6 +468,22 @@ fn who_was_taken_for_dead_goes_on_as_another() {
 }
 
 #[test]
+fn who_was_taken_for_dead_and_then_dies_is_charged_what_it_used_as_each() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let mut process = Process::start(&terms);
+    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(10));
+    let replica = process.ledger.due()[0].replica.clone();
+    allocator.budget.close(&replica);
+    CLOCK_MS.fetch_add(31_000, SeqCst);
+    allocator.exchange(&process);
+    process.hold(2, 300, &mut allocator, &[]).unwrap().settle(exact(300));
+    let process = process.kill();
+    allocator.exchange(&process);
+    assert_eq!((allocator.used(), allocator.charged()), (310, 310));
+}
+
+#[test]
 fn a_process_that_stops_in_good_order_leaves_what_it_used() {
     let terms = hard("b", 1000);
     let mut allocator = Allocator::new(&terms);
