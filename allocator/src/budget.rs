@@ -138,7 +138,7 @@ impl Budget {
                 // Others wait too: exactly what is asked for.
                 needed.min(room).max(0)
             } else {
-                grant(terms.limit, room, needed, burn, replicas)
+                grant(terms.limit, room, needed, burn, replicas, 0)
             };
             account.granted = account.granted.saturating_add(given);
             if given < needed {

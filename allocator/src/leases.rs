@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::size::{grant_beside, is_ample};
+use crate::size::{grant, is_ample};
 
 /// Length of a window.
 pub const WINDOW_MS: i64 = 60_000;
@@ -168,7 +168,7 @@ fn given(ask: &Ask, (room, unused): (i64, i64), is_tight: bool, replicas: usize)
         // Nothing ahead of use.
         true if ask.least == 0 => 0,
         true => ask.wanted.min(room).max(0),
-        false => grant_beside(unused, ask.most, room, ask.wanted, ask.burn, replicas),
+        false => grant(ask.most, room, ask.wanted, ask.burn, replicas, unused),
     };
     if given < ask.least { 0 } else { given }
 }

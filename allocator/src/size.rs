@@ -3,15 +3,11 @@
 /// Below this part of the limit, grants are small.
 const AMPLE: i64 = 5;
 
-/// Of `room`, for a replica that needs `needed` at least and has spent `burn` in about ten seconds; one of `replicas`.
-/// While more than a fifth of the limit is left, an equal share of half of the room, so that replicas serve for minutes
-/// without asking; below that what is spent in some seconds; what is needed in any case, as far as there is.
-pub fn grant(limit: i64, room: i64, needed: i64, burn: i64, replicas: usize) -> i64 {
-    grant_beside(0, limit, room, needed, burn, replicas)
-}
-
-/// The same for a replica that holds `idle` already without using it: only what it has less than its share.
-pub fn grant_beside(idle: i64, limit: i64, room: i64, needed: i64, burn: i64, replicas: usize) -> i64 {
+/// Of `room`, for a replica that needs `needed` at least, has spent `burn` in about ten seconds and holds `idle` already
+/// without using it; one of `replicas`. While more than a fifth of the limit is left, what it lacks to an equal share of half
+/// of what nobody else has, so that replicas serve for minutes without asking; below that, to what is spent in some seconds;
+/// what is needed in any case, as far as there is.
+pub fn grant(limit: i64, room: i64, needed: i64, burn: i64, replicas: usize, idle: i64) -> i64 {
     if room <= 0 || needed <= 0 {
         return 0;
     }
@@ -32,41 +28,30 @@ mod tests {
 
     #[test]
     fn grants_are_shares_while_there_is_much_and_exact_at_the_end() {
-        for (limit, room, needed, burn, replicas, expected) in [
-            (1000, 1000, 10, 0, 1, 500),
-            (1000, 1000, 10, 0, 5, 100),
-            (1000, 1000, 700, 0, 5, 700),
-            (1000, 201, 10, 0, 2, 50),
-            (1000, 200, 10, 0, 2, 10),
-            (1000, 200, 10, 50, 2, 50),
-            (1000, 200, 10, 5000, 2, 200),
-            (1000, 5, 10, 0, 2, 5),
-            (1000, 0, 10, 10, 2, 0),
-            (1000, 500, 0, 10, 2, 0),
-            (1000, -5, 10, 10, 2, 0),
+        for (room, needed, burn, replicas, idle, expected) in [
+            (1000, 10, 0, 1, 0, 500),
+            (1000, 10, 0, 5, 0, 100),
+            (1000, 700, 0, 5, 0, 700),
+            (201, 10, 0, 2, 0, 50),
+            (200, 10, 0, 2, 0, 10),
+            (200, 10, 50, 2, 0, 50),
+            (200, 10, 5000, 2, 0, 200),
+            (5, 10, 0, 2, 0, 5),
+            (0, 10, 10, 2, 0, 0),
+            (500, 0, 10, 2, 0, 0),
+            (-5, 10, 10, 2, 0, 0),
+            // Who holds its share gets only what it needs.
+            (500, 1, 0, 1, 500, 1),
+            (500, 1, 0, 1, 100, 200),
+            (500, 1, 0, 1, 0, 250),
+            (500, 1, 0, 3, 100, 1),
+            (500, 1, 0, 3, 80, 16),
+            (500, 300, 0, 3, 100, 300),
+            (200, 1, 50, 2, 40, 10),
+            (200, 1, 50, 2, 60, 1),
         ] {
-            assert_eq!(
-                grant(limit, room, needed, burn, replicas),
-                expected,
-                "{limit} {room} {needed} {burn} {replicas}"
-            );
-        }
-    }
-
-    #[test]
-    fn who_holds_its_share_gets_only_what_it_needs() {
-        for (idle, room, needed, burn, replicas, expected) in [
-            (500, 500, 1, 0, 1, 1),
-            (100, 500, 1, 0, 1, 200),
-            (0, 500, 1, 0, 1, 250),
-            (100, 500, 1, 0, 3, 1),
-            (80, 500, 1, 0, 3, 16),
-            (100, 500, 300, 0, 3, 300),
-            (40, 200, 1, 50, 2, 10),
-            (60, 200, 1, 50, 2, 1),
-        ] {
-            let given = grant_beside(idle, 1000, room, needed, burn, replicas);
-            assert_eq!(given, expected, "{idle} {room} {needed} {burn} {replicas}");
+            let given = grant(1000, room, needed, burn, replicas, idle);
+            assert_eq!(given, expected, "{room} {needed} {burn} {replicas} {idle}");
         }
     }
 }

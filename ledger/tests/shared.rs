@@ -447,17 +447,23 @@ fn soft_budgets_know_what_others_used() {
     }
 }
 
-#[test]
-fn who_was_taken_for_dead_goes_on_as_another() {
-    let terms = hard("b", 1000);
-    let mut allocator = Allocator::new(&terms);
-    let mut process = Process::start(&terms);
-    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(10));
+/// A process that used 10, was taken for dead, heard of it and used 300 more.
+fn taken_for_dead(terms: &BudgetTerms, allocator: &mut Allocator) -> Process {
+    let mut process = Process::start(terms);
+    process.hold(1, 100, allocator, &[]).unwrap().settle(exact(10));
     let replica = process.ledger.due()[0].replica.clone();
     allocator.budget.close(&replica);
     CLOCK_MS.fetch_add(31_000, SeqCst);
     allocator.exchange(&process);
-    process.hold(2, 300, &mut allocator, &[]).unwrap().settle(exact(300));
+    process.hold(2, 300, allocator, &[]).unwrap().settle(exact(300));
+    process
+}
+
+#[test]
+fn who_was_taken_for_dead_goes_on_as_another() {
+    let terms = hard("b", 1000);
+    let mut allocator = Allocator::new(&terms);
+    let process = taken_for_dead(&terms, &mut allocator);
     let replicas = allocator.budget.books[0].accounts.len();
     assert_eq!(replicas, 2);
     for _ in 0..3 {
@@ -471,14 +477,7 @@ fn who_was_taken_for_dead_goes_on_as_another() {
 fn who_was_taken_for_dead_and_then_dies_is_charged_what_it_used_as_each() {
     let terms = hard("b", 1000);
     let mut allocator = Allocator::new(&terms);
-    let mut process = Process::start(&terms);
-    process.hold(1, 100, &mut allocator, &[]).unwrap().settle(exact(10));
-    let replica = process.ledger.due()[0].replica.clone();
-    allocator.budget.close(&replica);
-    CLOCK_MS.fetch_add(31_000, SeqCst);
-    allocator.exchange(&process);
-    process.hold(2, 300, &mut allocator, &[]).unwrap().settle(exact(300));
-    let process = process.kill();
+    let process = taken_for_dead(&terms, &mut allocator).kill();
     allocator.exchange(&process);
     assert_eq!((allocator.used(), allocator.charged()), (310, 310));
 }
