@@ -15,8 +15,8 @@ pub const CREDENTIAL_HEADERS: [&str; 6] =
     .message("tagHeaders must not name a header that holds a credential"))]
 #[serde(rename_all = "camelCase")]
 pub struct Attribution {
-    /// Headers that name the end user; the first that is there counts. They go before `user` and what
-    /// else names somebody in the body, and `x-litellm-end-user-id` goes before them. Default: none. Example: `[X-OpenWebUI-User-Id]`.
+    /// Headers that name the end user; the first that is there counts. They go before `user` and what else names
+    /// somebody in the body, and `x-litellm-end-user-id` goes before them. Default: none. Example: `[X-OpenWebUI-User-Id]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")))]
     pub end_user_headers: Vec<String>,

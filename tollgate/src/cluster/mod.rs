@@ -42,7 +42,8 @@ pub struct Arguments {
     #[arg(long, short = 'A', conflicts_with = "namespace")]
     all_namespaces: bool,
 
-    /// Look at this gateway, as one that can be run. Default for `check`: at all; for `explain`: at the one that takes the key, or the default.
+    /// Look at this gateway, as one that can be run. Default for `check`: at all; for `explain`: at the one that takes the
+    /// key, or the default.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = two_names)]
     gateway: Option<(String, String)>,
 
